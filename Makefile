@@ -1,0 +1,38 @@
+# Everything that a person or a machine does with a checkout. `make help` lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TRAIN ?= +experiment=hybrid
+
+.PHONY: help install train test test-all lint clean
+.DEFAULT_GOAL := help
+
+help: ## list these targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1@\2/' | column -t -s @
+
+install: $(VENV)/installed ## make .venv and install the tested versions (about 4 minutes, 5 GB)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: install ## train the hybrid model on synthetic looks (about 5 minutes on 2 cores); options: make train TRAIN="..."
+	$(BIN)/python -m ctl_lightning.train $(TRAIN)
+
+test: install ## the quick test suite (under 5 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not real"
+
+test-all: install ## the quick suite, and the tests on the real photos in ../shared
+	$(BIN)/python -m pytest
+
+lint: install ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove what the tools left; runs/ and cache/ stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,77 @@
+"""What is in a checkpoint, and which one a run continues."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from ctl_lightning.errors import InputError
+
+MAY_DIFFER = ("ckpt_path", "paths", "logger", "callbacks")
+"""Parts of the config in which the two halves of one run may differ."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint as plain data; no class that the file names is imported.
+
+    Raises:
+        InputError: missing, unreadable, or not a checkpoint of this program.
+    """
+    if not path.is_file():
+        raise InputError(f"ckpt_path={path}: no such file; checkpoints are in a run directory's folder checkpoints")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no error class of its own for a broken or foreign file
+        reason = str(error).splitlines()[0]
+        raise InputError(f"ckpt_path={path}: not a readable checkpoint ({reason}); give another one") from None
+    needed = {"state_dict", "hyper_parameters", "pytorch-lightning_version"}
+    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys() or "method" not in checkpoint["hyper_parameters"]:
+        raise InputError(f"ckpt_path={path}: not a checkpoint of ctl_lightning; give one that `train` wrote")
+    return checkpoint
+
+
+def check_resumable(path: Path, module: LightningModule) -> dict[str, Any]:
+    """Reads the checkpoint of a run that shall go on with `module`. Raises InputError that names what differs."""
+    checkpoint = read_checkpoint(path)
+    saved, wanted = checkpoint["hyper_parameters"], dict(module.hparams)
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            raise InputError(
+                f"ckpt_path={path}: it was trained with {name}={saved.get(name)!r}, this run has {wanted.get(name)!r}; "
+                "give the same options, or start a new run without ckpt_path"
+            )
+    if _shapes(checkpoint["state_dict"]) != _shapes(module.state_dict()):
+        raise InputError(f"ckpt_path={path}: its weights do not fit this network; start a new run without ckpt_path")
+    return checkpoint
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
+
+
+def unfinished_run(run_dir: Path, config: dict[str, Any]) -> Path | None:
+    """The run directory that `ckpt_path=auto` continues: this one, else the newest unfinished sibling with an equal config.
+
+    Args:
+        run_dir: of this run.
+        config: this run's resolved config.
+    """
+    siblings = sorted(run_dir.parent.glob("*/checkpoints/last.ckpt"), key=os.path.getmtime, reverse=True)
+    for checkpoint in [run_dir / "checkpoints" / "last.ckpt", *siblings]:
+        candidate = checkpoint.parents[1]
+        if not checkpoint.is_file():
+            continue
+        if candidate == run_dir or (not (candidate / "results.json").exists() and _has_config(checkpoint, config)):
+            return candidate
+    return None
+
+
+def _has_config(path: Path, config: dict[str, Any]) -> bool:
+    try:
+        saved = read_checkpoint(path).get("config", {})
+    except InputError:
+        return False
+    return all(saved.get(key) == config.get(key) for key in saved.keys() | config.keys() if key not in MAY_DIFFER)

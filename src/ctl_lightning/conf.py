@@ -1,0 +1,199 @@
+"""Finds conf/, turns composed configs into objects, and turns what a user got wrong into one line."""
+
+import functools
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+
+from ctl_lightning.errors import InputError, suggestion
+
+Config = dict[str, Any]
+
+EXPECTED = (InputError, HydraException, OmegaConfBaseException, OSError)
+"""Errors that are the user's to mend."""
+
+
+def config_dir() -> Path:
+    """The folder conf/: inside the package in an installed wheel, beside src/ in a repository."""
+    package = Path(__file__).resolve().parent
+    return package / "conf" if (package / "conf").is_dir() else package.parents[1] / "conf"
+
+
+def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
+    """Makes a Hydra program of a function of the composed config `name`.yaml.
+
+    What a user can mend is one line on stderr and exit code 1. HYDRA_FULL_ERROR=1 shows the traceback instead.
+    """
+
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+    def stop(error: Exception) -> NoReturn:
+        print(f"{name}: {one_line(error, name)}", file=sys.stderr)
+        raise SystemExit(1)
+
+    def decorate(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def checked(config: DictConfig) -> float | None:
+            try:
+                _check_config(name, config)
+                return task(config)
+            except EXPECTED as error:
+                if wants_traceback or HydraConfig.get().mode != RunMode.RUN:
+                    raise
+                # Hydra would print a line of its own about an exception; in a multirun that line names the job.
+                stop(error)
+
+        run = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(checked)
+
+        @functools.wraps(task)
+        def main() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the printing of errors to us
+            try:
+                run()
+            except KeyboardInterrupt:
+                sys.exit(130)
+            except EXPECTED as error:
+                if wants_traceback:
+                    raise
+                stop(error)
+
+        return main
+
+    return decorate
+
+
+def one_line(error: Exception, name: str) -> str:
+    """What an expected error says to the user of program `name`."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        options = ", ".join(error.options)
+        return f"there is no {group}={choice}{suggestion(choice, error.options)}; there are: {options}"
+    if isinstance(error, ConfigCompositionException):
+        return _bad_override(error, name)
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"{error.filename}: {error.strerror}; choose another place with hydra.run.dir=DIR (runs), "
+            "paths.cache_dir=DIR (stores) or data.root=DIR (data)"
+        )
+    return " ".join(str(error).split())
+
+
+def _bad_override(error: ConfigCompositionException, name: str) -> str:
+    message = f"{error} {error.__cause__ or ''}"
+    found = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", message)
+    if not found:
+        return " ".join(message.split())
+    key = found.group(1)
+    if "No match in the defaults list" in message:
+        groups = sorted(path.name for path in config_dir().iterdir() if path.is_dir())
+        if key in groups:
+            return f"write +{key}=NAME: {key} is not chosen by default"
+        return f"there is no config group {key!r}{suggestion(key, groups)}; there are: {', '.join(groups)}"
+    if "in struct" in message:
+        known = list(_keys(_compose(name)))
+        near = suggestion(key, known)
+        if not near:  # the last word may be right in another place
+            near = suggestion(key.rpartition(".")[2], [word.rpartition(".")[2] for word in known])
+        return f"there is no option {key!r}{near}; all options: --cfg job"
+    return " ".join(message.split())
+
+
+def _compose(name: str) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return hydra.compose(name)
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        yield f"{prefix}{key}"
+        if OmegaConf.is_dict(child := config._get_node(key)):
+            yield from _keys(child, f"{prefix}{key}.")
+
+
+def _check_config(name: str, config: DictConfig) -> None:
+    """Refuses unknown options and values of the wrong type before any work is done."""
+    primary = OmegaConf.to_container(OmegaConf.load(config_dir() / f"{name}.yaml"), resolve=False)
+    assert isinstance(primary, dict)
+    groups = [group for entry in primary["defaults"] if isinstance(entry, dict) for group in entry]
+    known = {*primary, *groups, "experiment"} - {"defaults", "hydra"}
+    for key in config:
+        if key not in known:
+            raise InputError(f"there is no option or group {key!r}{suggestion(str(key), known)}; there are: {', '.join(sorted(known))}")
+    values: Config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    for key, value in values.items():
+        _check(value, str(key))
+
+
+def build(node: DictConfig, where: str, **given: Any) -> Any:
+    """Makes the object that a config node describes. The one place that instantiates.
+
+    Args:
+        node: with `_target_` and plain values.
+        where: the node's place in the config, for messages.
+        given: what the program adds.
+
+    Raises:
+        InputError: a value that the object refuses.
+    """
+    try:
+        return hydra.utils.instantiate(node, **given, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, InputError):
+            raise cause from None
+        if isinstance(cause, (ValueError, TypeError, ImportError, MisconfigurationException)):
+            raise InputError(f"{where}: {' '.join(str(cause).split())}") from None
+        raise
+
+
+def _check(node: object, where: str) -> None:
+    """Compares the options of every `_target_` in a node with the annotations of its constructor."""
+    if not isinstance(node, dict):
+        return
+    for name, value in node.items():
+        _check(value, f"{where}.{name}")
+    if "_target_" not in node:
+        return
+    constructor = hydra.utils.get_class(node["_target_"]).__init__
+    parameters = inspect.signature(constructor).parameters
+    known = [name for name in parameters if name != "self"]
+    try:
+        hints = get_type_hints(constructor)
+    except NameError:  # a foreign class whose annotations are for type checkers alone
+        hints = dict.fromkeys(known, Any)
+    for name, value in node.items():
+        if name == "_target_" or (isinstance(value, dict) and "_target_" in value):
+            continue
+        if name in known:
+            _check_value(value, hints[name], f"{where}.{name}")
+        elif "kwargs" not in known:
+            raise InputError(f"there is no option '{where}.{name}'{suggestion(name, known)}; there are: {', '.join(known)}")
+
+
+def _check_value(value: object, hint: Any, where: str) -> None:
+    try:
+        TypeAdapter(hint).validate_python(value, strict=True)
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return  # a foreign class's annotation that can not be checked
+    except ValidationError as error:
+        first = error.errors()[0]
+        inner = [str(part) for part in first["loc"] if isinstance(value, dict) and part in value]
+        options = re.findall(r"'([^']*)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else []
+        place = ".".join([where, *inner])
+        message = first["msg"][:1].lower() + first["msg"][1:]
+        raise InputError(f"{place}={first['input']!r}: {message}{suggestion(str(value), options)}") from None

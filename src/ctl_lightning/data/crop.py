@@ -1,0 +1,36 @@
+"""The scene crop: what is left of a scene when the product's box is cut away (Kang et al. 2019, section 3.1)."""
+
+import math
+
+from ctl_lightning.data.pairs import Box
+
+
+def scene_crop(box: Box, margin: float) -> Box:
+    """The largest of the four strips above, below, left and right of the box, after the box has grown by a margin.
+
+    Args:
+        box: where the product sits.
+        margin: by how much each side of the box moves outwards, as a share of the image side.
+
+    Returns:
+        The strip as a box of its own; empty (no area) if the grown box covers the scene.
+    """
+    left, top = max(0.0, box[0] - margin), max(0.0, box[1] - margin)
+    right, bottom = min(1.0, box[2] + margin), min(1.0, box[3] + margin)
+    strips = ((0.0, 0.0, 1.0, top), (0.0, bottom, 1.0, 1.0), (0.0, 0.0, left, 1.0), (right, 0.0, 1.0, 1.0))
+    return max(strips, key=area)
+
+
+def area(box: Box) -> float:
+    """The box's share of the image's area."""
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)
+
+
+def to_pixels(crop: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """A crop in whole pixels, rounded inwards, so that no pixel of the grown box comes back; at least one pixel."""
+    left, top, right, bottom = crop
+    x0, y0 = math.ceil(left * width), math.ceil(top * height)
+    x1, y1 = math.floor(right * width), math.floor(bottom * height)
+    x0, y0 = min(x0, width - 1), min(y0, height - 1)
+    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)

@@ -1,0 +1,274 @@
+"""The LightningDataModule: from a source on disk to batches of triplets and evaluation pictures."""
+
+import logging
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from ctl_lightning.data.crop import area, scene_crop
+from ctl_lightning.data.evaluation import EvaluationSet, evaluation_set
+from ctl_lightning.data.files import write_text
+from ctl_lightning.data.images import ImageItem, ImageStore, open_store
+from ctl_lightning.data.pairs import SPLITS, Pair, PairTable, Split, read_split, split_of, write_split
+from ctl_lightning.data.triplets import (
+    EpochSampler,
+    EvaluationImage,
+    EvaluationImages,
+    EvaluationTriplet,
+    Negatives,
+    NegativeSampler,
+    Triplet,
+    TripletDataset,
+    crop_key,
+    evaluation_triplet,
+    read_triplets,
+    write_triplets,
+)
+from ctl_lightning.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """A format of files on disk. `ShopTheLook` reads the real data, `SyntheticLooks` makes its own."""
+
+    def prepare(self, root: Path) -> None:
+        """Makes what can be made."""
+
+    def read(self, root: Path) -> PairTable:
+        """Reads the pairs and the catalogue."""
+
+    def image_path(self, root: Path, image: str) -> Path:
+        """Where the image of an id lies."""
+
+
+class TripletDataModule(LightningDataModule):
+    """Scene/positive/negative triplets for training; scene crops and catalogue for validation and test.
+
+    Args:
+        root: folder of the source's data.
+        source: the format of what is in it.
+        cache_dir: where image stores are kept.
+        stored_size: side of the stored pictures, in pixels.
+        image_size: side of what the network sees: a random part in training, the centre otherwise.
+        margin: by how much a box grows before it is cut away, as a share of the image side.
+        min_area: pairs whose scene crop is a smaller share of the scene are dropped.
+        exclude_categories: their products and pairs are left out.
+        max_bad_images: the share of unreadable images up to which the run goes on without them.
+        negatives: "uniform" (the paper's) or "pairs"; see NegativeSampler.
+        batch_size: triplets a step.
+        eval_batch_size: pictures a step of validation and test.
+        num_workers: loader processes; the result does not depend on it.
+        seed: of negatives, order and augmentation.
+        salt: of split and evaluation triplets: equal salt and data, equal numbers.
+        split_file: a published split to use in place of the salt's.
+        triplets_file: published evaluation triplets to use in place of the salt's.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        source: Source,
+        cache_dir: str,
+        stored_size: int,
+        image_size: int,
+        margin: float,
+        min_area: float,
+        exclude_categories: list[str],
+        max_bad_images: float,
+        negatives: Negatives,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        seed: int,
+        salt: str,
+        split_file: str | None,
+        triplets_file: str | None,
+    ) -> None:
+        super().__init__()
+        if not 0 < image_size <= stored_size:
+            raise ValueError(f"image_size must be between 1 and stored_size={stored_size}, not {image_size}")
+        if not 0 <= margin < 1:
+            raise ValueError(f"margin must be in [0, 1), not {margin}")
+        if not 0 < min_area < 1:
+            raise ValueError(f"min_area must be between 0 and 1, not {min_area}")
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2 for batch normalisation, not {batch_size}")
+        if num_workers < 0 or eval_batch_size < 1:
+            raise ValueError("num_workers must be at least 0 and eval_batch_size at least 1")
+        self.root = Path(root).expanduser()
+        self.source = source
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.stored_size = stored_size
+        self.image_size = image_size
+        self.margin = margin
+        self.min_area = min_area
+        self.exclude_categories = exclude_categories
+        self.max_bad_images = max_bad_images
+        self.negatives = negatives
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.salt = salt
+        self.split_file = split_file
+        self.triplets_file = triplets_file
+        self.table: PairTable
+        self.store: ImageStore
+        self.pairs: dict[Split, list[Pair]] = {}
+        self.triplets: dict[Split, list[EvaluationTriplet]] = {}
+        self.dropped: Counter[str] = Counter()
+
+    @property
+    def categories(self) -> list[str]:
+        """Names, in the order of their indices."""
+        return list(self.table.products_of_category)
+
+    def prepare_data(self) -> None:
+        """Makes what the source can make; once a machine."""
+        self.source.prepare(self.root)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the pairs, cuts the crops, opens the store, splits by scene. Does nothing the second time.
+
+        Raises:
+            InputError: unreadable source, a category with a single product, too many bad images, an empty split.
+        """
+        if self.pairs:
+            return
+        self.table = self.source.read(self.root).without_categories(self.exclude_categories)
+        for category, products in self.table.products_of_category.items():
+            if len(products) == 1:
+                raise InputError(
+                    f"{self.root}: category {category!r} has a single product ({products[0]}), so it has no negatives; "
+                    f"leave it out with 'data.exclude_categories=[\"{category}\"]'"
+                )
+        large = [pair for pair in self.table.pairs if area(scene_crop(pair.box, self.margin)) >= self.min_area]
+        self.dropped["crop smaller than min_area"] = len(self.table.pairs) - len(large)
+        self.store = self._open_store(large)
+        readable = [pair for pair in large if not {crop_key(pair.scene, pair.box), pair.product} & self.store.bad.keys()]
+        self.dropped["unreadable image"] = len(large) - len(readable)
+
+        products = frozenset(self._products)
+        uniform = NegativeSampler(self.table, products, (), "uniform")
+        usable = [pair for pair in readable if uniform.exists(pair)]
+        self.dropped["no possible negative"] = len(readable) - len(usable)
+        given = read_split(Path(self.split_file)) if self.split_file else {}
+        pairs: dict[Split, list[Pair]] = {split: [] for split in SPLITS}
+        for pair in usable:
+            if given and pair.scene not in given:
+                raise InputError(f"data.split_file: {self.split_file} does not have scene {pair.scene} of {self.root}")
+            pairs[given.get(pair.scene) or split_of(pair.scene, self.salt)].append(pair)
+        for split, needed in (("train", self.batch_size), ("validation", 1), ("test", 1)):
+            if len(pairs[split]) < needed:
+                raise InputError(
+                    f"{self.root}: {len(pairs[split])} pairs in the {split} split, at least {needed} needed; "
+                    "more data, a smaller data.batch_size, or another data.salt"
+                )
+        self.triplets = {split: self._evaluation_triplets(uniform, pairs[split]) for split in SPLITS[1:]}
+        self.pairs = pairs
+
+    @property
+    def _products(self) -> list[str]:
+        return [product for product in sorted(self.table.catalogue) if product not in self.store.bad]
+
+    def _open_store(self, pairs: list[Pair]) -> ImageStore:
+        crops = {
+            crop_key(pair.scene, pair.box): ImageItem(
+                crop_key(pair.scene, pair.box),
+                self.source.image_path(self.root, pair.scene),
+                scene_crop(pair.box, self.margin),
+            )
+            for pair in pairs
+        }
+        catalogue = [
+            ImageItem(product, self.source.image_path(self.root, product), None) for product in sorted(self.table.catalogue)
+        ]
+        items = [*crops.values(), *catalogue]
+        store = open_store(items, self.stored_size, self.cache_dir)
+        if store.bad:
+            listing = self.cache_dir / "bad_images.txt"
+            write_text(listing, "".join(f"{reason}\n" for reason in sorted(set(store.bad.values()))))
+            share = len(store.bad) / len(items)
+            message = f"{len(store.bad)} of {len(items)} images ({share:.2%}) can not be read, first {next(iter(store.bad.values()))}"
+            if share > self.max_bad_images:
+                raise InputError(
+                    f"{message}; all of them are listed in {listing}; mend them, "
+                    f"or allow a larger share than data.max_bad_images={self.max_bad_images}"
+                )
+            log.warning("%s; going on without them; all of them are listed in %s", message, listing)
+        return store
+
+    def _evaluation_triplets(self, uniform: NegativeSampler, pairs: list[Pair]) -> list[EvaluationTriplet]:
+        chosen = [evaluation_triplet(pair, uniform, self.salt) for pair in pairs]
+        if not self.triplets_file:
+            return chosen
+        given = read_triplets(Path(self.triplets_file))
+        try:
+            return [triplet._replace(negative=given[triplet.scene, triplet.box, triplet.positive]) for triplet in chosen]
+        except KeyError as missing:
+            raise InputError(f"data.triplets_file: {self.triplets_file} has no triplet for the pair {missing}") from None
+
+    def summary(self) -> str:
+        """One line: how many pairs, crops and products there are, and what was dropped."""
+        areas = [area(scene_crop(pair.box, self.margin)) for pairs in self.pairs.values() for pair in pairs]
+        counts = ", ".join(f"{len(self.pairs[split]):,} {split}" for split in SPLITS)
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count) or "none"
+        return (
+            f"{len(areas):,} pairs ({counts}; dropped: {dropped}), {len(self._products):,} products in "
+            f"{len(self.categories)} categories, median scene crop {statistics.median(areas):.2f} of the scene"
+        )
+
+    def write_protocol_files(self, folder: Path) -> None:
+        """Writes split.json and triplets.jsonl: ids only, they can be published and read back by `split_file`, `triplets_file`."""
+        split_of_scene = {pair.scene: split for split, pairs in self.pairs.items() for pair in pairs}
+        write_split(folder / "split.json", split_of_scene, self.salt)
+        write_triplets(folder / "triplets.jsonl", self.triplets)
+
+    def evaluation(self, split: Split) -> EvaluationSet:
+        """What `split` asks of a ranking."""
+        return evaluation_set(self.table, self._products, self.pairs[split], self.triplets[split], self.pairs["train"])
+
+    def query_images(self, task: EvaluationSet) -> EvaluationImages:
+        """The scene crops of a task's queries."""
+        keys, categories = zip(*task.queries, strict=True)
+        return EvaluationImages(keys, categories, self.store, self.image_size)
+
+    def product_images(self, task: EvaluationSet) -> EvaluationImages:
+        """The products of a task's catalogue."""
+        return EvaluationImages(task.products, task.product_category.tolist(), self.store, self.image_size)
+
+    def train_dataloader(self) -> DataLoader[Triplet]:
+        """Batches of Triplet."""
+        pairs = self.pairs["train"]
+        negatives = NegativeSampler(self.table, frozenset(self._products), pairs, self.negatives)
+        # With negatives=pairs a pair can have no negative although its category has other products.
+        pairs = [pair for pair in pairs if negatives.exists(pair)]
+        dataset = TripletDataset(pairs, self.categories, self.store, negatives, self.image_size, self.seed)
+        sampler = EpochSampler(len(pairs), self.seed, self._epoch())
+        return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **self._loader_options())
+
+    def val_dataloader(self) -> list[DataLoader[EvaluationImage]]:
+        """Scene crops and catalogue of the validation split."""
+        return self._evaluation_loaders("validation")
+
+    def test_dataloader(self) -> list[DataLoader[EvaluationImage]]:
+        """Scene crops and catalogue of the test split."""
+        return self._evaluation_loaders("test")
+
+    def _evaluation_loaders(self, split: Split) -> list[DataLoader[EvaluationImage]]:
+        task = self.evaluation(split)
+        datasets = self.query_images(task), self.product_images(task)
+        return [DataLoader(dataset, self.eval_batch_size, **self._loader_options()) for dataset in datasets]
+
+    def _epoch(self) -> Callable[[], int]:
+        return lambda: self.trainer.current_epoch if self.trainer is not None else 0
+
+    def _loader_options(self) -> dict[str, Any]:
+        return {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}

@@ -1,0 +1,97 @@
+"""What a split asks of a ranking: which product belongs to which scene crop, and which products it is ranked against."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctl_lightning.data.pairs import Pair, PairTable
+from ctl_lightning.data.triplets import EvaluationTriplet, crop_key
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """N pairs of one split against a catalogue of M products, as indices.
+
+    Attributes:
+        pairs: the N pairs.
+        categories: names, in the order of their indices.
+        products: ids of the catalogue's M products.
+        product_category: category of each product, (M,).
+        train_count: in how many training pairs each product is, (M,); 0: unseen.
+        queries: the distinct (key of a scene crop, category index), Q of them.
+        query: which query each pair has, (N,).
+        positive: which product each pair has, (N,).
+        negative: the product of each pair's seeded triplet, (N,).
+        category: category of each pair, (N,).
+        scene: number of each pair's scene, (N,); equal numbers, equal scenes.
+        masked: per pair, the other products that its scene names: neither hit nor error.
+    """
+
+    pairs: tuple[Pair, ...]
+    categories: tuple[str, ...]
+    products: tuple[str, ...]
+    product_category: Integers
+    train_count: Integers
+    queries: tuple[tuple[str, int], ...]
+    query: Integers
+    positive: Integers
+    negative: Integers
+    category: Integers
+    scene: Integers
+    masked: tuple[Integers, ...]
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Whether each pair's product is in a training pair, (N,)."""
+        return self.train_count[self.positive] > 0
+
+
+def evaluation_set(
+    table: PairTable,
+    products: Sequence[str],
+    pairs: Sequence[Pair],
+    triplets: Sequence[EvaluationTriplet],
+    train_pairs: Sequence[Pair],
+) -> EvaluationSet:
+    """Puts a split's pairs and their triplets into indices.
+
+    Args:
+        table: all pairs and the catalogue.
+        products: the catalogue's products that can be ranked.
+        pairs: of the split.
+        triplets: one for each of `pairs`.
+        train_pairs: of the training split.
+    """
+    categories = tuple(table.products_of_category)
+    category_index = {category: index for index, category in enumerate(categories)}
+    product_index = {product: index for index, product in enumerate(products)}
+    scene_index = {scene: index for index, scene in enumerate(sorted({pair.scene for pair in pairs}))}
+    pair_queries = [(crop_key(pair.scene, pair.box), category_index[pair.category]) for pair in pairs]
+    queries = {query: index for index, query in enumerate(dict.fromkeys(pair_queries))}
+    count = Counter(pair.product for pair in train_pairs)
+    return EvaluationSet(
+        pairs=tuple(pairs),
+        categories=categories,
+        products=tuple(products),
+        product_category=_integers(category_index[table.catalogue[product]] for product in products),
+        train_count=_integers(count[product] for product in products),
+        queries=tuple(queries),
+        query=_integers(queries[query] for query in pair_queries),
+        positive=_integers(product_index[pair.product] for pair in pairs),
+        negative=_integers(product_index[triplet.negative] for triplet in triplets),
+        category=_integers(category_index[pair.category] for pair in pairs),
+        scene=_integers(scene_index[pair.scene] for pair in pairs),
+        masked=tuple(
+            _integers(sorted(product_index[other] for other in table.products_of_scene[pair.scene] - {pair.product} if other in product_index))
+            for pair in pairs
+        ),
+    )
+
+
+def _integers(values: Iterable[int]) -> Integers:
+    return np.fromiter(values, dtype=np.int64)

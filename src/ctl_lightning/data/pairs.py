@@ -1,0 +1,158 @@
+"""The one table of pairs: its schema, its validation, the split by scene, and the split file."""
+
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from ctl_lightning.data.files import write_text
+from ctl_lightning.errors import InputError
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom), normalised to [0, 1] of the scene's width and height."""
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+IMAGE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Pair(NamedTuple):
+    """A person chose `product` for the `box` of `scene`. Several products may share a box."""
+
+    scene: str
+    box: Box
+    product: str
+    category: str
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """All pairs of a source, and its catalogue.
+
+    Attributes:
+        pairs: every pair, without repetition, in the source's order.
+        catalogue: product -> category; also the products that are in no pair, which serve as negatives.
+    """
+
+    pairs: tuple[Pair, ...]
+    catalogue: Mapping[str, str]
+
+    @cached_property
+    def products_of_scene(self) -> dict[str, frozenset[str]]:
+        """Scene -> every product that any of its pairs names: none of them is ever a negative for that scene."""
+        products = defaultdict(set)
+        for pair in self.pairs:
+            products[pair.scene].add(pair.product)
+        return {scene: frozenset(names) for scene, names in products.items()}
+
+    @cached_property
+    def products_of_category(self) -> dict[str, tuple[str, ...]]:
+        """Category -> its products, both in alphabetical order."""
+        products = defaultdict(list)
+        for product, category in sorted(self.catalogue.items()):
+            products[category].append(product)
+        return {category: tuple(products[category]) for category in sorted(products)}
+
+    def without_categories(self, names: Iterable[str]) -> "PairTable":
+        """The table without the named categories. Raises InputError for a name that the catalogue does not have."""
+        names = set(names)
+        for name in sorted(names - set(self.catalogue.values())):
+            known = ", ".join(repr(category) for category in self.products_of_category)
+            raise InputError(f"data.exclude_categories: no category {name!r}; there are {known}")
+        return PairTable(
+            tuple(pair for pair in self.pairs if pair.category not in names),
+            {product: category for product, category in self.catalogue.items() if category not in names},
+        )
+
+
+def parse_catalogue(content: object, where: Path) -> dict[str, str]:
+    """Checks product -> category. A category is its full path: "Home & Garden|Decor" is not a part of another one.
+
+    Raises InputError that names the entry.
+    """
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{where}: expected a JSON object of product -> category")
+    for product, category in content.items():
+        if not IMAGE_ID.fullmatch(product):
+            raise InputError(f"{where}: product {product!r} is not an id of 32 lower-case hex digits")
+        if not isinstance(category, str) or not category:
+            raise InputError(f"{where}: the category of product {product} must be a text, not {category!r}")
+    return content
+
+
+def parse_pair(line: str, where: str, catalogue: Mapping[str, str]) -> Pair:
+    """One line {"product", "scene", "bbox": [left, top, right, bottom]} of Shop-the-Look's format as a pair.
+
+    Args:
+        line: one JSON object.
+        where: "FILE:LINE", for the message.
+        catalogue: product -> category.
+
+    Raises:
+        InputError: malformed JSON, a missing key, a bad id, a box that is empty or outside [0, 1], an unknown product.
+    """
+    try:
+        row = json.loads(line)
+        scene, product, box = row["scene"], row["product"], row["bbox"]
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not a JSON object ({error.msg}); mend or remove the line") from None
+    except (KeyError, TypeError):
+        raise InputError(f"{where}: a line must be an object with the keys product, scene and bbox") from None
+    for role, name in (("scene", scene), ("product", product)):
+        if not isinstance(name, str) or not IMAGE_ID.fullmatch(name):
+            raise InputError(f"{where}: {role} {name!r} is not an id of 32 lower-case hex digits")
+    if not (isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box)):
+        raise InputError(f"{where}: bbox must be four numbers [left, top, right, bottom], not {box!r}")
+    left, top, right, bottom = map(float, box)
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise InputError(f"{where}: box {box} is empty or outside [0, 1]; it is [left, top, right, bottom]")
+    if product not in catalogue:
+        raise InputError(f"{where}: product {product} has no category; add it to the categories file")
+    return Pair(scene, (left, top, right, bottom), product, catalogue[product])
+
+
+def read_pairs(path: Path, catalogue: Mapping[str, str]) -> tuple[Pair, ...]:
+    """Reads one JSON object a line; blank lines and repeated pairs are passed over. Raises InputError with the line."""
+    pairs: dict[Pair, None] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                pairs[parse_pair(line, f"{path}:{number}", catalogue)] = None
+    if not pairs:
+        raise InputError(f"{path}: no pairs in it")
+    return tuple(pairs)
+
+
+def hash_fraction(*key: object) -> float:
+    """A number in [0, 1) that depends on nothing but `key`: equal on every platform and library version."""
+    digest = hashlib.sha256("|".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def split_of(scene: str, salt: str) -> Split:
+    """80 % train, 10 % validation, 10 % test, by a hash of the scene alone: no scene is ever in two splits."""
+    fraction = hash_fraction("split", salt, scene)
+    return "train" if fraction < 0.8 else "validation" if fraction < 0.9 else "test"
+
+
+def write_split(path: Path, split: Mapping[str, Split], salt: str) -> None:
+    """Writes scene -> split with the salt and the counts beside it, sorted, so that equal splits are equal files."""
+    content = {"salt": salt, "scenes_in_split": Counter(split.values()), "split_of_scene": dict(split)}
+    write_text(path, json.dumps(content, indent=0, sort_keys=True) + "\n")
+
+
+def read_split(path: Path) -> dict[str, Split]:
+    """Reads what `write_split` wrote. Raises InputError if it is not such a file."""
+    try:
+        split = json.loads(path.read_text(encoding="utf-8"))["split_of_scene"]
+        if not set(split.values()) <= set(SPLITS):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"data.split_file: {path} is not a split file; `train` writes one into its run directory") from None
+    return split

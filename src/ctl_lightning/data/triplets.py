@@ -1,0 +1,256 @@
+"""Pairs -> training triplets and evaluation triplets. Every random choice is a hash of what it is for."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from ctl_lightning.data.crop import scene_crop
+from ctl_lightning.data.files import write_text
+from ctl_lightning.data.images import ImageStore, Pixels
+from ctl_lightning.data.pairs import Box, Pair, PairTable, Split
+from ctl_lightning.errors import InputError
+
+Negatives = Literal["uniform", "pairs"]
+
+
+def crop_key(scene: str, box: Box) -> str:
+    """The image store's key of a scene crop."""
+    return f"{scene}@{','.join(map(str, box))}"
+
+
+def random_integers(bounds: Sequence[int], *key: object) -> list[int]:
+    """One integer in [0, bound) for each of the bounds: a function of `key` alone, whatever worker asks."""
+    stream = hashlib.shake_128("|".join(map(str, key)).encode()).digest(6 * len(bounds))
+    return [int.from_bytes(stream[6 * i : 6 * i + 6], "big") % bound for i, bound in enumerate(bounds)]
+
+
+class NegativeSampler:
+    """Draws a product of the positive's category that no pair of the scene names (design: positives are sets).
+
+    Args:
+        table: all pairs of the source: what they name is never a negative.
+        usable: the products whose image can be read.
+        pairs: from whose products to draw if `negatives` is "pairs", in each category.
+        negatives: "uniform": any product of the category (the paper's); "pairs": the product of a random one of `pairs`, so that
+            a product is as often a negative as a positive, and its popularity teaches nothing.
+    """
+
+    def __init__(self, table: PairTable, usable: frozenset[str], pairs: Sequence[Pair], negatives: Negatives) -> None:
+        self._named = table.products_of_scene
+        self._usable = usable
+        self._pools: dict[str, Sequence[str]]
+        if negatives == "uniform":
+            # All products, not the usable ones: an image that breaks must not change the other draws.
+            self._pools = dict(table.products_of_category)
+        else:
+            pools: dict[str, list[str]] = {}
+            for pair in pairs:
+                pools.setdefault(pair.category, []).append(pair.product)
+            self._pools = {category: sorted(products) for category, products in pools.items()}
+
+    def exists(self, pair: Pair) -> bool:
+        """Whether the pair has any possible negative."""
+        return any(self._allowed(pair, product) for product in self._pools.get(pair.category, ()))
+
+    def draw(self, pair: Pair, *key: object) -> str:
+        """A negative for a pair that has one, chosen by `key`."""
+        pool = self._pools[pair.category]
+        for attempt in range(1000):
+            product = pool[random_integers([len(pool)], *key, attempt)[0]]
+            if self._allowed(pair, product):
+                return product
+        allowed = [product for product in pool if self._allowed(pair, product)]
+        return allowed[random_integers([len(allowed)], *key)[0]]
+
+    def _allowed(self, pair: Pair, product: str) -> bool:
+        return product in self._usable and product not in self._named[pair.scene]
+
+
+class Triplet(NamedTuple):
+    """What the network sees of one (scene crop, positive, negative, category): uint8 (3, S, S) each, and an index."""
+
+    scene: Tensor
+    positive: Tensor
+    negative: Tensor
+    category: int
+
+
+class TripletDataset(Dataset[Triplet]):
+    """Training triplets. An item is asked for by (epoch, index): its negative and its augmentation depend on nothing else.
+
+    Args:
+        pairs: the training pairs.
+        categories: in the order of their indices.
+        store: of scene crops and products.
+        negatives: where negatives come from.
+        size: side of the pictures, cut at random from the stored ones, mirrored half of the time.
+        seed: of the run.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pair], categories: Sequence[str], store: ImageStore, negatives: NegativeSampler, size: int, seed: int
+    ) -> None:
+        self.pairs = pairs
+        self._category = {category: index for index, category in enumerate(categories)}
+        self._store = store
+        self._negatives = negatives
+        self._size = size
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: tuple[int, int]) -> Triplet:
+        epoch, index = key
+        pair = self.pairs[index]
+        negative = self._negatives.draw(pair, "negative", self._seed, epoch, index)
+        return Triplet(
+            self._view(crop_key(pair.scene, pair.box), "scene", epoch, index),
+            self._view(pair.product, "positive", epoch, index),
+            self._view(negative, "negative", epoch, index),
+            self._category[pair.category],
+        )
+
+    def _view(self, image: str, *key: object) -> Tensor:
+        room = self._store.size - self._size + 1
+        top, left, mirror = random_integers([room, room, 2], "view", self._seed, *key)
+        pixels = self._store[image][top : top + self._size, left : left + self._size]
+        return _to_tensor(pixels[:, ::-1] if mirror else pixels)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Every index once an epoch, as (epoch, index), in an order that depends on seed and epoch alone.
+
+    Args:
+        length: how many items.
+        seed: of the run.
+        epoch: tells the current epoch. Asked when an iteration begins: Lightning announces the epoch of a resumed run only
+            after its loader has begun to fetch.
+    """
+
+    def __init__(self, length: int, seed: int, epoch: Callable[[], int]) -> None:
+        self._length = length
+        self._seed = seed
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self._epoch()
+        generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
+        return iter([(epoch, int(index)) for index in generator.permutation(self._length)])
+
+
+class EvaluationImage(NamedTuple):
+    """One picture to embed: uint8 (3, S, S), its category's index, and its place in the evaluation set."""
+
+    image: Tensor
+    category: int
+    index: int
+
+
+class EvaluationImages(Dataset[EvaluationImage]):
+    """The centres of stored pictures, with their categories.
+
+    Args:
+        keys: of the store.
+        categories: index of each picture's category.
+        store: of scene crops and products.
+        size: side of the pictures.
+    """
+
+    def __init__(self, keys: Sequence[str], categories: Sequence[int], store: ImageStore, size: int) -> None:
+        self.keys = keys
+        self._categories = categories
+        self._store = store
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> EvaluationImage:
+        return EvaluationImage(_to_tensor(self.pixels(index)), self._categories[index], index)
+
+    def pixels(self, index: int) -> Pixels:
+        """What the network sees of a picture, uint8 (S, S, 3)."""
+        start, end = centre(self._store.size, self._size)
+        return self._store[self.keys[index]][start:end, start:end]
+
+
+def centre(stored: int, size: int) -> tuple[int, int]:
+    """Start and end of the central `size` of `stored` pixels."""
+    start = (stored - size) // 2
+    return start, start + size
+
+
+def region_centre(region: int, grid: int, stored: int, size: int, box: Box, margin: float) -> tuple[float, float]:
+    """Where in the whole scene, (x, y) in [0, 1], the centre of a region of an evaluation picture lies.
+
+    Args:
+        region: index, row by row.
+        grid: regions are grid x grid.
+        stored: side of the stored crop, in pixels.
+        size: side of its centre that the network sees.
+        box: of the pair, which was cut away.
+        margin: that the box was grown by.
+    """
+    row, column = divmod(region, grid)
+    left, top, right, bottom = scene_crop(box, margin)
+    start, _ = centre(stored, size)
+    x, y = ((start + (place + 0.5) / grid * size) / stored for place in (column, row))
+    return left + x * (right - left), top + y * (bottom - top)
+
+
+def _to_tensor(pixels: Pixels) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+class EvaluationTriplet(NamedTuple):
+    """A pair of an evaluation split and its one seeded negative."""
+
+    scene: str
+    box: Box
+    positive: str
+    negative: str
+
+
+def write_triplets(path: Path, triplets: dict[Split, list[EvaluationTriplet]]) -> None:
+    """Writes one JSON object a line, split by split, in the order of the pairs."""
+    rows = [
+        {"split": split, "scene": triplet.scene, "bbox": triplet.box, "positive": triplet.positive, "negative": triplet.negative}
+        for split, chosen in triplets.items()
+        for triplet in chosen
+    ]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_triplets(path: Path) -> dict[tuple[str, Box, str], str]:
+    """Reads what `write_triplets` wrote: (scene, box, positive) -> negative. Raises InputError with the line."""
+    negatives = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"data.triplets_file: cannot read {path} ({error.strerror})") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            negatives[row["scene"], tuple(row["bbox"]), row["positive"]] = row["negative"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}:{number}: not an evaluation triplet; `train` writes such a file into its run directory") from None
+    return negatives
+
+
+def evaluation_triplet(pair: Pair, negatives: NegativeSampler, salt: str) -> EvaluationTriplet:
+    """The pair with a negative that a hash of its ids and the salt chooses: it depends on no order and no seed of a run."""
+    negative = negatives.draw(pair, "evaluation", salt, pair.scene, pair.box, pair.product)
+    return EvaluationTriplet(pair.scene, pair.box, pair.product, negative)
+
+

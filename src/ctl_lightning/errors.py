@@ -1,0 +1,14 @@
+"""The one kind of error that is the user's to mend; a program prints it as one line and exits with code 1."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(Exception):
+    """Something that came from outside is wrong. The message is one line: it names the thing and the way out."""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known word nearest to `word`, or nothing if none is near."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,70 @@
+"""Which pairs of a ranked split are worth looking at, and what is in their pictures."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ctl_lightning.data.crop import scene_crop, to_pixels
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.evaluation import EvaluationSet
+from ctl_lightning.data.pairs import Pair
+from ctl_lightning.metrics import PairScores
+from ctl_lightning.module import CompleteTheLook, Ranking
+from ctl_lightning.pictures import Overlay, Retrieval, Shown
+
+RETRIEVALS, NEAREST, OVERLAYS = 10, 10, 4
+
+
+def retrieval_rows(data: TripletDataModule, task: EvaluationSet, ranking: Ranking, scores: PairScores) -> list[Retrieval]:
+    """Ten pairs spread evenly over the categories, not chosen by success, with their ten nearest products."""
+    crops, products = data.query_images(task), data.product_images(task)
+    rows = []
+    for pair in _spread(task.category.tolist(), RETRIEVALS):
+        candidates = np.flatnonzero(task.product_category == task.category[pair])
+        distance = ranking.distances(task.query[[pair]], candidates)[0]
+        nearest = candidates[np.argsort(distance, kind="stable")[:NEAREST]]
+        masked = set(task.masked[pair].tolist())
+        rows.append(
+            Retrieval(
+                category=task.pairs[pair].category,
+                scene=crops.pixels(int(task.query[pair])),
+                aspect=_aspect(data, task.pairs[pair]),
+                truth=products.pixels(int(task.positive[pair])),
+                rank=float(scores.rank[pair]),
+                candidates=len(candidates) - len(masked & set(candidates.tolist())),
+                nearest=[Shown(products.pixels(one), one == task.positive[pair], one in masked) for one in nearest.tolist()],
+            )
+        )
+    return rows
+
+
+def attention_rows(data: TripletDataModule, task: EvaluationSet, module: CompleteTheLook) -> list[Overlay]:
+    """Four scene crops, each with one attention map a category."""
+    crops = data.query_images(task)
+    network, categories = module.network.eval(), torch.arange(len(task.categories), device=module.device)
+    rows = []
+    for pair in _spread(task.category.tolist(), OVERLAYS):
+        image = crops[int(task.query[pair])].image.to(module.device)
+        with torch.no_grad():
+            weights = network.embed_scene(image.expand(len(categories), -1, -1, -1), categories).attention
+        grid = math.isqrt(weights.shape[1])
+        maps = weights.reshape(-1, grid, grid).double().cpu().numpy()
+        scene = crops.pixels(int(task.query[pair]))
+        rows.append(Overlay(scene, _aspect(data, task.pairs[pair]), dict(zip(task.categories, maps, strict=True))))
+    return rows
+
+
+def _spread(categories: Sequence[int], count: int) -> list[int]:
+    """The first pair of every category, then the second of every category, ... up to `count`; by category."""
+    order = sorted(range(len(categories)), key=lambda pair: (categories[:pair].count(categories[pair]), categories[pair]))
+    return sorted(order[:count], key=lambda pair: categories[pair])
+
+
+def _aspect(data: TripletDataModule, pair: Pair) -> float:
+    """Width / height of the pair's scene crop before it was made square."""
+    with Image.open(data.source.image_path(data.root, pair.scene)) as image:
+        left, top, right, bottom = to_pixels(scene_crop(pair.box, data.margin), image.width, image.height)
+    return (right - left) / (bottom - top)

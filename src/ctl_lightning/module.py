@@ -1,0 +1,214 @@
+"""The LightningModule: network + loss + exact ranking metrics + optimiser."""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import TypedDict
+
+from ctl_lightning.baselines.imagenet import RawFeatures
+from ctl_lightning.data.evaluation import EvaluationSet, Integers
+from ctl_lightning.data.triplets import EvaluationImage, Triplet
+from ctl_lightning.errors import InputError
+from ctl_lightning.metrics import Floats, PairScores, mean, metric_values, score_pairs
+from ctl_lightning.style.backbone import Backbone
+from ctl_lightning.style.loss import hinge_loss
+from ctl_lightning.style.network import SceneStyle, StyleNetwork
+
+MONITOR = "val/auc"
+"""What chooses the best checkpoint, and what a sweep maximises."""
+
+
+class BackboneOptions(TypedDict):
+    """Plain values; see style.backbone.Backbone. `weights` are loaded by `load_backbone_weights`."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]
+
+    name: str
+    weights: str | None
+    pooled_layer: str
+    region_layer: str
+    grid: int
+    frozen: bool
+
+
+class CompleteTheLook(LightningModule):
+    """Learns and ranks with one of the distances.
+
+    Args:
+        method: hybrid, global, local (Kang et al. 2019), or imagenet (raw backbone features, nothing to learn).
+        categories: names, in the order of their indices.
+        backbone: the image network.
+        dim: D, of the style space.
+        hidden: width of the heads' hidden layer.
+        dropout: of the heads.
+        attention: by category as in the paper, or uniform.
+        squared: squared Euclidean distances as in the paper's equations, or plain ones.
+        margin: α of the hinge loss.
+        learning_rate: Adam's.
+        weight_decay: Adam's.
+        warmup_steps: steps of linear growth to the learning rate.
+        schedule: what the learning rate does after that: stay, or fall to 0 like a cosine.
+        seed: of dropout; each step's is a function of the seed and the step, so that a resumed run repeats it.
+    """
+
+    def __init__(
+        self,
+        method: Literal["hybrid", "global", "local", "imagenet"],
+        categories: list[str],
+        backbone: BackboneOptions,
+        dim: int,
+        hidden: int,
+        dropout: float,
+        attention: Literal["category", "uniform"],
+        squared: bool,
+        margin: float,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_steps: int,
+        schedule: Literal["constant", "cosine"],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        for name, value in (("dim", dim), ("hidden", hidden), ("learning_rate", learning_rate), ("margin", margin)):
+            if value <= 0:
+                raise ValueError(f"{name} must be positive, not {value}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        if weight_decay < 0 or warmup_steps < 0:
+            raise ValueError("weight_decay and warmup_steps must not be negative")
+        self.save_hyperparameters(logger=False)  # the program hands the whole config to the loggers
+        trunk = Backbone(
+            backbone["name"], backbone["pooled_layer"], backbone["region_layer"], backbone["grid"], backbone["frozen"]
+        )
+        self.network: StyleNetwork | RawFeatures
+        if method == "imagenet":
+            self.network = RawFeatures(trunk)
+        else:
+            self.network = StyleNetwork(trunk, len(categories), method, dim, hidden, dropout, attention, squared)
+        self.learns = method != "imagenet"
+        self.margin = margin
+        self.ranking: Ranking
+        self.scores: PairScores
+        self._embedded: list[list[Any]] = [[], []]
+        self._finite = torch.tensor(True)
+
+    def load_backbone_weights(self) -> None:
+        """Loads the pretrained weights that the options name. Not needed for a checkpoint, which has all weights."""
+        backbone: BackboneOptions = self.hparams["backbone"]
+        if backbone["weights"] is not None:
+            self.network.backbone.load_weights(backbone["weights"], backbone["name"])
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam, with warm-up and schedule by the step."""
+        options = self.hparams
+        learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimiser = Adam(learned, options["learning_rate"], weight_decay=options["weight_decay"])
+        warmup, total = options["warmup_steps"], self.trainer.estimated_stepping_batches
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            if options["schedule"] == "constant":
+                return 1.0
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": LambdaLR(optimiser, factor), "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Starts to watch the loss."""
+        self._finite = torch.tensor(True, device=self.device)
+
+    def on_train_batch_start(self, batch: Triplet, batch_idx: int) -> None:
+        """Makes the step's dropout a function of seed and step."""
+        torch.manual_seed((self.hparams["seed"] << 32) + self.global_step)
+
+    def training_step(self, batch: Triplet, batch_idx: int) -> Tensor:
+        """The hinge loss of a batch of triplets; three backbone passes."""
+        loss = hinge_loss(*self.network(batch.scene, batch.positive, batch.negative, batch.category), self.margin)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self._finite &= torch.isfinite(loss.detach())
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # not each step: the host would wait for the device
+            self._stop_if_not_finite()
+        return loss
+
+    def _stop_if_not_finite(self) -> None:
+        if not self._finite:
+            checkpoint = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none yet"
+            raise InputError(
+                f"the loss is not finite at step {self.global_step} (epoch {self.current_epoch}); "
+                f"the last good checkpoint is kept: {checkpoint}; try a smaller model.learning_rate"
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        """A network that is no longer finite is neither measured nor saved."""
+        self._stop_if_not_finite()
+        self._embedded = [[], []]
+
+    def on_test_epoch_start(self) -> None:
+        """Forgets what was embedded before."""
+        self._embedded = [[], []]
+
+    def validation_step(self, batch: EvaluationImage, batch_idx: int, dataloader_idx: int) -> None:
+        """Embeds scene crops (loader 0) and the catalogue (loader 1)."""
+        if dataloader_idx == 0:
+            self._embedded[0].append(self.network.embed_scene(batch.image, torch.as_tensor(batch.category)))
+        else:
+            self._embedded[1].append(self.network.embed_product(batch.image))
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Ranks the validation split."""
+        self._rank("validation", "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Ranks the test split; `ranking` and `scores` keep the result."""
+        self._rank("test", "test")
+
+    def _rank(self, split: Literal["validation", "test"], prefix: str) -> None:
+        task: EvaluationSet = self.trainer.datamodule.evaluation(split)  # type: ignore[attr-defined]
+        styles, products = self._embedded
+        self.ranking = Ranking(
+            self.network, SceneStyle(*(torch.cat(parts) for parts in zip(*styles, strict=True))), torch.cat(products)
+        )
+        self._embedded = [[], []]
+        self.scores = score_pairs(task, self.ranking.distances)
+        values = metric_values(self.scores)
+        seen, unseen = values["auc"][task.seen], values["auc"][~task.seen]
+        summary = {name: mean(value) for name, value in values.items() if name != "median_rank"}
+        summary |= {"median_rank": float(np.median(self.scores.rank)), "auc_seen": mean(seen), "auc_unseen": mean(unseen)}
+        self.log_dict({f"{prefix}/{name}": value for name, value in summary.items()})
+
+
+class Ranking:
+    """Embedded scene crops and products, and the distances between them.
+
+    Args:
+        network: whose distances.
+        styles: of Q queries.
+        products: f_p, (M, D).
+    """
+
+    def __init__(self, network: StyleNetwork | RawFeatures, styles: SceneStyle, products: Tensor) -> None:
+        self._network = network
+        self.styles = styles
+        self.products = products
+
+    @torch.no_grad()
+    def distances(self, queries: Integers, products: Integers) -> Floats:
+        """Query indices (n,) and product indices (m,) -> (n, m)."""
+        device = self.products.device
+        rows = torch.from_numpy(queries).to(device)
+        style = SceneStyle(*(part[rows] for part in self.styles))
+        distance = self._network.distances(style, self.products[torch.from_numpy(products).to(device)])
+        return distance.double().cpu().numpy()
+
+    def attention(self) -> Floats:
+        """a_i of every query, (Q, R); R = 0 if the method has no regions."""
+        return self.styles.attention.double().cpu().numpy()

@@ -1,0 +1,153 @@
+"""Figures from arrays: curves, retrieval grids, attention overlays. No logger, no model, no data module."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from ctl_lightning.data.files import replacing
+
+Pixels = NDArray[np.uint8]
+
+HIT, KNOWN, MISS = "tab:green", "tab:blue", "0.8"
+
+
+class Shown(NamedTuple):
+    """A product in a retrieval grid: its picture, whether it is the true one, whether the same scene names it too."""
+
+    image: Pixels
+    hit: bool
+    masked: bool
+
+
+class Retrieval(NamedTuple):
+    """One row of a retrieval grid.
+
+    Attributes:
+        category: its name.
+        scene: the scene crop, (S, S, 3).
+        aspect: width / height of the scene crop before it was made square.
+        truth: the true product.
+        rank: of the true product.
+        candidates: how many products were ranked.
+        nearest: the nearest products, best first.
+    """
+
+    category: str
+    scene: Pixels
+    aspect: float
+    truth: Pixels
+    rank: float
+    candidates: int
+    nearest: Sequence[Shown]
+
+
+class Overlay(NamedTuple):
+    """One row of an attention picture: a scene crop, its aspect, and category -> weights (grid, grid)."""
+
+    scene: Pixels
+    aspect: float
+    maps: Mapping[str, NDArray[np.float64]]
+
+
+def curves(path: Path, rows: Sequence[Mapping[str, float]], lines: Mapping[str, float]) -> None:
+    """The training loss and the validation metrics over the steps.
+
+    Args:
+        path: of the PNG.
+        rows: of metrics.csv.
+        lines: name -> height of a dashed line among the metrics, such as the oracle's AUC.
+    """
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    loss = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
+    left.plot(*np.array(loss).reshape(-1, 2).T, color="0.75", linewidth=1)
+    if len(loss) >= 20:
+        width = max(5, len(loss) // 40)
+        smooth = np.convolve([value for _, value in loss], np.ones(width) / width, mode="valid")
+        left.plot([step for step, _ in loss][width - 1 :], smooth, color="tab:blue")
+    left.set(title="training loss", xlabel="step", ylim=(0, None))
+    for name in ("val/auc", "val/auc_seen", "val/auc_unseen", "val/auc_shuffled", "val/binary_accuracy"):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        if points:
+            right.plot(*np.array(points).T, marker=".", label=name.removeprefix("val/"))
+    for place, (name, height) in enumerate(lines.items()):
+        right.axhline(height, color=f"{0.2 + 0.2 * place:.1f}", linestyle="--", linewidth=1, label=name)
+    right.axhline(0.5, color="0.9", linewidth=1)
+    right.set(title="validation", xlabel="step")
+    right.legend(fontsize=8)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def retrieval_grid(path: Path, rows: Sequence[Retrieval]) -> None:
+    """Scene crop | true product | nearest products; green: the true one, blue: another product of the scene, grey: a miss."""
+    columns = 2 + max(len(row.nearest) for row in rows)
+    figure = Figure(figsize=(1.15 * columns, 1.45 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for number, row in enumerate(rows):
+        _show(grid[number, 0], _with_aspect(row.scene, row.aspect))
+        grid[number, 0].set_title(_short(row.category), fontsize=7)
+        _show(grid[number, 1], row.truth, HIT)
+        grid[number, 1].set_title(f"true: rank {row.rank:g} / {row.candidates}", fontsize=7)
+        for place, axes in enumerate(grid[number, 2:]):
+            if place < len(row.nearest):
+                product = row.nearest[place]
+                _show(axes, product.image, HIT if product.hit else KNOWN if product.masked else MISS)
+                axes.set_title(f"{place + 1}", fontsize=7)
+            else:
+                axes.set_visible(False)
+    _save(figure, path)
+
+
+def attention_overlays(path: Path, rows: Sequence[Overlay]) -> None:
+    """Each scene crop, and what its attention looks at for each category; the number is the heaviest region over the mean."""
+    columns = 1 + max(len(row.maps) for row in rows)
+    figure = Figure(figsize=(1.5 * columns, 1.85 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for number, row in enumerate(rows):
+        scene = _with_aspect(row.scene, row.aspect)
+        _show(grid[number, 0], scene)
+        grid[number, 0].set_title("scene crop", fontsize=7)
+        grey = np.repeat(scene.mean(2, keepdims=True), 3, axis=2).astype(np.uint8)
+        heaviest = max(weights.max() for weights in row.maps.values())
+        for axes, (category, weights) in zip(grid[number, 1:], row.maps.items(), strict=False):
+            _show(axes, grey)
+            size = (scene.shape[1], scene.shape[0])
+            smooth = np.asarray(Image.fromarray(weights.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+            axes.imshow(smooth, cmap="inferno", alpha=0.6, vmin=0, vmax=heaviest)
+            axes.set_title(f"{_short(category)}\n× {weights.max() / weights.mean():.1f}", fontsize=7)
+        for axes in grid[number, 1 + len(row.maps) :]:
+            axes.set_visible(False)
+    _save(figure, path)
+
+
+def _short(category: str) -> str:
+    """The last part of a category path; with the first one if there are but two."""
+    parts = category.split("|")
+    return "\n".join(parts) if len(parts) == 2 and len(category) < 36 else parts[-1]
+
+
+def _with_aspect(image: Pixels, aspect: float) -> Pixels:
+    height, width = image.shape[:2]
+    scale = 1 / max(aspect, 1)
+    size = (max(1, round(width * aspect * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def _show(axes: Axes, image: NDArray[np.generic], border: str | None = None) -> None:
+    axes.imshow(image)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=border is not None, color=border or "none", linewidth=2.5 if border in (HIT, KNOWN) else 1)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)

@@ -1,0 +1,146 @@
+"""The table that a run is judged by: metrics with intervals, and on synthetic looks the oracle and the attention."""
+
+import json
+import math
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ctl_lightning.data.evaluation import EvaluationSet, Integers
+from ctl_lightning.data.files import write_text
+from ctl_lightning.data.pairs import Box
+from ctl_lightning.data.synthetic import Knowledge, Truth
+from ctl_lightning.data.triplets import region_centre
+from ctl_lightning.metrics import Floats, Interval, PairScores, interval, score_pairs, summarise
+
+Results = dict[str, Any]
+"""The content of results.json."""
+
+Row = tuple[str, str, float | None, float | None, float | None]
+"""(group of pairs, metric, value, low, high)."""
+
+
+def test_results(task: EvaluationSet, scores: PairScores) -> Results:
+    """{"test": the metrics, "pairs": how many pairs each column of them has}."""
+    counts = {"all": len(task.pairs), "seen": int(task.seen.sum()), "unseen": int((~task.seen).sum())}
+    return {"test": summarise(task, scores), "pairs": counts}
+
+
+def truth_results(task: EvaluationSet, truth: Truth) -> Results:
+    """{"oracle": {"auc": ...}, "ceilings": {"global": ..., "local": ...}}: the best AUC that there can be on these pairs."""
+    knowledge: tuple[Knowledge, ...] = ("oracle", "global", "local")
+    auc = {known: interval(score_pairs(task, truth_distances(task, truth, known)).auc, task.scene) for known in knowledge}
+    return {"oracle": {"auc": auc["oracle"]}, "ceilings": {known: auc[known] for known in knowledge[1:]}}
+
+
+def truth_distances(task: EvaluationSet, truth: Truth, knowledge: Knowledge) -> Any:
+    """The generator's own distance as a function of query indices (n,) and product indices (m,) -> (n, m)."""
+    pair_of_query = {query: pair for query, pair in zip(task.query.tolist(), task.pairs, strict=True)}
+    rows: dict[int, Floats] = {}
+
+    def distances(queries: Integers, products: Integers) -> Floats:
+        names = [task.products[product] for product in products]
+        for query in set(queries.tolist()) - rows.keys():  # a query is only ever asked for its own category's products
+            rows[query] = truth.distance(pair_of_query[query], names, knowledge)
+        return np.stack([rows[query] for query in queries.tolist()])
+
+    return distances
+
+
+def attention_results(
+    task: EvaluationSet, attention: Floats, boxes: Sequence[Box], stored_size: int, image_size: int, margin: float
+) -> Results:
+    """How well the attention finds the garment that decides.
+
+    Args:
+        task: the pairs.
+        attention: a_i of every query, (Q, R).
+        boxes: of the deciding garment of each pair.
+        stored_size: see `region_centre`.
+        image_size: see `region_centre`.
+        margin: see `region_centre`.
+
+    Returns:
+        {"attention": {"pointing": share of pairs whose heaviest region has its centre in the deciding garment,
+        "pointing_uniform": the same for a region drawn at random, as uniform attention and chance would,
+        "mass": mean weight of all regions whose centre lies in it, "mass_uniform": the same for equal weights}}
+    """
+    grid = math.isqrt(attention.shape[1])
+    inside = np.zeros((len(task.pairs), grid * grid))
+    for row, (pair, (left, top, right, bottom)) in enumerate(zip(task.pairs, boxes, strict=True)):
+        for region in range(grid * grid):
+            x, y = region_centre(region, grid, stored_size, image_size, pair.box, margin)
+            inside[row, region] = left <= x <= right and top <= y <= bottom
+    weights = attention[task.query]
+    heaviest = weights == weights.max(1, keepdims=True)
+    chance = inside.mean(1)
+    return {
+        "attention": {
+            "pointing": interval((heaviest * inside).sum(1) / heaviest.sum(1), task.scene),
+            "pointing_uniform": interval(chance, task.scene),
+            "mass": interval((weights * inside).sum(1), task.scene),
+            "mass_uniform": interval(chance, task.scene),
+        }
+    }
+
+
+def versions() -> dict[str, str]:
+    """What computed the numbers."""
+    packages = ("torch", "torchvision", "lightning", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Writes results.json."""
+    write_text(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
+
+
+def flat_table(results: Results) -> list[Row]:
+    """All test metrics as rows."""
+    test = results["test"]
+    groups = {name: test[name] for name in ("all", "seen", "unseen")} | test["by_category"]
+    return [
+        (group, metric, found["value"], found["low"], found["high"])
+        for group, metrics in groups.items()
+        for metric, found in metrics.items()
+    ]
+
+
+def print_results(results: Results, console: Console) -> None:
+    """Prints the table of metrics and the table of categories."""
+    test, pairs = results["test"], results["pairs"]
+    groups = ("all", "seen", "unseen")
+    table = Table(title=f"{results['method']} on {results['protocol']}, test, 95 % intervals over scenes")
+    table.add_column("metric")
+    for group in groups:
+        table.add_column(f"{group} ({pairs[group]:,} pairs)", justify="right")
+    for metric in test["all"]:
+        table.add_row(metric, *(_cell(test[group][metric]) for group in groups))
+    console.print(table)
+    categories = Table(title="by category")
+    for name in ("category", "auc", "lift", "hit@10"):
+        categories.add_column(name, justify="left" if name == "category" else "right")
+    for category, metrics in test["by_category"].items():
+        categories.add_row(category, *(_cell(metrics[name]) for name in ("auc", "lift", "hit@10")))
+    console.print(categories)
+    if "oracle" in results:
+        ceilings = ", ".join(f"{name} alone {_cell(found)}" for name, found in results["ceilings"].items())
+        console.print(f"best possible auc (oracle): {_cell(results['oracle']['auc'])}; ceilings: {ceilings}")
+    if "attention" in results:
+        found = results["attention"]
+        console.print(
+            f"heaviest region in the deciding garment: {_cell(found['pointing'])}; "
+            f"uniform attention and chance: {_cell(found['pointing_uniform'])}"
+        )
+
+
+def _cell(found: Interval) -> str:
+    if found["value"] is None:
+        return "-"
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"

@@ -1,0 +1,1 @@
+"""Images -> style embeddings -> distance -> loss. Plain torch; knows nothing of Lightning."""

@@ -1,0 +1,70 @@
+"""The three distances (Kang et al. 2019, equations 2 to 6), region by region, and the one-query form of them.
+
+B scenes, R regions, D dimensions of the style space, M products. All embeddings are unit vectors.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Method = Literal["global", "local", "hybrid"]
+
+
+def pair_distance(a: Tensor, b: Tensor, squared: bool) -> Tensor:
+    """Euclidean distance along the last dimension, (..., D) and (..., D) -> (...); squared as in the paper, or plain."""
+    square = (a - b).square().sum(-1)
+    return square if squared else square.clamp_min(1e-12).sqrt()  # the root has no gradient at 0
+
+
+def attention_weights(keys: Tensor, category: Tensor) -> Tensor:
+    """Category-guided attention, a_i = softmax_i(-|k_i - e_c|²) (equation 4).
+
+    Args:
+        keys: k, one attention key a region, (B, R, D).
+        category: e_c, the embedding of each product's category, (B, D).
+
+    Returns:
+        Weights over the regions of each scene, (B, R); each row sums to 1.
+    """
+    return torch.softmax(-pair_distance(keys, category[:, None], squared=True), dim=1)
+
+
+def global_distance(scene: Tensor, product: Tensor, squared: bool = True) -> Tensor:
+    """d_global = |f_s - f_p|² (equation 2): (B, D), (B, D) -> (B,)."""
+    return pair_distance(scene, product, squared)
+
+
+def local_distance(regions: Tensor, attention: Tensor, product: Tensor, squared: bool = True) -> Tensor:
+    """d_local = Σ_i a_i |f_i - f_p|² (equation 3): (B, R, D), (B, R), (B, D) -> (B,)."""
+    return (attention * pair_distance(regions, product[:, None], squared)).sum(1)
+
+
+def hybrid_distance(scene: Tensor, regions: Tensor, attention: Tensor, product: Tensor, squared: bool = True) -> Tensor:
+    """d_hybrid = ½ (d_global + d_local) (equation 5): (B, D), (B, R, D), (B, R), (B, D) -> (B,)."""
+    return (global_distance(scene, product, squared) + local_distance(regions, attention, product, squared)) / 2
+
+
+def query(method: Method, scene: Tensor, regions: Tensor, attention: Tensor) -> Tensor:
+    """The one vector q of a (scene, category) with d(s, p) = 2 - q·p for every product p, if distances are squared.
+
+    It follows from unit embeddings and weights that sum to 1: |f - p|² = 2 - 2 f·p.
+
+    Args:
+        method: which of the three distances.
+        scene: f_s, (B, D).
+        regions: f_i, (B, R, D).
+        attention: a_i, (B, R).
+
+    Returns:
+        q, (B, D). Not a unit vector.
+    """
+    if method == "global":
+        return 2 * scene
+    attended = torch.einsum("br,brd->bd", attention, regions)
+    return 2 * attended if method == "local" else scene + attended
+
+
+def query_distance(query: Tensor, products: Tensor) -> Tensor:
+    """d = 2 - q·p for all queries and products, (B, D), (M, D) -> (B, M)."""
+    return 2 - query @ products.T

@@ -1,0 +1,41 @@
+"""The head g, which maps a backbone feature into the style space, and the category embedding."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Head(nn.Module):
+    """g = Linear - BatchNorm - ReLU - Dropout - Linear - L2-normalise (Kang et al. 2019, section 3.2).
+
+    Args:
+        features: width F of the backbone feature.
+        hidden: width of the hidden layer (the paper does not state it).
+        dim: D, of the style space.
+        dropout: rate (the paper does not state it).
+    """
+
+    def __init__(self, features: int, hidden: int, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.inner = nn.Linear(features, hidden, bias=False)  # BatchNorm brings the bias
+        self.norm = nn.BatchNorm1d(hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.outer = nn.Linear(hidden, dim)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """(..., F) -> unit vectors (..., D)."""
+        flat = feature.reshape(-1, feature.shape[-1])
+        hidden = self.dropout(F.relu(self.norm(self.inner(flat))))
+        return F.normalize(self.outer(hidden), dim=-1).reshape(*feature.shape[:-1], -1)
+
+
+class CategoryEmbedding(nn.Module):
+    """e_c, a learned unit vector a category (the paper's ê_c): it asks the attention for one map a category."""
+
+    def __init__(self, categories: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(categories, dim) / dim**0.5)
+
+    def forward(self, category: Tensor) -> Tensor:
+        """Indices (B,) -> unit vectors (B, D)."""
+        return F.normalize(self.weight, dim=-1)[category]

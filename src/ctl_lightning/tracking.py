@@ -1,0 +1,69 @@
+"""What a run writes down while it goes, and who is told of its results."""
+
+import csv
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
+
+from ctl_lightning.results import Results, flat_table
+
+Row = dict[str, float]
+
+
+class ConfigInCheckpoint(Callback):
+    """Puts the resolved config, as plain values, into every checkpoint: a checkpoint knows its protocol."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = config
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the key `config`."""
+        checkpoint["config"] = self._config
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Rows of a metrics.csv, empty cells left out; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as lines:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
+
+
+def csv_logger(run_dir: Path, history: list[Row]) -> CSVLogger:
+    """A logger to run_dir/metrics.csv that begins with the rows of the run that is continued.
+
+    Lightning's logger deletes the file that it finds, so the rows are handed over and written first.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+        logger = CSVLogger(run_dir, name="", version="")
+        logger.experiment.metrics.extend(dict(row) for row in history)
+        logger.save()
+    return logger
+
+
+def log_results(loggers: list[Logger], results: Results, pictures: dict[str, Path]) -> None:
+    """Hands final metrics, the per-category table and the pictures to the loggers that can show them."""
+    rows = flat_table(results)
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update({f"{row[0]}/{row[1]}": row[2] for row in rows})
+            logger.log_table("test/table", columns=["pairs", "metric", "value", "low", "high"], data=[list(row) for row in rows])
+            for name, path in pictures.items():
+                logger.log_image(f"pictures/{name}", [str(path)])
+        elif isinstance(logger, TensorBoardLogger):
+            for name, path in pictures.items():
+                logger.experiment.add_image(f"pictures/{name}", np.asarray(Image.open(path).convert("RGB")), dataformats="HWC")
+
+
+def finish() -> None:
+    """Ends the wandb run, if there is one: without it all jobs of a multirun end up in one run."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()

@@ -1,0 +1,221 @@
+"""python -m ctl_lightning.train +experiment=hybrid: trains, ranks the test split exactly, leaves a run directory."""
+
+import logging
+import shlex
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from ctl_lightning.checkpoints import check_resumable, unfinished_run
+from ctl_lightning.conf import build, program
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.evaluation import EvaluationSet
+from ctl_lightning.data.files import write_text
+from ctl_lightning.data.synthetic import SyntheticLooks
+from ctl_lightning.errors import InputError
+from ctl_lightning.looks import attention_rows, retrieval_rows
+from ctl_lightning.module import MONITOR, CompleteTheLook
+from ctl_lightning.pictures import attention_overlays, curves, retrieval_grid
+from ctl_lightning.results import (
+    Results,
+    attention_results,
+    print_results,
+    test_results,
+    truth_results,
+    versions,
+    write_results,
+)
+from ctl_lightning.tracking import ConfigInCheckpoint, csv_logger, finish, log_results, read_metrics
+
+log = logging.getLogger(__name__)
+
+console = Console(width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=True)
+
+
+@program("train")
+def main(config: DictConfig) -> float | None:
+    """Runs one training; returns the monitored metric, for sweeps."""
+    return train(config)
+
+
+def train(config: DictConfig) -> float | None:
+    """Trains one model and leaves config, metrics, checkpoints, results and pictures in `paths.run_dir`.
+
+    Returns:
+        The best value of the monitored metric (`val/auc`); None for a method that learns nothing.
+
+    Raises:
+        InputError: what the user can mend.
+    """
+    _quiet()
+    run_dir = Path(config.paths.run_dir)
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**31:
+        raise InputError(f"seed={config.seed!r}: must be a whole number from 0 to 2147483647")
+    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    console.print(_short_form(plain, run_dir), markup=False)
+
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    data: TripletDataModule = build(config.data, "data")
+    data.prepare_data()
+    data.setup()
+    console.print(data.summary(), markup=False)
+    data.write_protocol_files(run_dir)
+
+    module: CompleteTheLook = build(config.model, "model", categories=data.categories)
+    module.load_backbone_weights()
+    resumed_from = _resumed_checkpoint(config, plain, run_dir, module)
+    loggers = _loggers(config, plain, run_dir, resumed_from)
+    try:
+        trainer = _trainer(config, plain, run_dir, loggers)
+        started = time.monotonic()
+        if module.learns:
+            _fit(trainer, module, data, resumed_from, run_dir)
+        train_seconds = time.monotonic() - started
+        best = _best(trainer)
+        trainer.test(
+            module,
+            datamodule=data,
+            ckpt_path=best.best_model_path if module.learns else None,
+            weights_only=True if module.learns else None,
+            verbose=False,
+        )
+        results = _results(plain, data, module) | {"train_seconds": train_seconds, "versions": versions()}
+        write_results(run_dir / "results.json", results)
+        pictures = _pictures(run_dir, data, module, results)
+        log_results(loggers, results, pictures)
+    finally:
+        finish()
+    print_results(results, console)
+    console.print(f"trained for {train_seconds:.0f} s; everything is in {run_dir}")
+    for left in ("results.json", "metrics.csv", "config.yaml", "split.json", "triplets.jsonl"):
+        console.print(f"  {run_dir / left}")
+    for path in [*sorted((run_dir / "checkpoints").glob("*.ckpt")), *pictures.values()]:
+        console.print(f"  {path}")
+    return float(best.best_model_score) if best.best_model_score is not None else None
+
+
+def _short_form(plain: dict[str, Any], run_dir: Path) -> str:
+    """The resolved config, a line a group; the whole of it is in config.yaml."""
+    lines = [f"run directory: {run_dir}"]
+    for group in ("model", "backbone", "data", "trainer"):
+        values = " ".join(f"{key}={value}" for key, value in plain[group].items() if not isinstance(value, dict) and key != "_target_")
+        lines.append(f"{group:>9}: {values}")
+    return "\n".join(lines)
+
+
+def _resumed_checkpoint(config: DictConfig, plain: dict[str, Any], run_dir: Path, module: CompleteTheLook) -> Path | None:
+    if config.ckpt_path is None:
+        return None
+    if config.ckpt_path != "auto":
+        path = Path(config.ckpt_path).expanduser()
+    elif (run := unfinished_run(run_dir, plain)) is not None:
+        path = run / "checkpoints" / "last.ckpt"
+    else:
+        log.warning("ckpt_path=auto: no unfinished run of this config beside %s; starting a new one", run_dir)
+        return None
+    epoch = check_resumable(path, module)["epoch"]
+    console.print(f"continuing {path}, which has finished epoch {epoch}")
+    return path
+
+
+def _loggers(config: DictConfig, plain: dict[str, Any], run_dir: Path, resumed_from: Path | None) -> list[Logger]:
+    history = []
+    if resumed_from is not None:
+        step = torch.load(resumed_from, map_location="cpu", weights_only=True)["global_step"]
+        history = [row for row in read_metrics(resumed_from.parents[1] / "metrics.csv") if row["step"] < step]
+    others = [build(node, f"logger.{name}") for name, node in config.logger.items()]
+    for logger in others:
+        logger.log_hyperparams(plain)
+    return [csv_logger(run_dir, history), *others]
+
+
+def _trainer(config: DictConfig, plain: dict[str, Any], run_dir: Path, loggers: list[Logger]) -> Trainer:
+    callbacks: list[Callback] = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
+    checkpoints = run_dir / "checkpoints"
+    # Two, since one that monitors a metric saves `last` only when the metric has improved.
+    callbacks.append(
+        ModelCheckpoint(checkpoints, "best-{epoch:03d}", monitor=MONITOR, mode="max", save_on_train_epoch_end=True)
+    )
+    callbacks.append(ModelCheckpoint(checkpoints, "last", save_on_train_epoch_end=True, enable_version_counter=False))
+    trainer: Trainer = build(
+        config.trainer, "trainer", logger=loggers, callbacks=[*callbacks, ConfigInCheckpoint(plain)], default_root_dir=str(run_dir)
+    )
+    return trainer
+
+
+def _best(trainer: Trainer) -> ModelCheckpoint:
+    return next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint) and callback.monitor)
+
+
+def _fit(trainer: Trainer, module: CompleteTheLook, data: TripletDataModule, resumed_from: Path | None, run_dir: Path) -> None:
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resumed_from, weights_only=True if resumed_from else None)
+    except SystemExit:
+        if trainer.interrupted:
+            again = [word for word in sys.argv[1:] if not word.startswith(("ckpt_path=", "hydra.run.dir="))]
+            command = shlex.join([*again, f"hydra.run.dir={run_dir}", "ckpt_path=auto"])
+            print(f"train: interrupted; continue with: python -m ctl_lightning.train {command}", file=sys.stderr)
+            raise SystemExit(130) from None
+        raise
+
+
+def _results(plain: dict[str, Any], data: TripletDataModule, module: CompleteTheLook) -> Results:
+    task = data.evaluation("test")
+    results: Results = {"protocol": plain["protocol"], "method": plain["method"], "seed": plain["seed"]}
+    results |= test_results(task, module.scores)
+    if isinstance(data.source, SyntheticLooks):
+        truth = data.source.truth(data.root)
+        results |= truth_results(task, truth)
+        attention = module.ranking.attention()
+        if attention.shape[1]:
+            boxes = [truth.deciding_box(pair) for pair in task.pairs]
+            results |= attention_results(task, attention, boxes, data.stored_size, data.image_size, data.margin)
+    return results
+
+
+def _pictures(run_dir: Path, data: TripletDataModule, module: CompleteTheLook, results: Results) -> dict[str, Path]:
+    task: EvaluationSet = data.evaluation("test")
+    folder = run_dir / "pictures"
+    pictures = {}
+    rows = read_metrics(run_dir / "metrics.csv")
+    if module.learns:
+        pictures["curves"] = folder / "curves.png"
+        found = {"oracle": results["oracle"]["auc"]} | results["ceilings"] if "oracle" in results else {}
+        lines = {f"{name} (test)": auc["value"] for name, auc in found.items()}
+        curves(pictures["curves"], rows, lines)
+    pictures["retrieval"] = folder / "retrieval.png"
+    retrieval_grid(pictures["retrieval"], retrieval_rows(data, task, module.ranking, module.scores))
+    if module.ranking.attention().shape[1]:
+        pictures["attention"] = folder / "attention.png"
+        attention_overlays(pictures["attention"], attention_rows(data, task, module))
+    return pictures
+
+
+def _quiet() -> None:
+    """Silences advice of Lightning's that does not apply: loaders without workers are right for a mapped store."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*Consider setting `persistent_workers=True`.*",
+        ".*is smaller than the logging interval.*",
+        ".*Found .* module.s. in eval mode.*",
+        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MakeData, image_id
+
+from ctl_lightning.data.pairs import Pair, PairTable
+from ctl_lightning.data.triplets import (
+    EpochSampler,
+    NegativeSampler,
+    random_integers,
+    read_triplets,
+    region_centre,
+    write_triplets,
+)
+from ctl_lightning.errors import InputError
+
+BOX = (0.0, 0.0, 0.5, 0.5)
+PRODUCTS = [image_id(f"p{n}") for n in range(5)]
+CATALOGUE = dict.fromkeys(PRODUCTS, "c") | {image_id("other"): "d"}
+
+
+def test_random_integers_are_uniform_and_depend_on_the_key_alone() -> None:
+    draws = [random_integers([4, 10], "a", n) for n in range(4000)]
+    assert draws[7] == random_integers([4, 10], "a", 7)
+    for column, bound in enumerate((4, 10)):
+        counts = np.bincount([draw[column] for draw in draws], minlength=bound)
+        expected = 4000 / bound
+        assert ((counts - expected) ** 2 / expected).sum() < 30  # chi square: 99.9 % of 9 degrees is below 27.9
+    assert draws != [random_integers([4, 10], "b", n) for n in range(4000)]
+
+
+def test_a_negative_is_never_named_by_any_pair_of_the_scene() -> None:
+    pairs = [Pair("s", BOX, PRODUCTS[0], "c"), Pair("s", (0.5, 0.5, 1, 1), PRODUCTS[1], "c"), Pair("t", BOX, PRODUCTS[2], "c")]
+    table = PairTable(tuple(pairs), CATALOGUE)
+    sampler = NegativeSampler(table, frozenset(CATALOGUE), (), "uniform")
+    drawn = Counter(sampler.draw(pairs[0], n) for n in range(3000))
+    assert drawn.keys() == set(PRODUCTS[2:])
+    # Three standard deviations of a share of a third.
+    assert all(count == pytest.approx(1000, abs=78) for count in drawn.values())
+
+
+def test_negatives_from_pairs_follow_the_training_frequency() -> None:
+    pairs = [Pair(f"s{n}", BOX, PRODUCTS[0 if n < 9 else 1], "c") for n in range(12)] + [Pair("t", BOX, PRODUCTS[2], "c")]
+    table = PairTable(tuple(pairs), CATALOGUE)
+    sampler = NegativeSampler(table, frozenset(CATALOGUE), pairs, "pairs")
+    drawn = Counter(sampler.draw(pairs[-1], n) for n in range(3000))
+    assert drawn.keys() == set(PRODUCTS[:2])
+    assert drawn[PRODUCTS[0]] / 3000 == pytest.approx(9 / 12, abs=0.024)  # three standard deviations
+
+
+def test_an_unreadable_product_is_no_negative_and_changes_no_other_draw() -> None:
+    pair = Pair("s", BOX, PRODUCTS[0], "c")
+    table = PairTable((pair,), CATALOGUE)
+    whole = NegativeSampler(table, frozenset(CATALOGUE), (), "uniform")
+    partial = NegativeSampler(table, frozenset(CATALOGUE) - {PRODUCTS[4]}, (), "uniform")
+    for n in range(200):
+        before, after = whole.draw(pair, n), partial.draw(pair, n)
+        assert after != PRODUCTS[4]
+        assert after == before or before == PRODUCTS[4]
+
+
+def test_a_single_negative_among_very_many_is_found() -> None:
+    products = [image_id(f"x{n}") for n in range(3000)]
+    pairs = [Pair("s", BOX, product, "c") for product in products[:-1]]
+    table = PairTable(tuple(pairs), dict.fromkeys(products, "c"))
+    sampler = NegativeSampler(table, frozenset(products), (), "uniform")
+    assert {sampler.draw(pairs[0], n) for n in range(3)} == {products[-1]}
+
+
+def test_without_any_negative_there_is_none() -> None:
+    pairs = (Pair("s", BOX, PRODUCTS[0], "c"), Pair("s", BOX, PRODUCTS[1], "c"))
+    table = PairTable(pairs, dict.fromkeys(PRODUCTS[:2], "c"))
+    assert not NegativeSampler(table, frozenset(PRODUCTS), (), "uniform").exists(pairs[0])
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    epoch = 0
+    sampler = EpochSampler(50, 3, lambda: epoch)
+    first = list(sampler)
+    assert first == list(EpochSampler(50, 3, lambda: 0))
+    assert sorted(index for _, index in first) == list(range(50))
+    epoch = 1
+    assert [index for _, index in sampler] != [index for _, index in first]
+    assert list(EpochSampler(50, 4, lambda: 0)) != first
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(make_data: MakeData, workers: int) -> None:
+    alone, many = (iter(make_data(num_workers=number).train_dataloader()) for number in (0, workers))
+    for ours, theirs in zip(alone, many, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_an_epoch_draws_other_negatives_and_views_than_the_last(make_data: MakeData) -> None:
+    dataset = make_data().train_dataloader().dataset
+    first, again, second = dataset[0, 3], dataset[0, 3], dataset[1, 3]
+    for one, other in zip(first[:3], again[:3], strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    assert any(not np.array_equal(dataset[0, n].scene.numpy(), dataset[1, n].scene.numpy()) for n in range(4))
+    assert first.category == second.category
+
+
+def test_a_training_view_is_a_part_of_the_stored_picture_sometimes_mirrored(make_data: MakeData) -> None:
+    data = make_data()
+    dataset = data.train_dataloader().dataset
+    pair = dataset.pairs[0]  # type: ignore[attr-defined]
+    stored = data.store[pair.product].transpose(2, 0, 1)
+    mirrored = 0
+    for epoch in range(12):
+        view = dataset[epoch, 0].positive.numpy()
+        places = [
+            (flip, top, left)
+            for flip, picture in enumerate((stored, stored[:, :, ::-1]))
+            for top in range(5)
+            for left in range(5)
+            if np.array_equal(view, picture[:, top : top + 32, left : left + 32])
+        ]
+        assert len(places) == 1
+        mirrored += places[0][0]
+    assert 0 < mirrored < 12
+
+
+def test_written_triplets_are_read_back(make_data: MakeData, tmp_path: Path) -> None:
+    data = make_data()
+    write_triplets(tmp_path / "t.jsonl", data.triplets)
+    expected = {(t.scene, t.box, t.positive): t.negative for split in data.triplets.values() for t in split}
+    assert read_triplets(tmp_path / "t.jsonl") == expected
+
+
+def test_a_malformed_triplet_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"scene": 1}\n')
+    with pytest.raises(InputError, match=r"t\.jsonl:1"):
+        read_triplets(tmp_path / "t.jsonl")
+    with pytest.raises(InputError, match="cannot read"):
+        read_triplets(tmp_path / "absent.jsonl")
+
+
+def test_the_centre_of_a_region_by_hand() -> None:
+    # Shoes are cut away, the crop is the upper 0.55; 8 of 10 stored pixels are seen, in a grid of 2 x 2.
+    x, y = region_centre(2, 2, 10, 8, (0.3, 0.6, 0.7, 0.9), 0.05)
+    assert (x, y) == pytest.approx((0.1 + 0.25 * 0.8, 0.55 * (0.1 + 0.75 * 0.8)))
