@@ -139,7 +139,8 @@ class CompleteTheLook(LightningModule):
 
     def _stop_if_not_finite(self) -> None:
         if not self._finite:
-            checkpoint = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none yet"
+            saved = [getattr(callback, "best_model_path", "") for callback in self.trainer.checkpoint_callbacks]
+            checkpoint = next(filter(None, reversed(saved)), "none yet")
             raise InputError(
                 f"the loss is not finite at step {self.global_step} (epoch {self.current_epoch}); "
                 f"the last good checkpoint is kept: {checkpoint}; try a smaller model.learning_rate"

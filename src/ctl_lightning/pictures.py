@@ -80,7 +80,8 @@ def curves(path: Path, rows: Sequence[Mapping[str, float]], lines: Mapping[str, 
         right.axhline(height, color=f"{0.2 + 0.2 * place:.1f}", linestyle="--", linewidth=1, label=name)
     right.axhline(0.5, color="0.9", linewidth=1)
     right.set(title="validation", xlabel="step")
-    right.legend(fontsize=8)
+    if right.get_legend_handles_labels()[0]:
+        right.legend(fontsize=8)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)

@@ -59,8 +59,9 @@ SCENE_SIZE = (128, 160)
 PRODUCT_SIZE = (96, 96)
 
 COLOURS: tuple[Colour, ...] = ((205, 50, 50), (55, 85, 200), (50, 150, 75), (235, 190, 45))
-LININGS: tuple[Colour, ...] = ((240, 130, 190), (70, 200, 215), (130, 70, 30), (40, 40, 40))
-WALLS: tuple[Colour, ...] = ((190, 115, 85), (95, 105, 135), (140, 150, 90), (135, 85, 140))
+LININGS: tuple[Colour, ...] = ((225, 90, 190), (30, 30, 30))
+WALLS: tuple[Colour, ...] = ((35, 45, 80), (250, 215, 120))
+WALL_WIDTH = 0.24
 SKIN: Colour = (225, 185, 155)
 ROOM: Colour = (226, 222, 214)
 
@@ -71,13 +72,23 @@ LINES_CHOSEN = 1
 """In how many of the lines of a kind a person chooses a product for one scene; the figure wears one of them."""
 
 BOXES: dict[str, Box] = {
-    "Hats": (0.33, 0.02, 0.67, 0.13),
-    "Tops": (0.30, 0.20, 0.70, 0.44),
-    "Pants": (0.36, 0.59, 0.64, 0.86),
+    "Hats": (0.32, 0.02, 0.68, 0.15),
+    "Tops": (0.30, 0.21, 0.70, 0.44),
+    "Pants": (0.36, 0.59, 0.64, 0.81),
     "Shoes": (0.28, 0.87, 0.72, 0.97),
     "Bags": (0.37, 0.44, 0.63, 0.60),
 }
 """Where each garment sits before the figure is jittered; in the order in which they are drawn."""
+
+
+SKIN_PARTS: tuple[Box, ...] = (
+    (0.43, 0.11, 0.57, 0.23),
+    (0.31, 0.40, 0.36, 0.56),
+    (0.64, 0.40, 0.69, 0.56),
+    (0.40, 0.76, 0.46, 0.91),
+    (0.54, 0.76, 0.60, 0.91),
+)
+"""Head, hands and ankles."""
 
 
 class Look(NamedTuple):
@@ -250,8 +261,8 @@ def draw_scene(loyalty: float, random: Generator) -> tuple[Image.Image, Look, li
     width, height = SCENE_SIZE
     image = Image.new("RGB", SCENE_SIZE, _shade(ROOM, random))
     draw = ImageDraw.Draw(image)
-    for wall, x in ((walls[0], 0.0), (walls[1], 1 - 0.2)):
-        draw.rectangle((x * width, 0, (x + 0.2) * width, height), fill=_shade(WALLS[wall], random))
+    for wall, x in ((walls[0], 0.0), (walls[1], 1 - WALL_WIDTH)):
+        draw.rectangle((x * width, 0, (x + WALL_WIDTH) * width, height), fill=_shade(WALLS[wall], random))
     shift, scale = random.uniform(-0.02, 0.02), random.uniform(0.94, 1.0)
 
     def place(box: Box) -> Box:
@@ -260,8 +271,8 @@ def draw_scene(loyalty: float, random: Generator) -> tuple[Image.Image, Look, li
         return centre + (left - 0.5) * scale, 0.99 - (0.99 - top) * scale, centre + (right - 0.5) * scale, 0.99 - (0.99 - bottom) * scale
 
     boxes = {garment: place(box) for garment, box in BOXES.items()}
-    for skin in ((0.43, 0.10, 0.57, 0.21), (0.31, 0.40, 0.36, 0.56), (0.64, 0.40, 0.69, 0.56)):
-        draw.ellipse(_in_pixels(place(skin), SCENE_SIZE), fill=_shade(SKIN, random))
+    for part in SKIN_PARTS:
+        draw.ellipse(_in_pixels(place(part), SCENE_SIZE), fill=_shade(SKIN, random))
     for garment, box in boxes.items():
         _draw_garment(image, garment, box, worn[garment], random)
     return _noisy(image, random), Look(season, colours, boxes), chosen

@@ -1,12 +1,22 @@
 """The head g, which maps a backbone feature into the style space, and the category embedding."""
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+Kind = Literal["scene", "product"]
+
+
 class Head(nn.Module):
     """g = Linear - BatchNorm - ReLU - Dropout - Linear - L2-normalise (Kang et al. 2019, section 3.2).
+
+    All parameters are shared by scenes and products; the BatchNorm's statistics are kept for each kind of picture. The paper
+    does not say how it treats them. Scenes and products differ far more than scenes among themselves: joint
+    statistics leave next to nothing of the differences that matter, and statistics of a kind in training with joint ones
+    in evaluation evaluate another network than the trained one.
 
     Args:
         features: width F of the backbone feature.
@@ -17,15 +27,16 @@ class Head(nn.Module):
 
     def __init__(self, features: int, hidden: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.inner = nn.Linear(features, hidden, bias=False)  # BatchNorm brings the bias
-        self.norm = nn.BatchNorm1d(hidden)
+        self.inner = nn.Linear(features, hidden, bias=False)  # the normalisation takes a bias away
+        self.norm = nn.ModuleDict({kind: nn.BatchNorm1d(hidden, affine=False) for kind in get_args(Kind)})
+        self.scale, self.shift = nn.Parameter(torch.ones(hidden)), nn.Parameter(torch.zeros(hidden))
         self.dropout = nn.Dropout(dropout)
         self.outer = nn.Linear(hidden, dim)
 
-    def forward(self, feature: Tensor) -> Tensor:
-        """(..., F) -> unit vectors (..., D)."""
+    def forward(self, feature: Tensor, kind: Kind) -> Tensor:
+        """Features (..., F) of pictures of one kind -> unit vectors (..., D)."""
         flat = feature.reshape(-1, feature.shape[-1])
-        hidden = self.dropout(F.relu(self.norm(self.inner(flat))))
+        hidden = self.dropout(F.relu(self.norm[kind](self.inner(flat)) * self.scale + self.shift))
         return F.normalize(self.outer(hidden), dim=-1).reshape(*feature.shape[:-1], -1)
 
 

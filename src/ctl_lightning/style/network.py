@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ctl_lightning.style.backbone import Backbone
+from ctl_lightning.style.backbone import Backbone, Features
 from ctl_lightning.style.distance import (
     Method,
     attention_weights,
@@ -70,8 +70,8 @@ class StyleNetwork(nn.Module):
     def forward(self, scene: Tensor, positive: Tensor, negative: Tensor, category: Tensor) -> tuple[Tensor, Tensor]:
         """The two distances of B triplets; three backbone passes each.
 
-        All pictures go through as one batch: in training, BatchNorm then sees scenes and products together, as its
-        running statistics do. In batches apart, each kind would be normalised by itself in training and never again.
+        All pictures go through the backbone as one batch: the BatchNorm of a tuned backbone then sees scenes and products
+        together in training, as its running statistics do.
 
         Args:
             scene: uint8 scene crops, (B, 3, S, S).
@@ -83,27 +83,28 @@ class StyleNetwork(nn.Module):
             d(s, p⁺) and d(s, p⁻), (B,) each.
         """
         features = self.backbone(torch.cat([scene, positive, negative]))
-        scenes, positives, negatives = self.pooled_head(features.pooled).chunk(3)
-        style = self._scene_style(scenes, features.regions[: len(scene)], category)
+        count = len(scene)
+        style = self._scene_style(Features(features.pooled[:count], features.regions[:count]), category)
+        positives, negatives = self.pooled_head(features.pooled[count:], "product").chunk(2)
         return self.distance(style, positives), self.distance(style, negatives)
 
     def embed_scene(self, images: Tensor, category: Tensor) -> SceneStyle:
         """uint8 scene crops (B, 3, S, S) and category indices (B,) -> SceneStyle. One backbone pass."""
-        pooled, regions = self.backbone(images)
-        return self._scene_style(self.pooled_head(pooled), regions, category)
+        return self._scene_style(self.backbone(images), category)
 
-    def _scene_style(self, scene: Tensor, regions: Tensor, category: Tensor) -> SceneStyle:
+    def _scene_style(self, features: Features, category: Tensor) -> SceneStyle:
+        scene, regions = self.pooled_head(features.pooled, "scene"), features.regions
         if self.method == "global":
             return SceneStyle(scene, scene.new_zeros(len(scene), 0, scene.shape[1]), scene.new_zeros(len(scene), 0))
         if self.attends:
-            weights = attention_weights(self.key_head(regions), self.category_embedding(category))
+            weights = attention_weights(self.key_head(regions, "scene"), self.category_embedding(category))
         else:
             weights = regions.new_full(regions.shape[:2], 1 / regions.shape[1])
-        return SceneStyle(scene, self.region_head(regions), weights)
+        return SceneStyle(scene, self.region_head(regions, "scene"), weights)
 
     def embed_product(self, images: Tensor) -> Tensor:
         """uint8 products (B, 3, S, S) -> f_p (B, D). One backbone pass."""
-        return self.pooled_head(self.backbone(images).pooled)
+        return self.pooled_head(self.backbone(images).pooled, "product")
 
     def distance(self, style: SceneStyle, product: Tensor) -> Tensor:
         """Each scene to its own product, (B, D) -> (B,)."""

@@ -1,0 +1,110 @@
+import re
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import DictConfig
+
+from ctl_lightning.conf import _check_config, build, config_dir, one_line
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.errors import InputError, suggestion
+
+ALL = sorted(path.relative_to(config_dir()) for path in config_dir().rglob("*.yaml"))
+GROUPS = ("data", "model", "backbone", "trainer", "callbacks", "logger", "protocol", "experiment")
+
+
+def compose(*overrides: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return hydra.compose("train", ["paths.run_dir=run", *overrides])
+
+
+def test_there_are_configs() -> None:
+    assert len(ALL) > 20
+    assert {path.parts[0] for path in ALL if len(path.parts) > 1} == set(GROUPS)
+
+
+@pytest.mark.parametrize("path", ALL, ids=str)
+def test_every_config_says_what_it_is_for_and_the_command(path: Path) -> None:
+    header = (config_dir() / path).read_text().split("\n\n")[0]
+    assert header.startswith("# ")
+    assert "python -m ctl_lightning." in header
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if len(path.parts) == 2 and path.stem != "default"], ids=str)
+def test_every_choice_composes_and_has_only_known_options(path: Path) -> None:
+    group, choice = path.parts[0], path.stem
+    plus = "+" if group == "experiment" else ""
+    config = compose(f"{plus}{group}={choice}", "data.root=x")
+    _check_config("train", config)
+
+
+@pytest.mark.parametrize("experiment", ["hybrid", "global", "local", "imagenet"])
+@pytest.mark.parametrize("protocol", ["synthetic", "stl_fashion"])
+def test_methods_times_protocols(experiment: str, protocol: str) -> None:
+    config = compose(f"+experiment={experiment}", f"protocol={protocol}")
+    assert config.method == experiment
+    assert config.protocol == protocol
+    assert config.backbone.name == {"synthetic": "small", "stl_fashion": "resnet50"}[protocol]
+
+
+def test_the_command_line_wins_over_protocol_and_experiment() -> None:
+    config = compose("protocol=stl_fashion", "backbone=mobilenet_v2", "+experiment=local", "model=global", "data.batch_size=3")
+    assert (config.backbone.name, config.model.method, config.data.batch_size) == ("mobilenet_v2", "global", 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("modle.margin=1", r"no option 'modle\.margin'; did you mean 'model\.margin'\?"),
+        ("margin=1", r"no option 'margin'; did you mean '(data|model)\.margin'\?"),
+        ("trainer.max_epoch=1", r"did you mean 'trainer\.max_epochs'\?"),
+        ("+experiment=hybird", "no experiment=hybird; did you mean 'hybrid'.*there are: global, hybrid, imagenet, local"),
+        ("experiment=hybrid", r"write \+experiment=NAME"),
+        ("protocoll=stl_fashion", "no option 'protocoll'|did you mean 'protocol'"),
+        ("data=synthetics", "no data=synthetics; did you mean 'synthetic'"),
+    ],
+)
+def test_a_typo_in_an_override_says_what_was_probably_meant(override: str, says: str) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Hydra's own classes
+        compose(override)
+    message = one_line(caught.value, "train")
+    assert re.search(says, message), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("+experimnt=hybrid", "no option or group 'experimnt'; did you mean 'experiment'"),
+        ("+model.margn=1", r"no option 'model\.margn'; did you mean 'margin'"),
+        ("+data.source.scene=1", r"no option 'data\.source\.scene'; did you mean 'scenes'"),
+        ("+trainer.max_epoch=1", r"no option 'trainer\.max_epoch'; did you mean 'max_epochs'"),
+        ("+backbone.weight=x", r"model\.backbone\.weight='x': extra inputs"),
+        ("model.margin=abc", r"model\.margin='abc': input should be a valid number"),
+        ("model.attention=categroy", r"should be 'category' or 'uniform'; did you mean 'category'"),
+        ("data.negatives=uniforn", r"data\.negatives='uniforn': .*did you mean 'uniform'"),
+        ("data.batch_size=1.5", r"data\.batch_size=1\.5: input should be a valid integer"),
+        ("trainer.max_epochs=many", r"trainer\.max_epochs='many'"),
+        ("backbone.frozen=3", r"model\.backbone\.frozen=3: input should be a valid boolean"),
+    ],
+)
+def test_unknown_options_and_wrong_types_are_refused_before_any_work(override: str, says: str) -> None:
+    config = compose(override)
+    with pytest.raises(InputError, match=says):
+        _check_config("train", config)
+
+
+def test_a_value_that_an_object_refuses_is_one_line() -> None:
+    config = compose("data.margin=2.0")
+    with pytest.raises(InputError, match=r"data: margin must be in \[0, 1\), not 2"):
+        build(config.data, "data")
+
+
+def test_build_makes_the_object() -> None:
+    data = build(compose().data, "data")
+    assert isinstance(data, TripletDataModule)
+
+
+def test_a_suggestion_is_made_only_for_something_near() -> None:
+    assert suggestion("hybird", ["hybrid", "local"]) == "; did you mean 'hybrid'?"
+    assert suggestion("zzz", ["hybrid", "local"]) == ""

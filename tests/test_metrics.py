@@ -1,0 +1,199 @@
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from ctl_lightning.data.evaluation import EvaluationSet, Integers
+from ctl_lightning.data.pairs import Pair
+from ctl_lightning.metrics import Floats, interval, metric_values, score_pairs, summarise
+
+BOX = (0.0, 0.0, 0.5, 0.5)
+
+
+def task(seed: int = 0, pairs: int = 60, products: int = 40, scenes: int = 25) -> EvaluationSet:
+    """Random pairs of two categories; scenes have several pairs, so some products are masked; half of the products are seen."""
+    random = np.random.default_rng(seed)
+    product_category = np.arange(products) % 2
+    positive = random.integers(products, size=pairs)
+    scene = random.integers(scenes, size=pairs)
+    category = product_category[positive]
+    negative = np.array([random.choice(np.flatnonzero((product_category == c) & (np.arange(products) != p))) for c, p in zip(category, positive, strict=True)])
+    masked = tuple(np.array(sorted({int(q) for q in positive[scene == s]} - {int(p)}), int) for s, p in zip(scene, positive, strict=True))
+    return EvaluationSet(
+        pairs=tuple(Pair(f"s{s}", BOX, f"p{p}", f"c{c}") for s, p, c in zip(scene, positive, category, strict=True)),
+        categories=("c0", "c1"),
+        products=tuple(f"p{n}" for n in range(products)),
+        product_category=product_category,
+        train_count=np.where(np.arange(products) % 4 < 2, random.integers(1, 9, size=products), 0),
+        queries=tuple((f"s{s}", int(c)) for s, c in zip(scene, category, strict=True)),
+        query=np.arange(pairs),
+        positive=positive,
+        negative=negative,
+        category=category,
+        scene=scene,
+        masked=masked,
+    )
+
+
+def table_distances(table: Floats) -> Any:
+    def distances(queries: Integers, products: Integers) -> Floats:
+        return table[np.ix_(queries, products)]
+
+    return distances
+
+
+@pytest.fixture(params=["continuous", "with ties"])
+def table(request: pytest.FixtureRequest) -> Floats:
+    values = np.random.default_rng(1).normal(size=(60, 40))
+    return values if request.param == "continuous" else np.round(values)
+
+
+def negatives(given: EvaluationSet, pair: int) -> list[int]:
+    return [
+        product
+        for product in range(len(given.products))
+        if given.product_category[product] == given.category[pair]
+        and product != given.positive[pair]
+        and product not in given.masked[pair]
+    ]
+
+
+def test_auc_is_scikit_learns(table: Floats) -> None:
+    given = task()
+    scores = score_pairs(given, table_distances(table))
+    for pair in range(len(given.pairs)):
+        ranked = [int(given.positive[pair]), *negatives(given, pair)]
+        labels = [1] + [0] * (len(ranked) - 1)
+        assert scores.auc[pair] == pytest.approx(roc_auc_score(labels, -table[pair, ranked]))
+
+
+def test_rank_and_binary_accuracy_are_a_slow_loops(table: Floats) -> None:
+    given = task()
+    scores = score_pairs(given, table_distances(table))
+    for pair in range(len(given.pairs)):
+        own = table[pair, given.positive[pair]]
+        rank = 1.0
+        for product in negatives(given, pair):
+            rank += 1.0 if table[pair, product] < own else 0.5 if table[pair, product] == own else 0.0
+        assert scores.rank[pair] == rank
+        other = table[pair, given.negative[pair]]
+        assert scores.correct[pair] == (1.0 if own < other else 0.5 if own == other else 0.0)
+
+
+def test_matched_auc_is_scikit_learns_with_weights(table: Floats) -> None:
+    given = task()
+    scores = score_pairs(given, table_distances(table))
+    for pair in range(len(given.pairs)):
+        seen = given.train_count[given.positive[pair]] > 0
+        alike = [product for product in negatives(given, pair) if (given.train_count[product] > 0) == seen]
+        weights = [1.0, *(float(given.train_count[product]) if seen else 1.0 for product in alike)]
+        expected = roc_auc_score([1] + [0] * len(alike), -table[pair, [int(given.positive[pair]), *alike]], sample_weight=weights)
+        assert scores.auc_matched[pair] == pytest.approx(expected)
+
+
+def test_popularity_wins_the_seen_pairs_but_has_no_lift() -> None:
+    given = task()
+    popularity = np.tile(-given.train_count.astype(float), (60, 1))
+    scores = score_pairs(given, table_distances(popularity))
+    seen, unseen = scores.auc[given.seen].mean(), scores.auc[~given.seen].mean()
+    assert seen > 0.7 > 0.5 > unseen
+    known = ~np.isnan(scores.auc_shuffled)
+    assert known.sum() > 50
+    np.testing.assert_allclose(scores.auc[known], scores.auc_shuffled[known])
+    np.testing.assert_allclose(scores.auc_matched[~given.seen], 0.5)
+
+
+def test_shuffled_auc_gives_a_pair_only_other_scenes_of_its_category() -> None:
+    given = task()
+    asked: list[tuple[int, int]] = []
+
+    def distances(queries: Integers, products: Integers) -> Floats:
+        asked.extend((int(query), int(given.product_category[products[0]])) for query in queries)
+        return np.ones((len(queries), len(products)))
+
+    score_pairs(given, distances)
+    assert all(given.category[query] == category for query, category in asked)
+
+    def by_scene(queries: Integers, products: Integers) -> Floats:
+        return np.where(given.scene[queries][:, None] == 3, 1.0, 0.0) * products
+
+    with_three = score_pairs(given, by_scene)
+    rows = np.flatnonzero(given.scene == 3)
+    assert len(rows)
+    # All other scenes' rows tie everywhere: exactly one half, so no row of scene 3 was used for scene 3.
+    np.testing.assert_allclose(with_three.auc_shuffled[rows], 0.5)
+
+
+def test_a_perfect_ranking_scores_one_everywhere() -> None:
+    given = task()
+    table = np.ones((60, 40))
+    table[np.arange(60), given.positive] = -1  # torchmetrics' retrieval metrics would see 0.00 here
+    values = metric_values(score_pairs(given, table_distances(table)))
+    for name in ("auc", "auc_matched", "binary_accuracy", "hit@1", "hit@50", "mrr", "median_rank"):
+        np.testing.assert_allclose(values[name], 1, err_msg=name)
+
+
+def test_hits_and_reciprocal_ranks_by_hand() -> None:
+    given = task(pairs=2, products=40, scenes=25)
+    table = np.tile(np.arange(40.0), (2, 1))
+    ranks = score_pairs(given, table_distances(table)).rank
+    values = metric_values(score_pairs(given, table_distances(table)))
+    for pair in range(2):
+        nearer = sum(product < given.positive[pair] for product in negatives(given, pair))
+        assert ranks[pair] == 1 + nearer
+        assert values["mrr"][pair] == 1 / (1 + nearer)
+        assert [values[f"hit@{k}"][pair] for k in (1, 5, 10, 50)] == [float(nearer < k) for k in (1, 5, 10, 50)]
+
+
+def test_the_other_products_of_the_scene_are_neither_hit_nor_error() -> None:
+    given = task()
+    (pair, *_) = [n for n in range(60) if any(given.product_category[q] == given.category[n] for q in given.masked[n])]
+    table = np.random.default_rng(2).normal(size=(60, 40))
+    before = score_pairs(given, table_distances(table)).rank[pair]
+    table[pair, given.masked[pair]] = -100
+    assert score_pairs(given, table_distances(table)).rank[pair] == before
+
+
+def test_seen_and_unseen_average_to_all() -> None:
+    given = task()
+    result: Any = summarise(given, score_pairs(given, table_distances(np.random.default_rng(3).normal(size=(60, 40)))))
+    share = given.seen.mean()
+    mixed = share * result["seen"]["auc"]["value"] + (1 - share) * result["unseen"]["auc"]["value"]
+    assert result["all"]["auc"]["value"] == pytest.approx(mixed)
+    assert list(result["by_category"]) == ["c0", "c1"]
+
+
+def test_the_interval_is_the_closed_form_when_scenes_are_single() -> None:
+    values = np.random.default_rng(4).random(400)
+    found = interval(values, np.arange(400))
+    half = 1.96 * values.std() / 20
+    assert found["value"] == pytest.approx(values.mean())
+    assert found["low"] == pytest.approx(values.mean() - half, abs=0.25 * half)
+    assert found["high"] == pytest.approx(values.mean() + half, abs=0.25 * half)
+
+
+def test_pairs_of_one_scene_do_not_count_as_independent() -> None:
+    values = np.repeat(np.random.default_rng(5).random(40), 10)
+    apart = interval(values, np.arange(400))
+    together = interval(values, np.repeat(np.arange(40), 10))
+
+    def width(found: Any) -> float:
+        return float(found["high"] - found["low"])
+
+    # Ten equal values a scene: the interval is sqrt(10) times as wide.
+    assert width(together) / width(apart) == pytest.approx(10**0.5, rel=0.25)
+
+
+def test_the_interval_of_a_median_holds_the_median() -> None:
+    values = np.random.default_rng(6).integers(1, 50, size=300).astype(float)
+    found = interval(values, np.arange(300) // 2, np.median)
+    low, value, high = found["low"], found["value"], found["high"]
+    assert low is not None and value is not None and high is not None
+    assert all(a <= b for a, b in pairwise([low, value, high]))
+    assert value == np.median(values)
+
+
+def test_nothing_to_measure_is_none() -> None:
+    assert interval(np.array([np.nan, np.nan]), np.arange(2)) == {"value": None, "low": None, "high": None}

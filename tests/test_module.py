@@ -1,0 +1,197 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import MakeData
+from lightning import Trainer
+
+from ctl_lightning.checkpoints import check_resumable, read_checkpoint, unfinished_run
+from ctl_lightning.data.triplets import Triplet
+from ctl_lightning.errors import InputError
+from ctl_lightning.metrics import score_pairs
+from ctl_lightning.module import CompleteTheLook
+from ctl_lightning.style.network import SceneStyle, StyleNetwork, region_distance
+
+BACKBONE = {"name": "small", "weights": None, "pooled_layer": "pooled", "region_layer": "regions", "grid": 4, "frozen": False}
+
+
+def module(**options: Any) -> CompleteTheLook:
+    defaults: dict[str, Any] = {
+        "method": "hybrid",
+        "categories": ["Apparel & Accessories|Hats", "Apparel & Accessories|Shoes"],
+        "backbone": BACKBONE,
+        "dim": 8,
+        "hidden": 8,
+        "dropout": 0.0,
+        "attention": "category",
+        "squared": True,
+        "margin": 0.2,
+        "learning_rate": 0.001,
+        "weight_decay": 0.0,
+        "warmup_steps": 0,
+        "schedule": "constant",
+        "seed": 0,
+    }
+    return CompleteTheLook(**defaults | options)
+
+
+def trainer(tmp_path: Path, **options: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": tmp_path,
+    }
+    return Trainer(**defaults | options)
+
+
+@pytest.mark.parametrize("method", ["hybrid", "global", "local", "imagenet"])
+def test_the_logged_metrics_are_those_of_the_region_by_region_distance(make_data: MakeData, tmp_path: Path, method: str) -> None:
+    data, model = make_data(), module(method=method)
+    runner = trainer(tmp_path)
+    runner.test(model, datamodule=data, verbose=False)
+    logged = runner.callback_metrics
+    task = data.evaluation("test")
+    model.eval()
+    queries, products = data.query_images(task), data.product_images(task)
+    network = model.network
+
+    def distances(rows: Any, columns: Any) -> Any:
+        table = np.empty((len(rows), len(columns)))
+        for r, row in enumerate(rows):
+            item = queries[int(row)]
+            with torch.no_grad():
+                style = network.embed_scene(item.image[None], torch.tensor([item.category]))
+                for c, column in enumerate(columns):
+                    product = network.embed_product(products[int(column)].image[None])
+                    if isinstance(network, StyleNetwork):
+                        table[r, c] = float(region_distance(network.method, style, product))
+                    else:
+                        table[r, c] = float((style.scene - product).square().sum())
+        return table
+
+    reference = score_pairs(task, distances)
+    assert float(logged["test/auc"]) == pytest.approx(reference.auc.mean(), abs=1e-6)
+    assert float(logged["test/binary_accuracy"]) == pytest.approx(reference.correct.mean())
+    np.testing.assert_allclose(model.scores.rank, reference.rank)
+
+
+def test_a_step_lowers_the_loss_of_its_own_batch(make_data: MakeData, tmp_path: Path) -> None:
+    data, model = make_data(batch_size=8), module(learning_rate=0.01)
+    batch: Triplet = next(iter(data.train_dataloader()))
+    model.train()
+    optimiser = torch.optim.Adam(model.parameters(), 0.01)
+    losses = []
+    for _ in range(15):
+        near, far = model.network(*batch)  # type: ignore[operator]
+        loss = (0.2 + near - far).relu().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_warmup_and_cosine_by_hand(make_data: MakeData, tmp_path: Path) -> None:
+    data, model = make_data(), module(warmup_steps=3, schedule="cosine")
+    runner = trainer(tmp_path, max_epochs=2, limit_val_batches=0)
+    runner.fit(model, datamodule=data)
+    (config,) = runner.lr_scheduler_configs
+    factor = config.scheduler.lr_lambdas[0]  # type: ignore[attr-defined]
+    total = runner.estimated_stepping_batches
+    assert [factor(step) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert factor(3 + (total - 3) // 2) == pytest.approx(0.5, abs=0.05)
+    assert factor(total) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(make_data: MakeData, tmp_path: Path) -> None:
+    data, model = make_data(), module()
+    runner = trainer(tmp_path, max_epochs=3, log_every_n_steps=2)
+    original = model.training_step
+
+    def poisoned(batch: Any, batch_idx: int) -> Any:
+        if runner.current_epoch == 1 and batch_idx == 3:
+            with torch.no_grad():
+                next(model.network.parameters()).fill_(float("nan"))
+        return original(batch, batch_idx)
+
+    model.training_step = poisoned  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"loss is not finite .*epoch 1.*last good checkpoint .*\.ckpt.*learning_rate"):
+        runner.fit(model, datamodule=data)
+    (kept,) = tmp_path.rglob("*.ckpt")
+    assert all(torch.isfinite(value).all() for value in read_checkpoint(kept)["state_dict"].values())
+
+
+@pytest.mark.parametrize("options", [{"dim": 0}, {"margin": -1.0}, {"learning_rate": 0.0}, {"dropout": 1.0}, {"warmup_steps": -1}])
+def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        module(**options)
+
+
+@pytest.fixture
+def checkpoint(make_data: MakeData, tmp_path: Path) -> Path:
+    model = module()
+    runner = trainer(tmp_path)
+    runner.fit(model, datamodule=make_data())
+    runner.save_checkpoint(tmp_path / "good.ckpt")
+    return tmp_path / "good.ckpt"
+
+
+def test_a_checkpoint_is_plain_data_and_makes_the_same_model(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["hyper_parameters"]["backbone"] == BACKBONE
+    again = CompleteTheLook.load_from_checkpoint(checkpoint, weights_only=True)
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(value, content["state_dict"][name])
+
+
+@pytest.mark.parametrize("kind", ["missing", "garbage", "truncated", "foreign", "pickle"])
+def test_an_unreadable_or_foreign_checkpoint_is_named(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"{kind}.ckpt"
+    if kind == "garbage":
+        path.write_bytes(b"garbage")
+    elif kind == "truncated":
+        path.write_bytes(checkpoint.read_bytes()[:5000])
+    elif kind == "foreign":
+        torch.save({"state_dict": {}}, path)
+    elif kind == "pickle":
+        torch.save({"state_dict": Path("a class that is not plain data")}, path)
+    with pytest.raises(InputError, match=rf"ckpt_path=.*{kind}\.ckpt"):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_of_other_options_is_not_continued(checkpoint: Path) -> None:
+    check_resumable(checkpoint, module())
+    with pytest.raises(InputError, match="dim=8, this run has 16"):
+        check_resumable(checkpoint, module(dim=16))
+
+
+def test_auto_continues_this_run_or_the_newest_unfinished_one_of_its_config(checkpoint: Path, tmp_path: Path) -> None:
+    def make(name: str, config: dict[str, Any], finished: bool = False) -> Path:
+        folder = tmp_path / "runs" / name
+        (folder / "checkpoints").mkdir(parents=True)
+        content = torch.load(checkpoint, weights_only=True) | {"config": config}
+        torch.save(content, folder / "checkpoints" / "last.ckpt")
+        if finished:
+            (folder / "results.json").write_text("{}")
+        return folder
+
+    config = {"seed": 0, "model": {"dim": 8}, "ckpt_path": None, "paths": {"run_dir": "a"}}
+    own = tmp_path / "runs" / "own"
+    wanted = config | {"ckpt_path": "auto", "paths": {"run_dir": "b"}}
+    assert unfinished_run(own, wanted) is None
+    make("finished", config, finished=True)
+    make("other", config | {"seed": 1})
+    assert unfinished_run(own, wanted) is None
+    stopped = make("stopped", config)
+    assert unfinished_run(own, wanted) == stopped
+    assert unfinished_run(make("own", config | {"seed": 9}), wanted) == own
+
+
+def test_scene_style_keeps_its_order() -> None:
+    assert SceneStyle._fields == ("scene", "regions", "attention")  # query(method, *style) relies on it

@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ctl_lightning.pictures import Overlay, Retrieval, Shown, attention_overlays, curves, retrieval_grid
+
+
+def colour(red: int, green: int, blue: int) -> np.ndarray:
+    return np.full((32, 32, 3), (red, green, blue), np.uint8)
+
+
+def count(path: Path, rgb: tuple[int, int, int], tolerance: int = 12) -> int:
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    return int((np.abs(pixels - rgb).max(-1) <= tolerance).sum())
+
+
+def test_hits_known_products_and_misses_are_framed_apart(tmp_path: Path) -> None:
+    shown = [Shown(colour(9, 9, 9), True, False), Shown(colour(9, 9, 9), False, True), Shown(colour(9, 9, 9), False, False)]
+    retrieval_grid(tmp_path / "r.png", [Retrieval("A|B", colour(200, 0, 0), 1.5, colour(0, 0, 200), 1, 9, shown)])
+    green, blue = (44, 160, 44), (31, 119, 180)
+    assert count(tmp_path / "r.png", green) > 100
+    assert count(tmp_path / "r.png", blue) > 100
+    without = [Shown(colour(9, 9, 9), False, False)] * 3
+    retrieval_grid(tmp_path / "m.png", [Retrieval("A|B", colour(200, 0, 0), 1.5, colour(0, 0, 200), 7, 9, without)])
+    assert count(tmp_path / "m.png", blue) == 0
+    assert count(tmp_path / "m.png", green) < count(tmp_path / "r.png", green)
+
+
+def test_an_overlay_is_bright_where_the_weight_is(tmp_path: Path) -> None:
+    weights = np.full((4, 4), 0.01)
+    weights[0] = 0.2
+    attention_overlays(tmp_path / "a.png", [Overlay(colour(128, 128, 128), 1.0, {"A|Hats": weights})])
+    with Image.open(tmp_path / "a.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    saturated = pixels.max(-1) - pixels.min(-1) > 60
+    rows = np.flatnonzero(saturated.any(1))
+    top, bottom = rows.min(), rows.max()
+    brightness = pixels.sum(-1)
+    upper = brightness[top : top + 10][saturated[top : top + 10]].mean()
+    lower = brightness[bottom - 10 : bottom][saturated[bottom - 10 : bottom]].mean()
+    assert upper > lower + 100
+
+
+def test_curves_of_few_or_no_rows_do_not_fail(tmp_path: Path) -> None:
+    curves(tmp_path / "none.png", [], {})
+    curves(tmp_path / "one.png", [{"step": 0.0, "train/loss": 0.2}, {"step": 0.0, "val/auc": 0.6}], {"oracle": 0.9})
+    rows = [{"step": float(step), "train/loss": 1 / (1 + step)} for step in range(100)]
+    curves(tmp_path / "many.png", rows, {})
+    for name in ("none", "one", "many"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.width > 600

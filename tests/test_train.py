@@ -1,0 +1,202 @@
+"""Whole runs of the program, small ones; in this process where that is enough."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Compose
+from PIL import Image
+
+from ctl_lightning.checkpoints import read_checkpoint
+from ctl_lightning.tracking import read_metrics
+from ctl_lightning.train import train
+
+METRICS = {"auc", "auc_matched", "auc_shuffled", "lift", "binary_accuracy", "hit@1", "hit@5", "hit@10", "hit@50", "mrr", "median_rank"}
+
+
+def results(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "results.json").read_text())
+    return content
+
+
+def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = read_checkpoint(run / "checkpoints" / name)["state_dict"]
+    return state
+
+
+def command(tmp_path: Path, *overrides: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ctl_lightning.train", f"paths.cache_dir={cache}", *TINY, *overrides],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"},
+    )
+
+
+@pytest.mark.parametrize("experiment", ["hybrid", "global", "local", "imagenet"])
+def test_a_run_of_every_experiment_leaves_everything_behind(
+    compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str], experiment: str
+) -> None:
+    learns = experiment != "imagenet"
+    monitored = train(compose(f"+experiment={experiment}", *TINY))
+    assert (monitored is not None) == learns
+    run = tmp_path / "run"
+    found = results(run)
+    assert (found["protocol"], found["method"], found["seed"]) == ("synthetic", experiment, 0)
+    assert found["test"].keys() == {"all", "seen", "unseen", "by_category"}
+    for table in (found["test"]["all"], found["test"]["seen"], found["test"]["unseen"], *found["test"]["by_category"].values()):
+        assert table.keys() == METRICS
+        assert all(metric.keys() == {"value", "low", "high"} for metric in table.values())
+    auc = found["test"]["all"]["auc"]
+    assert 0 < auc["low"] <= auc["value"] <= auc["high"] < 1
+    assert found["oracle"]["auc"]["value"] > max(found["ceilings"][name]["value"] for name in ("global", "local"))
+    assert ("attention" in found) == (experiment in ("hybrid", "local"))
+    assert found["versions"]["torch"] == torch.__version__
+    pictures = {"retrieval.png"} | ({"curves.png"} if learns else set()) | ({"attention.png"} if "attention" in found else set())
+    assert {path.name for path in (run / "pictures").iterdir()} == pictures
+    for path in (run / "pictures").iterdir():
+        with Image.open(path) as image:
+            assert image.width > 400
+            assert np.asarray(image.convert("RGB")).std() > 10  # not an empty sheet
+    assert {"config.yaml", "metrics.csv", "split.json", "triplets.jsonl"} <= {path.name for path in run.iterdir()}
+    if learns:
+        rows = read_metrics(run / "metrics.csv")
+        assert any("train/loss" in row for row in rows)
+        assert any("val/auc" in row for row in rows)
+        assert len(list((run / "checkpoints").glob("best*.ckpt"))) == 1
+        saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        assert saved["config"]["model"]["method"] == experiment
+    printed = capsys.readouterr().out
+    assert f"{auc['value']:.3f}" in printed
+    assert str(run / "results.json") in printed
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_the_same_command_gives_the_same_metrics_whatever_the_workers(compose: Compose, tmp_path: Path, workers: int) -> None:
+    options = [*TINY, "model.dropout=0.3", "trainer.max_epochs=2"]
+    train(compose(*options, run="first"))
+    train(compose(*options, f"data.num_workers={workers}", run="second"))
+    first, second = results(tmp_path / "first"), results(tmp_path / "second")
+    assert first["test"] == second["test"]
+    for name, value in weights(tmp_path / "first").items():
+        assert torch.equal(value, weights(tmp_path / "second")[name]), name
+
+
+def test_another_seed_gives_another_model(compose: Compose, tmp_path: Path) -> None:
+    train(compose(*TINY, run="first"))
+    train(compose(*TINY, "seed=1", run="second"))
+    assert results(tmp_path / "first")["test"] != results(tmp_path / "second")["test"]
+
+
+def test_options_reach_the_network(compose: Compose, tmp_path: Path) -> None:
+    train(compose(*TINY, "model.squared=false", "model.attention=uniform", "data.negatives=pairs"))
+    found = results(tmp_path / "run")
+    assert found["attention"]["pointing"] == found["attention"]["pointing_uniform"]
+    assert not any("key_head" in name for name in weights(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not(
+    compose: Compose, tmp_path: Path, cache: Path, workers: int
+) -> None:
+    options = ["data.source.scenes=400", "trainer.max_epochs=5", "model.dropout=0.3", f"data.num_workers={workers}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ctl_lightning.train", f"paths.cache_dir={cache}", *TINY, *options, "paths.output_dir=runs"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (saved := list(tmp_path.glob("runs/**/last.ckpt"))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)  # into the next epoch
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted; continue with: python -m ctl_lightning.train" in errors
+    assert "Traceback" not in errors
+    (stopped,) = saved
+    assert read_checkpoint(stopped)["epoch"] < 4
+    assert not (stopped.parents[1] / "results.json").exists()
+
+    second = command(tmp_path, *options, "paths.output_dir=runs", "ckpt_path=auto", cache=cache)
+    assert second.returncode == 0, second.stderr
+    assert f"continuing {stopped}" in second.stdout.replace("\n", "")
+    (continued,) = [path.parent for path in tmp_path.glob("runs/**/results.json")]
+    train(compose(*TINY, *options, run="whole"))
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(continued)[name]), name
+    assert results(continued)["test"] == results(tmp_path / "whole")["test"]
+    ours, theirs = read_metrics(continued / "metrics.csv"), read_metrics(tmp_path / "whole" / "metrics.csv")
+    assert [row["step"] for row in ours if "val/auc" in row] == [row["step"] for row in theirs if "val/auc" in row]
+
+
+def test_auto_without_anything_to_continue_starts_anew(compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(compose(*TINY, "ckpt_path=auto"))
+    assert "starting a new one" in caplog.text
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["data=stl_fashion", "data.root=nowhere"], "data.root=nowhere: fashion-cat.json is not there"),
+        (["ckpt_path=nothing.ckpt"], "ckpt_path=nothing.ckpt: no such file"),
+        (["hydra.run.dir=file/run"], "file/run: Not a directory; choose another place with hydra.run.dir=DIR"),
+        (["+experiment=hybird"], "no experiment=hybird; did you mean 'hybrid'"),
+        (["seed=-1"], "seed=-1"),
+        (["trainer.max_epochs=x"], "trainer.max_epochs='x'"),
+    ],
+)
+def test_an_expected_error_is_one_line_and_code_1(tmp_path: Path, cache: Path, overrides: list[str], says: str) -> None:
+    (tmp_path / "file").write_text("")
+    options = [option for option in overrides if option.startswith("data=")]
+    plain = [option for option in overrides if option not in options]
+    run = subprocess.run(
+        [sys.executable, "-m", "ctl_lightning.train", f"paths.cache_dir={cache}", "trainer=cpu", *options, *plain],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+    assert run.stderr.startswith("train: ")
+    assert says in run.stderr
+
+
+def test_a_diverging_run_stops_with_one_line(tmp_path: Path, cache: Path) -> None:
+    run = command(tmp_path, "model.learning_rate=1e30", "trainer.log_every_n_steps=1", cache=cache)
+    assert run.returncode == 1
+    assert "the loss is not finite" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_multirun_trains_every_job(tmp_path: Path, cache: Path) -> None:
+    run = command(tmp_path, "-m", "+experiment=global,local", "seed=0,1", cache=cache)
+    assert run.returncode == 0, run.stderr
+    found = [results(path.parent) for path in tmp_path.glob("runs/sweeps/*/*/results.json")]
+    assert sorted((one["method"], one["seed"]) for one in found) == [("global", 0), ("global", 1), ("local", 0), ("local", 1)]
+
+
+def test_hydra_full_error_shows_the_traceback(tmp_path: Path, cache: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "ctl_lightning.train", "seed=-1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"HYDRA_FULL_ERROR": "1"},
+    )
+    assert "Traceback" in run.stderr
