@@ -48,7 +48,9 @@ def test_methods_times_protocols(experiment: str, protocol: str) -> None:
 
 
 def test_the_command_line_wins_over_protocol_and_experiment() -> None:
-    config = compose("protocol=stl_fashion", "backbone=mobilenet_v2", "+experiment=local", "model=global", "data.batch_size=3")
+    config = compose(
+        "protocol=stl_fashion", "backbone=mobilenet_v2", "+experiment=local", "model=global", "data.batch_size=3"
+    )
     assert (config.backbone.name, config.model.method, config.data.batch_size) == ("mobilenet_v2", "global", 3)
 
 
@@ -58,7 +60,10 @@ def test_the_command_line_wins_over_protocol_and_experiment() -> None:
         ("modle.margin=1", r"no option 'modle\.margin'; did you mean 'model\.margin'\?"),
         ("margin=1", r"no option 'margin'; did you mean '(data|model)\.margin'\?"),
         ("trainer.max_epoch=1", r"did you mean 'trainer\.max_epochs'\?"),
-        ("+experiment=hybird", "no experiment=hybird; did you mean 'hybrid'.*there are: global, hybrid, imagenet, local"),
+        (
+            "+experiment=hybird",
+            "no experiment=hybird; did you mean 'hybrid'.*there are: global, hybrid, imagenet, local",
+        ),
         ("experiment=hybrid", r"write \+experiment=NAME"),
         ("protocoll=stl_fashion", "no option 'protocoll'|did you mean 'protocol'"),
         ("data=synthetics", "no data=synthetics; did you mean 'synthetic'"),

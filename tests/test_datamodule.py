@@ -117,7 +117,14 @@ def test_too_little_data_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"image_size": 99}, {"margin": 1.0}, {"min_area": 0.0}, {"batch_size": 1}, {"num_workers": -1}, {"eval_batch_size": 0}],
+    [
+        {"image_size": 99},
+        {"margin": 1.0},
+        {"min_area": 0.0},
+        {"batch_size": 1},
+        {"num_workers": -1},
+        {"eval_batch_size": 0},
+    ],
 )
 def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):

@@ -42,7 +42,9 @@ def test_attention_follows_the_category_by_hand() -> None:
     keys = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     weights = attention_weights(keys, torch.tensor([[0.0, 1.0]]))
     # |k - e|² is 2 and 0, so the odds are 1 : e².
-    torch.testing.assert_close(weights, torch.tensor([[1 / (1 + np.e**2), np.e**2 / (1 + np.e**2)]], dtype=torch.float32))
+    torch.testing.assert_close(
+        weights, torch.tensor([[1 / (1 + np.e**2), np.e**2 / (1 + np.e**2)]], dtype=torch.float32)
+    )
 
 
 @pytest.mark.parametrize("squared", [True, False])
@@ -71,7 +73,7 @@ def test_the_one_query_form_is_the_region_by_region_form(method: Method) -> None
 
 def test_plain_distance_has_a_finite_gradient_at_zero() -> None:
     same = torch.ones(2, requires_grad=True)
-    global_distance(same, torch.ones(2), squared=False).backward()
+    global_distance(same, torch.ones(2), squared=False).backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(same.grad).all()  # type: ignore[arg-type]
 
 
@@ -84,6 +86,6 @@ def test_hinge_loss_by_hand() -> None:
 def test_hinge_loss_pushes_only_violated_triplets() -> None:
     positive = torch.tensor([0.5, 0.1], requires_grad=True)
     negative = torch.tensor([0.4, 0.9], requires_grad=True)
-    hinge_loss(positive, negative, margin=0.2).backward()
+    hinge_loss(positive, negative, margin=0.2).backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(positive.grad, torch.tensor([0.5, 0.0]))
     torch.testing.assert_close(negative.grad, torch.tensor([-0.5, 0.0]))

@@ -1,4 +1,3 @@
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,16 @@ def task(seed: int = 0, pairs: int = 60, products: int = 40, scenes: int = 25) -
     positive = random.integers(products, size=pairs)
     scene = random.integers(scenes, size=pairs)
     category = product_category[positive]
-    negative = np.array([random.choice(np.flatnonzero((product_category == c) & (np.arange(products) != p))) for c, p in zip(category, positive, strict=True)])
-    masked = tuple(np.array(sorted({int(q) for q in positive[scene == s]} - {int(p)}), int) for s, p in zip(scene, positive, strict=True))
+    negative = np.array(
+        [
+            random.choice(np.flatnonzero((product_category == c) & (np.arange(products) != p)))
+            for c, p in zip(category, positive, strict=True)
+        ]
+    )
+    masked = tuple(
+        np.array(sorted({int(q) for q in positive[scene == s]} - {int(p)}), int)
+        for s, p in zip(scene, positive, strict=True)
+    )
     return EvaluationSet(
         pairs=tuple(Pair(f"s{s}", BOX, f"p{p}", f"c{c}") for s, p, c in zip(scene, positive, category, strict=True)),
         categories=("c0", "c1"),
@@ -89,7 +96,9 @@ def test_matched_auc_is_scikit_learns_with_weights(table: Floats) -> None:
         seen = given.train_count[given.positive[pair]] > 0
         alike = [product for product in negatives(given, pair) if (given.train_count[product] > 0) == seen]
         weights = [1.0, *(float(given.train_count[product]) if seen else 1.0 for product in alike)]
-        expected = roc_auc_score([1] + [0] * len(alike), -table[pair, [int(given.positive[pair]), *alike]], sample_weight=weights)
+        expected = roc_auc_score(
+            [1] + [0] * len(alike), -table[pair, [int(given.positive[pair]), *alike]], sample_weight=weights
+        )
         assert scores.auc_matched[pair] == pytest.approx(expected)
 
 
@@ -190,8 +199,7 @@ def test_the_interval_of_a_median_holds_the_median() -> None:
     values = np.random.default_rng(6).integers(1, 50, size=300).astype(float)
     found = interval(values, np.arange(300) // 2, np.median)
     low, value, high = found["low"], found["value"], found["high"]
-    assert low is not None and value is not None and high is not None
-    assert all(a <= b for a, b in pairwise([low, value, high]))
+    assert [low, value, high] == sorted(x for x in (low, value, high) if x is not None)
     assert value == np.median(values)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import MakeData
 from lightning import Trainer
+from torch.optim.lr_scheduler import LambdaLR
 
 from ctl_lightning.checkpoints import check_resumable, read_checkpoint, unfinished_run
 from ctl_lightning.data.triplets import Triplet
@@ -14,7 +15,14 @@ from ctl_lightning.metrics import score_pairs
 from ctl_lightning.module import CompleteTheLook
 from ctl_lightning.style.network import SceneStyle, StyleNetwork, region_distance
 
-BACKBONE = {"name": "small", "weights": None, "pooled_layer": "pooled", "region_layer": "regions", "grid": 4, "frozen": False}
+BACKBONE = {
+    "name": "small",
+    "weights": None,
+    "pooled_layer": "pooled",
+    "region_layer": "regions",
+    "grid": 4,
+    "frozen": False,
+}
 
 
 def module(**options: Any) -> CompleteTheLook:
@@ -51,7 +59,9 @@ def trainer(tmp_path: Path, **options: Any) -> Trainer:
 
 
 @pytest.mark.parametrize("method", ["hybrid", "global", "local", "imagenet"])
-def test_the_logged_metrics_are_those_of_the_region_by_region_distance(make_data: MakeData, tmp_path: Path, method: str) -> None:
+def test_the_logged_metrics_are_those_of_the_region_by_region_distance(
+    make_data: MakeData, tmp_path: Path, method: str
+) -> None:
     data, model = make_data(), module(method=method)
     runner = trainer(tmp_path)
     runner.test(model, datamodule=data, verbose=False)
@@ -88,7 +98,7 @@ def test_a_step_lowers_the_loss_of_its_own_batch(make_data: MakeData, tmp_path: 
     optimiser = torch.optim.Adam(model.parameters(), 0.01)
     losses = []
     for _ in range(15):
-        near, far = model.network(*batch)  # type: ignore[operator]
+        near, far = model.network(*batch)
         loss = (0.2 + near - far).relu().mean()
         optimiser.zero_grad()
         loss.backward()
@@ -102,14 +112,17 @@ def test_warmup_and_cosine_by_hand(make_data: MakeData, tmp_path: Path) -> None:
     runner = trainer(tmp_path, max_epochs=2, limit_val_batches=0)
     runner.fit(model, datamodule=data)
     (config,) = runner.lr_scheduler_configs
-    factor = config.scheduler.lr_lambdas[0]  # type: ignore[attr-defined]
-    total = runner.estimated_stepping_batches
+    assert isinstance(config.scheduler, LambdaLR)
+    factor = config.scheduler.lr_lambdas[0]
+    total = int(runner.estimated_stepping_batches)
     assert [factor(step) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert factor(3 + (total - 3) // 2) == pytest.approx(0.5, abs=0.05)
     assert factor(total) == pytest.approx(0, abs=1e-9)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(make_data: MakeData, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    make_data: MakeData, tmp_path: Path
+) -> None:
     data, model = make_data(), module()
     runner = trainer(tmp_path, max_epochs=3, log_every_n_steps=2)
     original = model.training_step
@@ -127,7 +140,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(make
     assert all(torch.isfinite(value).all() for value in read_checkpoint(kept)["state_dict"].values())
 
 
-@pytest.mark.parametrize("options", [{"dim": 0}, {"margin": -1.0}, {"learning_rate": 0.0}, {"dropout": 1.0}, {"warmup_steps": -1}])
+@pytest.mark.parametrize(
+    "options", [{"dim": 0}, {"margin": -1.0}, {"learning_rate": 0.0}, {"dropout": 1.0}, {"warmup_steps": -1}]
+)
 def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         module(**options)

@@ -50,7 +50,9 @@ class CountPasses:
         ("resnet50", "flatten", "layer3", 2048, 1024),
     ],
 )
-def test_features_have_the_documented_shapes(name: str, pooled_layer: str, region_layer: str, pooled: int, regions: int) -> None:
+def test_features_have_the_documented_shapes(
+    name: str, pooled_layer: str, region_layer: str, pooled: int, regions: int
+) -> None:
     backbone = Backbone(name, pooled_layer, region_layer, 7, frozen=True)
     features = backbone(pictures(2, size=224 if name != "small" else 56))
     assert features.pooled.shape == (2, pooled) == (2, backbone.pooled_features)
@@ -94,7 +96,9 @@ def test_a_frozen_backbone_does_not_move() -> None:
     optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], 0.1)
     net.train()
     for step in range(3):
-        positive, negative = net(pictures(4, step), pictures(4, step + 9), pictures(4, step + 99), torch.tensor([0, 1, 2, 0]))
+        positive, negative = net(
+            pictures(4, step), pictures(4, step + 9), pictures(4, step + 99), torch.tensor([0, 1, 2, 0])
+        )
         (positive - negative).sum().backward()
         optimiser.step()
     assert all(torch.equal(value, before[name]) for name, value in net.backbone.state_dict().items())
@@ -127,7 +131,12 @@ def test_weights_from_a_file_are_loaded_without_their_classifier(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [("garbage", "not a readable"), ("list", "holds a list"), ("other", "not the weights of"), (None, "neither a file nor")],
+    [
+        ("garbage", "not a readable"),
+        ("list", "holds a list"),
+        ("other", "not the weights of"),
+        (None, "neither a file nor"),
+    ],
 )
 def test_bad_weights_are_refused(tmp_path: Path, content: str | None, reason: str) -> None:
     path = tmp_path / "w.pth"
@@ -143,7 +152,7 @@ def test_bad_weights_are_refused(tmp_path: Path, content: str | None, reason: st
 
 def test_a_nearly_right_name_of_weights_is_suggested() -> None:
     backbone = Backbone("mobilenet_v2", "features.18", "features.14", 7, frozen=True)
-    with pytest.raises(InputError, match="did you mean .IMAGENET1K_V"):
+    with pytest.raises(InputError, match=r"did you mean .IMAGENET1K_V"):
         backbone.load_weights("IMAGENET1K_V9", "mobilenet_v2")
 
 
@@ -159,13 +168,13 @@ def test_a_head_is_the_papers_by_hand(kind: Kind) -> None:
     torch.manual_seed(0)
     head = Head(5, 4, 3, dropout=0.5).eval()
     norm = head.norm[kind]
-    norm.running_mean.uniform_()  # type: ignore[operator, union-attr]
-    norm.running_var.uniform_(0.5, 2)  # type: ignore[operator, union-attr]
+    norm.running_mean.uniform_()  # type: ignore[operator]
+    norm.running_var.uniform_(0.5, 2)  # type: ignore[operator]
     head.scale.data.uniform_()
     head.shift.data.uniform_()
     feature = torch.randn(2, 5)
     hidden = feature @ head.inner.weight.T
-    hidden = (hidden - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * head.scale + head.shift  # type: ignore[operator, union-attr]
+    hidden = (hidden - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * head.scale + head.shift  # type: ignore[operator]
     out = hidden.clamp_min(0) @ head.outer.weight.T + head.outer.bias
     torch.testing.assert_close(head(feature, kind), out / out.norm(dim=1, keepdim=True))
 

@@ -23,7 +23,9 @@ def run(*command: str, cwd: Path, **environment: str) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY), cwd=folder)
+    run(
+        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY), cwd=folder
+    )
     (built,) = folder.glob("*.whl")
     return built
 
@@ -37,13 +39,27 @@ def test_editable_install_as_module_and_as_console_script(tmp_path: Path) -> Non
 def test_the_wheel_has_every_config_and_nothing_but_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    assert {name.removeprefix("ctl_lightning/conf/") for name in names if name.startswith("ctl_lightning/conf/")} == CONFIGS
+    assert {
+        name.removeprefix("ctl_lightning/conf/") for name in names if name.startswith("ctl_lightning/conf/")
+    } == CONFIGS
     assert {name.split("/")[0] for name in names} == {"ctl_lightning", "ctl_lightning-0.1.0.dist-info"}
 
 
 def test_an_installed_wheel_as_module_and_as_console_script(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel), cwd=tmp_path)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(site),
+        str(wheel),
+        cwd=tmp_path,
+    )
     path = {"PYTHONPATH": str(site)}
     where = run(sys.executable, "-c", "import ctl_lightning.conf as c; print(c.config_dir())", cwd=tmp_path, **path)
     assert Path(where.strip()) == site / "ctl_lightning" / "conf"
@@ -52,7 +68,9 @@ def test_an_installed_wheel_as_module_and_as_console_script(wheel: Path, tmp_pat
 
 
 def test_every_dependency_is_pinned_in_the_constraints_and_none_names_an_index() -> None:
-    lines = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")
+    ]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line) for line in lines)
     pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

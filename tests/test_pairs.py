@@ -4,7 +4,16 @@ from pathlib import Path
 import pytest
 from conftest import image_id
 
-from ctl_lightning.data.pairs import Pair, PairTable, parse_catalogue, parse_pair, read_pairs, read_split, split_of, write_split
+from ctl_lightning.data.pairs import (
+    Pair,
+    PairTable,
+    parse_catalogue,
+    parse_pair,
+    read_pairs,
+    read_split,
+    split_of,
+    write_split,
+)
 from ctl_lightning.errors import InputError
 
 SHOE, VASE = image_id("shoe"), image_id("vase")
@@ -20,7 +29,9 @@ def line(**changes: object) -> str:
 
 
 def test_a_line_of_the_release_is_read_as_a_pair() -> None:
-    assert parse_pair(line(), "f:1", CATALOGUE) == Pair(SCENE, (0.1, 0.2, 0.5, 0.6), SHOE, "Apparel & Accessories|Shoes")
+    assert parse_pair(line(), "f:1", CATALOGUE) == Pair(
+        SCENE, (0.1, 0.2, 0.5, 0.6), SHOE, "Apparel & Accessories|Shoes"
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +76,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [[], {}, {"x": "Shoes"}, {SHOE: 3}, {SHOE: ""}])
 def test_a_bad_catalogue_is_refused(content: object) -> None:
-    with pytest.raises(InputError, match="cat.json"):
+    with pytest.raises(InputError, match=r"cat\.json"):
         parse_catalogue(content, Path("cat.json"))
 
 

@@ -17,7 +17,11 @@ def count(path: Path, rgb: tuple[int, int, int], tolerance: int = 12) -> int:
 
 
 def test_hits_known_products_and_misses_are_framed_apart(tmp_path: Path) -> None:
-    shown = [Shown(colour(9, 9, 9), True, False), Shown(colour(9, 9, 9), False, True), Shown(colour(9, 9, 9), False, False)]
+    shown = [
+        Shown(colour(9, 9, 9), True, False),
+        Shown(colour(9, 9, 9), False, True),
+        Shown(colour(9, 9, 9), False, False),
+    ]
     retrieval_grid(tmp_path / "r.png", [Retrieval("A|B", colour(200, 0, 0), 1.5, colour(0, 0, 200), 1, 9, shown)])
     green, blue = (44, 160, 44), (31, 119, 180)
     assert count(tmp_path / "r.png", green) > 100

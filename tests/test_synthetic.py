@@ -6,7 +6,15 @@ import pytest
 from PIL import Image
 
 from ctl_lightning.data.crop import scene_crop
-from ctl_lightning.data.synthetic import DECIDERS, PATTERNS, SEASONS, SyntheticLooks, Truth, category_name, kind_and_decider
+from ctl_lightning.data.synthetic import (
+    DECIDERS,
+    PATTERNS,
+    SEASONS,
+    SyntheticLooks,
+    Truth,
+    category_name,
+    kind_and_decider,
+)
 
 LOYALTY = 0.9
 
@@ -116,7 +124,9 @@ def test_the_oracle_is_the_likelihood_ratio_by_counting(truth: Truth, source: Sy
     np.testing.assert_allclose(truth.distance(pair, products, "oracle"), expected)
 
 
-def test_without_the_category_the_best_is_the_mean_over_the_lines(truth: Truth, source: SyntheticLooks, root: Path) -> None:
+def test_without_the_category_the_best_is_the_mean_over_the_lines(
+    truth: Truth, source: SyntheticLooks, root: Path
+) -> None:
     table = source.read(root)
     pair = table.pairs[0]
     kind, _ = kind_and_decider(pair.category)

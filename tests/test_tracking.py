@@ -25,7 +25,10 @@ def test_rows_of_the_continued_run_come_first(tmp_path: Path) -> None:
 
 def inspect(run: Path, *flags: str) -> Any:
     found = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", *flags, "--json", str(run)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "wandb", "leet", "inspect", *flags, "--json", str(run)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return found.stdout
 
@@ -61,8 +64,8 @@ def test_tensorboard_gets_metrics_and_pictures(compose: Compose, tmp_path: Path)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(compose(*TINY, "logger=tensorboard"))
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))  # type: ignore[no-untyped-call]
-    events.Reload()  # type: ignore[no-untyped-call]
-    tags = events.Tags()  # type: ignore[no-untyped-call]
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
     assert {"train/loss", "val/auc", "test/auc"} <= set(tags["scalars"])
     assert {"pictures/curves", "pictures/retrieval", "pictures/attention"} <= set(tags["images"])

@@ -19,7 +19,19 @@ from ctl_lightning.checkpoints import read_checkpoint
 from ctl_lightning.tracking import read_metrics
 from ctl_lightning.train import train
 
-METRICS = {"auc", "auc_matched", "auc_shuffled", "lift", "binary_accuracy", "hit@1", "hit@5", "hit@10", "hit@50", "mrr", "median_rank"}
+METRICS = {
+    "auc",
+    "auc_matched",
+    "auc_shuffled",
+    "lift",
+    "binary_accuracy",
+    "hit@1",
+    "hit@5",
+    "hit@10",
+    "hit@50",
+    "mrr",
+    "median_rank",
+}
 
 
 def results(run: Path) -> dict[str, Any]:
@@ -54,7 +66,12 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
     found = results(run)
     assert (found["protocol"], found["method"], found["seed"]) == ("synthetic", experiment, 0)
     assert found["test"].keys() == {"all", "seen", "unseen", "by_category"}
-    for table in (found["test"]["all"], found["test"]["seen"], found["test"]["unseen"], *found["test"]["by_category"].values()):
+    for table in (
+        found["test"]["all"],
+        found["test"]["seen"],
+        found["test"]["unseen"],
+        *found["test"]["by_category"].values(),
+    ):
         assert table.keys() == METRICS
         assert all(metric.keys() == {"value", "low", "high"} for metric in table.values())
     auc = found["test"]["all"]["auc"]
@@ -62,7 +79,11 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
     assert found["oracle"]["auc"]["value"] > max(found["ceilings"][name]["value"] for name in ("global", "local"))
     assert ("attention" in found) == (experiment in ("hybrid", "local"))
     assert found["versions"]["torch"] == torch.__version__
-    pictures = {"retrieval.png"} | ({"curves.png"} if learns else set()) | ({"attention.png"} if "attention" in found else set())
+    pictures = (
+        {"retrieval.png"}
+        | ({"curves.png"} if learns else set())
+        | ({"attention.png"} if "attention" in found else set())
+    )
     assert {path.name for path in (run / "pictures").iterdir()} == pictures
     for path in (run / "pictures").iterdir():
         with Image.open(path) as image:
@@ -82,7 +103,9 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_the_same_command_gives_the_same_metrics_whatever_the_workers(compose: Compose, tmp_path: Path, workers: int) -> None:
+def test_the_same_command_gives_the_same_metrics_whatever_the_workers(
+    compose: Compose, tmp_path: Path, workers: int
+) -> None:
     options = [*TINY, "model.dropout=0.3", "trainer.max_epochs=2"]
     train(compose(*options, run="first"))
     train(compose(*options, f"data.num_workers={workers}", run="second"))
@@ -111,7 +134,15 @@ def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not
 ) -> None:
     options = ["data.source.scenes=400", "trainer.max_epochs=5", "model.dropout=0.3", f"data.num_workers={workers}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ctl_lightning.train", f"paths.cache_dir={cache}", *TINY, *options, "paths.output_dir=runs"],
+        [
+            sys.executable,
+            "-m",
+            "ctl_lightning.train",
+            f"paths.cache_dir={cache}",
+            *TINY,
+            *options,
+            "paths.output_dir=runs",
+        ],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -142,7 +173,9 @@ def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not
     assert [row["step"] for row in ours if "val/auc" in row] == [row["step"] for row in theirs if "val/auc" in row]
 
 
-def test_auto_without_anything_to_continue_starts_anew(compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_without_anything_to_continue_starts_anew(
+    compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     train(compose(*TINY, "ckpt_path=auto"))
     assert "starting a new one" in caplog.text
     assert (tmp_path / "run" / "results.json").exists()
@@ -187,7 +220,12 @@ def test_a_multirun_trains_every_job(tmp_path: Path, cache: Path) -> None:
     run = command(tmp_path, "-m", "+experiment=global,local", "seed=0,1", cache=cache)
     assert run.returncode == 0, run.stderr
     found = [results(path.parent) for path in tmp_path.glob("runs/sweeps/*/*/results.json")]
-    assert sorted((one["method"], one["seed"]) for one in found) == [("global", 0), ("global", 1), ("local", 0), ("local", 1)]
+    assert sorted((one["method"], one["seed"]) for one in found) == [
+        ("global", 0),
+        ("global", 1),
+        ("local", 0),
+        ("local", 1),
+    ]
 
 
 def test_hydra_full_error_shows_the_traceback(tmp_path: Path, cache: Path) -> None:

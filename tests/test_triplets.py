@@ -32,7 +32,11 @@ def test_random_integers_are_uniform_and_depend_on_the_key_alone() -> None:
 
 
 def test_a_negative_is_never_named_by_any_pair_of_the_scene() -> None:
-    pairs = [Pair("s", BOX, PRODUCTS[0], "c"), Pair("s", (0.5, 0.5, 1, 1), PRODUCTS[1], "c"), Pair("t", BOX, PRODUCTS[2], "c")]
+    pairs = [
+        Pair("s", BOX, PRODUCTS[0], "c"),
+        Pair("s", (0.5, 0.5, 1, 1), PRODUCTS[1], "c"),
+        Pair("t", BOX, PRODUCTS[2], "c"),
+    ]
     table = PairTable(tuple(pairs), CATALOGUE)
     sampler = NegativeSampler(table, frozenset(CATALOGUE), (), "uniform")
     drawn = Counter(sampler.draw(pairs[0], n) for n in range(3000))
@@ -42,7 +46,9 @@ def test_a_negative_is_never_named_by_any_pair_of_the_scene() -> None:
 
 
 def test_negatives_from_pairs_follow_the_training_frequency() -> None:
-    pairs = [Pair(f"s{n}", BOX, PRODUCTS[0 if n < 9 else 1], "c") for n in range(12)] + [Pair("t", BOX, PRODUCTS[2], "c")]
+    pairs = [Pair(f"s{n}", BOX, PRODUCTS[0 if n < 9 else 1], "c") for n in range(12)] + [
+        Pair("t", BOX, PRODUCTS[2], "c")
+    ]
     table = PairTable(tuple(pairs), CATALOGUE)
     sampler = NegativeSampler(table, frozenset(CATALOGUE), pairs, "pairs")
     drawn = Counter(sampler.draw(pairs[-1], n) for n in range(3000))

@@ -28,7 +28,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = str(error).splitlines()[0]
         raise InputError(f"ckpt_path={path}: not a readable checkpoint ({reason}); give another one") from None
     needed = {"state_dict", "hyper_parameters", "pytorch-lightning_version"}
-    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys() or "method" not in checkpoint["hyper_parameters"]:
+    if (
+        not isinstance(checkpoint, dict)
+        or not needed <= checkpoint.keys()
+        or "method" not in checkpoint["hyper_parameters"]
+    ):
         raise InputError(f"ckpt_path={path}: not a checkpoint of ctl_lightning; give one that `train` wrote")
     return checkpoint
 

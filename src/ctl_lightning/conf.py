@@ -112,16 +112,16 @@ def _bad_override(error: ConfigCompositionException, name: str) -> str:
     return " ".join(message.split())
 
 
-def _compose(name: str) -> DictConfig:
+def _compose(name: str) -> Config:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return hydra.compose(name)
+        return OmegaConf.to_container(hydra.compose(name), resolve=False)  # type: ignore[return-value]
 
 
-def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in config:
+def _keys(config: Config, prefix: str = "") -> Iterator[str]:
+    for key, child in config.items():
         yield f"{prefix}{key}"
-        if OmegaConf.is_dict(child := config._get_node(key)):
+        if isinstance(child, dict):
             yield from _keys(child, f"{prefix}{key}.")
 
 
@@ -133,7 +133,9 @@ def _check_config(name: str, config: DictConfig) -> None:
     known = {*primary, *groups, "experiment"} - {"defaults", "hydra"}
     for key in config:
         if key not in known:
-            raise InputError(f"there is no option or group {key!r}{suggestion(str(key), known)}; there are: {', '.join(sorted(known))}")
+            raise InputError(
+                f"there is no option or group {key!r}{suggestion(str(key), known)}; there are: {', '.join(sorted(known))}"
+            )
     values: Config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     for key, value in values.items():
         _check(value, str(key))
@@ -169,7 +171,7 @@ def _check(node: object, where: str) -> None:
         _check(value, f"{where}.{name}")
     if "_target_" not in node:
         return
-    constructor = hydra.utils.get_class(node["_target_"]).__init__
+    constructor = hydra.utils.get_class(node["_target_"]).__init__  # type: ignore[misc]
     parameters = inspect.signature(constructor).parameters
     known = [name for name in parameters if name != "self"]
     try:
@@ -182,7 +184,9 @@ def _check(node: object, where: str) -> None:
         if name in known:
             _check_value(value, hints[name], f"{where}.{name}")
         elif "kwargs" not in known:
-            raise InputError(f"there is no option '{where}.{name}'{suggestion(name, known)}; there are: {', '.join(known)}")
+            raise InputError(
+                f"there is no option '{where}.{name}'{suggestion(name, known)}; there are: {', '.join(known)}"
+            )
 
 
 def _check_value(value: object, hint: Any, where: str) -> None:

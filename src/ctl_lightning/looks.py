@@ -18,7 +18,9 @@ from ctl_lightning.pictures import Overlay, Retrieval, Shown
 RETRIEVALS, NEAREST, OVERLAYS = 10, 10, 4
 
 
-def retrieval_rows(data: TripletDataModule, task: EvaluationSet, ranking: Ranking, scores: PairScores) -> list[Retrieval]:
+def retrieval_rows(
+    data: TripletDataModule, task: EvaluationSet, ranking: Ranking, scores: PairScores
+) -> list[Retrieval]:
     """Ten pairs spread evenly over the categories, not chosen by success, with their ten nearest products."""
     crops, products = data.query_images(task), data.product_images(task)
     rows = []
@@ -35,7 +37,9 @@ def retrieval_rows(data: TripletDataModule, task: EvaluationSet, ranking: Rankin
                 truth=products.pixels(int(task.positive[pair])),
                 rank=float(scores.rank[pair]),
                 candidates=len(candidates) - len(masked & set(candidates.tolist())),
-                nearest=[Shown(products.pixels(one), one == task.positive[pair], one in masked) for one in nearest.tolist()],
+                nearest=[
+                    Shown(products.pixels(one), one == task.positive[pair], one in masked) for one in nearest.tolist()
+                ],
             )
         )
     return rows
@@ -59,7 +63,9 @@ def attention_rows(data: TripletDataModule, task: EvaluationSet, module: Complet
 
 def _spread(categories: Sequence[int], count: int) -> list[int]:
     """The first pair of every category, then the second of every category, ... up to `count`; by category."""
-    order = sorted(range(len(categories)), key=lambda pair: (categories[:pair].count(categories[pair]), categories[pair]))
+    order = sorted(
+        range(len(categories)), key=lambda pair: (categories[:pair].count(categories[pair]), categories[pair])
+    )
     return sorted(order[:count], key=lambda pair: categories[pair])
 
 

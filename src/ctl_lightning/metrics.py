@@ -53,7 +53,6 @@ def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0
         distances: of queries and products.
         shuffle_seed: which other scenes stand in for a pair's own in `auc_shuffled`.
     """
-    count = len(task.pairs)
     auc, matched, shuffled, rank, correct = (np.full(len(task.pairs), np.nan) for _ in range(5))
     for category in range(len(task.categories)):
         products = np.flatnonzero(task.product_category == category)
@@ -123,7 +122,9 @@ def _mean_over_first(values: Floats) -> Floats:
         return np.where(known, values, 0).sum(0) / known.sum(0)
 
 
-def summarise(task: EvaluationSet, scores: PairScores, seed: int = 0) -> dict[str, dict[str, Interval] | dict[str, dict[str, Interval]]]:
+def summarise(
+    task: EvaluationSet, scores: PairScores, seed: int = 0
+) -> dict[str, dict[str, Interval] | dict[str, dict[str, Interval]]]:
     """All metrics over all pairs, over those with a seen and with an unseen product, and by category.
 
     Returns:

@@ -27,7 +27,7 @@ MONITOR = "val/auc"
 class BackboneOptions(TypedDict):
     """Plain values; see style.backbone.Backbone. `weights` are loaded by `load_backbone_weights`."""
 
-    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
 
     name: str
     weights: str | None
@@ -104,7 +104,7 @@ class CompleteTheLook(LightningModule):
         if backbone["weights"] is not None:
             self.network.backbone.load_weights(backbone["weights"], backbone["name"])
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Adam, with warm-up and schedule by the step."""
         options = self.hparams
         learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -130,10 +130,12 @@ class CompleteTheLook(LightningModule):
 
     def training_step(self, batch: Triplet, batch_idx: int) -> Tensor:
         """The hinge loss of a batch of triplets; three backbone passes."""
-        loss = hinge_loss(*self.network(batch.scene, batch.positive, batch.negative, batch.category), self.margin)
+        positive, negative = self.network(batch.scene, batch.positive, batch.negative, batch.category)
+        loss = hinge_loss(positive, negative, self.margin)
         self.log("train/loss", loss.detach(), prog_bar=True)
         self._finite &= torch.isfinite(loss.detach())
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # not each step: the host would wait for the device
+        # Not each step: the host would wait for the device.
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._stop_if_not_finite()
         return loss
 
@@ -183,7 +185,11 @@ class CompleteTheLook(LightningModule):
         values = metric_values(self.scores)
         seen, unseen = values["auc"][task.seen], values["auc"][~task.seen]
         summary = {name: mean(value) for name, value in values.items() if name != "median_rank"}
-        summary |= {"median_rank": float(np.median(self.scores.rank)), "auc_seen": mean(seen), "auc_unseen": mean(unseen)}
+        summary |= {
+            "median_rank": float(np.median(self.scores.rank)),
+            "auc_seen": mean(seen),
+            "auc_unseen": mean(unseen),
+        }
         self.log_dict({f"{prefix}/{name}": value for name, value in summary.items()})
 
 

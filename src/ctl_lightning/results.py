@@ -35,7 +35,9 @@ def test_results(task: EvaluationSet, scores: PairScores) -> Results:
 def truth_results(task: EvaluationSet, truth: Truth) -> Results:
     """{"oracle": {"auc": ...}, "ceilings": {"global": ..., "local": ...}}: the best AUC that there can be on these pairs."""
     knowledge: tuple[Knowledge, ...] = ("oracle", "global", "local")
-    auc = {known: interval(score_pairs(task, truth_distances(task, truth, known)).auc, task.scene) for known in knowledge}
+    auc = {
+        known: interval(score_pairs(task, truth_distances(task, truth, known)).auc, task.scene) for known in knowledge
+    }
     return {"oracle": {"auc": auc["oracle"]}, "ceilings": {known: auc[known] for known in knowledge[1:]}}
 
 

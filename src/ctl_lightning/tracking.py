@@ -54,12 +54,16 @@ def log_results(loggers: list[Logger], results: Results, pictures: dict[str, Pat
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.summary.update({f"{row[0]}/{row[1]}": row[2] for row in rows})
-            logger.log_table("test/table", columns=["pairs", "metric", "value", "low", "high"], data=[list(row) for row in rows])
+            logger.log_table(
+                "test/table", columns=["pairs", "metric", "value", "low", "high"], data=[list(row) for row in rows]
+            )
             for name, path in pictures.items():
                 logger.log_image(f"pictures/{name}", [str(path)])
         elif isinstance(logger, TensorBoardLogger):
             for name, path in pictures.items():
-                logger.experiment.add_image(f"pictures/{name}", np.asarray(Image.open(path).convert("RGB")), dataformats="HWC")
+                logger.experiment.add_image(
+                    f"pictures/{name}", np.asarray(Image.open(path).convert("RGB")), dataformats="HWC"
+                )
 
 
 def finish() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -110,12 +109,16 @@ def _short_form(plain: dict[str, Any], run_dir: Path) -> str:
     """The resolved config, a line a group; the whole of it is in config.yaml."""
     lines = [f"run directory: {run_dir}"]
     for group in ("model", "backbone", "data", "trainer"):
-        values = " ".join(f"{key}={value}" for key, value in plain[group].items() if not isinstance(value, dict) and key != "_target_")
+        values = " ".join(
+            f"{key}={value}" for key, value in plain[group].items() if not isinstance(value, dict) and key != "_target_"
+        )
         lines.append(f"{group:>9}: {values}")
     return "\n".join(lines)
 
 
-def _resumed_checkpoint(config: DictConfig, plain: dict[str, Any], run_dir: Path, module: CompleteTheLook) -> Path | None:
+def _resumed_checkpoint(
+    config: DictConfig, plain: dict[str, Any], run_dir: Path, module: CompleteTheLook
+) -> Path | None:
     if config.ckpt_path is None:
         return None
     if config.ckpt_path != "auto":
@@ -150,16 +153,26 @@ def _trainer(config: DictConfig, plain: dict[str, Any], run_dir: Path, loggers: 
     )
     callbacks.append(ModelCheckpoint(checkpoints, "last", save_on_train_epoch_end=True, enable_version_counter=False))
     trainer: Trainer = build(
-        config.trainer, "trainer", logger=loggers, callbacks=[*callbacks, ConfigInCheckpoint(plain)], default_root_dir=str(run_dir)
+        config.trainer,
+        "trainer",
+        logger=loggers,
+        callbacks=[*callbacks, ConfigInCheckpoint(plain)],
+        default_root_dir=str(run_dir),
     )
     return trainer
 
 
 def _best(trainer: Trainer) -> ModelCheckpoint:
-    return next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint) and callback.monitor)
+    return next(
+        callback
+        for callback in trainer.checkpoint_callbacks
+        if isinstance(callback, ModelCheckpoint) and callback.monitor
+    )
 
 
-def _fit(trainer: Trainer, module: CompleteTheLook, data: TripletDataModule, resumed_from: Path | None, run_dir: Path) -> None:
+def _fit(
+    trainer: Trainer, module: CompleteTheLook, data: TripletDataModule, resumed_from: Path | None, run_dir: Path
+) -> None:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed_from, weights_only=True if resumed_from else None)
     except SystemExit:

@@ -152,11 +152,12 @@ class TripletDataModule(LightningDataModule):
         large = [pair for pair in self.table.pairs if area(scene_crop(pair.box, self.margin)) >= self.min_area]
         self.dropped["crop smaller than min_area"] = len(self.table.pairs) - len(large)
         self.store = self._open_store(large)
-        readable = [pair for pair in large if not {crop_key(pair.scene, pair.box), pair.product} & self.store.bad.keys()]
+        readable = [
+            pair for pair in large if not {crop_key(pair.scene, pair.box), pair.product} & self.store.bad.keys()
+        ]
         self.dropped["unreadable image"] = len(large) - len(readable)
 
-        products = frozenset(self._products)
-        uniform = NegativeSampler(self.table, products, (), "uniform")
+        uniform = NegativeSampler(self.table, frozenset(self._products), (), "uniform")
         usable = [pair for pair in readable if uniform.exists(pair)]
         self.dropped["no possible negative"] = len(readable) - len(usable)
         given = read_split(Path(self.split_file)) if self.split_file else {}
@@ -165,7 +166,8 @@ class TripletDataModule(LightningDataModule):
             if given and pair.scene not in given:
                 raise InputError(f"data.split_file: {self.split_file} does not have scene {pair.scene} of {self.root}")
             pairs[given.get(pair.scene) or split_of(pair.scene, self.salt)].append(pair)
-        for split, needed in (("train", self.batch_size), ("validation", 1), ("test", 1)):
+        for split in SPLITS:
+            needed = self.batch_size if split == "train" else 1
             if len(pairs[split]) < needed:
                 raise InputError(
                     f"{self.root}: {len(pairs[split])} pairs in the {split} split, at least {needed} needed; "
@@ -188,7 +190,8 @@ class TripletDataModule(LightningDataModule):
             for pair in pairs
         }
         catalogue = [
-            ImageItem(product, self.source.image_path(self.root, product), None) for product in sorted(self.table.catalogue)
+            ImageItem(product, self.source.image_path(self.root, product), None)
+            for product in sorted(self.table.catalogue)
         ]
         items = [*crops.values(), *catalogue]
         store = open_store(items, self.stored_size, self.cache_dir)
@@ -211,9 +214,13 @@ class TripletDataModule(LightningDataModule):
             return chosen
         given = read_triplets(Path(self.triplets_file))
         try:
-            return [triplet._replace(negative=given[triplet.scene, triplet.box, triplet.positive]) for triplet in chosen]
+            return [
+                triplet._replace(negative=given[triplet.scene, triplet.box, triplet.positive]) for triplet in chosen
+            ]
         except KeyError as missing:
-            raise InputError(f"data.triplets_file: {self.triplets_file} has no triplet for the pair {missing}") from None
+            raise InputError(
+                f"data.triplets_file: {self.triplets_file} has no triplet for the pair {missing}"
+            ) from None
 
     def summary(self) -> str:
         """One line: how many pairs, crops and products there are, and what was dropped."""

@@ -87,7 +87,13 @@ def evaluation_set(
         category=_integers(category_index[pair.category] for pair in pairs),
         scene=_integers(scene_index[pair.scene] for pair in pairs),
         masked=tuple(
-            _integers(sorted(product_index[other] for other in table.products_of_scene[pair.scene] - {pair.product} if other in product_index))
+            _integers(
+                sorted(
+                    product_index[other]
+                    for other in table.products_of_scene[pair.scene] - {pair.product}
+                    if other in product_index
+                )
+            )
             for pair in pairs
         ),
     )

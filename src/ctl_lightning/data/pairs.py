@@ -154,5 +154,7 @@ def read_split(path: Path) -> dict[str, Split]:
         if not set(split.values()) <= set(SPLITS):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"data.split_file: {path} is not a split file; `train` writes one into its run directory") from None
+        raise InputError(
+            f"data.split_file: {path} is not a split file; `train` writes one into its run directory"
+        ) from None
     return split

@@ -127,7 +127,9 @@ class Truth:
         shown = np.array([self.products[product] for product in products])
         kind, decider = kind_and_decider(pair.category)
         deciders = DECIDERS[kind] if knowledge == "global" else (decider,)
-        patterns = np.mean([self._ratio(shown[:, 1] == look.colours[garment], PATTERNS) for garment in deciders], axis=0)
+        patterns = np.mean(
+            [self._ratio(shown[:, 1] == look.colours[garment], PATTERNS) for garment in deciders], axis=0
+        )
         seasons = self._ratio(shown[:, 2] == look.season, SEASONS) if knowledge != "local" else np.ones(len(shown))
         return -np.log(patterns) - np.log(seasons)
 
@@ -268,7 +270,12 @@ def draw_scene(loyalty: float, random: Generator) -> tuple[Image.Image, Look, li
     def place(box: Box) -> Box:
         left, top, right, bottom = box
         centre = 0.5 + shift
-        return centre + (left - 0.5) * scale, 0.99 - (0.99 - top) * scale, centre + (right - 0.5) * scale, 0.99 - (0.99 - bottom) * scale
+        return (
+            centre + (left - 0.5) * scale,
+            0.99 - (0.99 - top) * scale,
+            centre + (right - 0.5) * scale,
+            0.99 - (0.99 - bottom) * scale,
+        )
 
     boxes = {garment: place(box) for garment, box in BOXES.items()}
     for part in SKIN_PARTS:
@@ -343,7 +350,26 @@ def _shapes(garment: str) -> Iterator[tuple[Literal["polygon", "ellipse"], list[
         yield "ellipse", [(0.18, 0.0), (0.82, 1.3)]
         yield "polygon", [(0.0, 0.7), (1.0, 0.7), (1.0, 1.0), (0.0, 1.0)]
     elif garment == "Tops":
-        yield "polygon", [(0.25, 0), (0.4, 0), (0.5, 0.12), (0.6, 0), (0.75, 0), (1, 0.3), (1, 0.85), (0.82, 0.85), (0.8, 0.45), (0.78, 1), (0.22, 1), (0.2, 0.45), (0.18, 0.85), (0, 0.85), (0, 0.3)]
+        yield (
+            "polygon",
+            [
+                (0.25, 0),
+                (0.4, 0),
+                (0.5, 0.12),
+                (0.6, 0),
+                (0.75, 0),
+                (1, 0.3),
+                (1, 0.85),
+                (0.82, 0.85),
+                (0.8, 0.45),
+                (0.78, 1),
+                (0.22, 1),
+                (0.2, 0.45),
+                (0.18, 0.85),
+                (0, 0.85),
+                (0, 0.3),
+            ],
+        )
     elif garment == "Bags":
         yield "polygon", [(0.3, 0), (0.7, 0), (0.78, 0.35), (1, 0.35), (0.92, 1), (0.08, 1), (0, 0.35), (0.22, 0.35)]
     elif garment == "Pants":

@@ -95,7 +95,13 @@ class TripletDataset(Dataset[Triplet]):
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], categories: Sequence[str], store: ImageStore, negatives: NegativeSampler, size: int, seed: int
+        self,
+        pairs: Sequence[Pair],
+        categories: Sequence[str],
+        store: ImageStore,
+        negatives: NegativeSampler,
+        size: int,
+        seed: int,
     ) -> None:
         self.pairs = pairs
         self._category = {category: index for index, category in enumerate(categories)}
@@ -150,11 +156,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class EvaluationImage(NamedTuple):
-    """One picture to embed: uint8 (3, S, S), its category's index, and its place in the evaluation set."""
+    """One picture to embed: uint8 (3, S, S), and its category's index."""
 
     image: Tensor
     category: int
-    index: int
 
 
 class EvaluationImages(Dataset[EvaluationImage]):
@@ -177,7 +182,7 @@ class EvaluationImages(Dataset[EvaluationImage]):
         return len(self.keys)
 
     def __getitem__(self, index: int) -> EvaluationImage:
-        return EvaluationImage(_to_tensor(self.pixels(index)), self._categories[index], index)
+        return EvaluationImage(_to_tensor(self.pixels(index)), self._categories[index])
 
     def pixels(self, index: int) -> Pixels:
         """What the network sees of a picture, uint8 (S, S, 3)."""
@@ -225,7 +230,13 @@ class EvaluationTriplet(NamedTuple):
 def write_triplets(path: Path, triplets: dict[Split, list[EvaluationTriplet]]) -> None:
     """Writes one JSON object a line, split by split, in the order of the pairs."""
     rows = [
-        {"split": split, "scene": triplet.scene, "bbox": triplet.box, "positive": triplet.positive, "negative": triplet.negative}
+        {
+            "split": split,
+            "scene": triplet.scene,
+            "bbox": triplet.box,
+            "positive": triplet.positive,
+            "negative": triplet.negative,
+        }
         for split, chosen in triplets.items()
         for triplet in chosen
     ]
@@ -244,7 +255,9 @@ def read_triplets(path: Path) -> dict[tuple[str, Box, str], str]:
             row = json.loads(line)
             negatives[row["scene"], tuple(row["bbox"]), row["positive"]] = row["negative"]
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}:{number}: not an evaluation triplet; `train` writes such a file into its run directory") from None
+            raise InputError(
+                f"{path}:{number}: not an evaluation triplet; `train` writes such a file into its run directory"
+            ) from None
     return negatives
 
 
@@ -252,5 +265,3 @@ def evaluation_triplet(pair: Pair, negatives: NegativeSampler, salt: str) -> Eva
     """The pair with a negative that a hash of its ids and the salt chooses: it depends on no order and no seed of a run."""
     negative = negatives.draw(pair, "evaluation", salt, pair.scene, pair.box, pair.product)
     return EvaluationTriplet(pair.scene, pair.box, pair.product, negative)
-
-

@@ -28,7 +28,9 @@ class SmallNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.regions = nn.Sequential(_convolution(3, 24, 2), _convolution(24, 48, 2), _convolution(48, 96, 2), _convolution(96, 96, 1))
+        self.regions = nn.Sequential(
+            _convolution(3, 24, 2), _convolution(24, 48, 2), _convolution(48, 96, 2), _convolution(96, 96, 1)
+        )
         self.pooled = nn.Sequential(_convolution(96, 128, 2), _convolution(128, 128, 1))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -37,7 +39,9 @@ class SmallNetwork(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
 
 
 class Backbone(nn.Module):
@@ -138,7 +142,9 @@ def _network(name: str) -> nn.Module:
         return SmallNetwork()
     known = ["small", *list_models()]
     if name not in known:
-        raise InputError(f"backbone.name: no network {name!r}{suggestion(name, known)}; torchvision's names are known here, and small")
+        raise InputError(
+            f"backbone.name: no network {name!r}{suggestion(name, known)}; torchvision's names are known here, and small"
+        )
     network: nn.Module = get_model(name, weights=None)
     return network
 

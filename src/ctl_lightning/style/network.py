@@ -4,7 +4,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ctl_lightning.style.backbone import Backbone, Features
 from ctl_lightning.style.distance import (
