@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,17 @@ from typing import Any
 import hydra
 import numpy as np
 import pytest
+import torch
 from omegaconf import DictConfig
 from PIL import Image
 
 from ctl_lightning.conf import config_dir
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.stl import ShopTheLook
+
+# Tiny networks: more threads only wait for each other. For the programs that the tests start, too.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 Compose = Callable[..., DictConfig]
 MakeData = Callable[..., TripletDataModule]

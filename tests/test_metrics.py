@@ -135,6 +135,13 @@ def test_shuffled_auc_gives_a_pair_only_other_scenes_of_its_category() -> None:
     np.testing.assert_allclose(with_three.auc_shuffled[rows], 0.5)
 
 
+def test_a_pair_alone_in_its_category_has_no_shuffled_auc() -> None:
+    given = task(pairs=1)
+    scores = score_pairs(given, table_distances(np.random.default_rng(7).normal(size=(1, 40))))
+    assert np.isnan(scores.auc_shuffled).all()
+    assert not np.isnan(scores.auc).any()
+
+
 def test_a_perfect_ranking_scores_one_everywhere() -> None:
     given = task()
     table = np.ones((60, 40))

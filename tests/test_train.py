@@ -16,6 +16,7 @@ from conftest import TINY, Compose
 from PIL import Image
 
 from ctl_lightning.checkpoints import read_checkpoint
+from ctl_lightning.errors import InputError
 from ctl_lightning.tracking import read_metrics
 from ctl_lightning.train import train
 
@@ -44,9 +45,10 @@ def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
     return state
 
 
-def command(tmp_path: Path, *overrides: str, cache: Path) -> subprocess.CompletedProcess[str]:
+def command(tmp_path: Path, *overrides: str, cache: Path, multirun: bool = False) -> subprocess.CompletedProcess[str]:
+    flags = ["-m"] if multirun else []
     return subprocess.run(
-        [sys.executable, "-m", "ctl_lightning.train", f"paths.cache_dir={cache}", *TINY, *overrides],
+        [sys.executable, "-m", "ctl_lightning.train", *flags, f"paths.cache_dir={cache}", *TINY, *overrides],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -78,7 +80,7 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
     assert 0 < auc["low"] <= auc["value"] <= auc["high"] < 1
     assert found["oracle"]["auc"]["value"] > max(found["ceilings"][name]["value"] for name in ("global", "local"))
     assert ("attention" in found) == (experiment in ("hybrid", "local"))
-    assert found["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(found["versions"]["torch"])
     pictures = (
         {"retrieval.png"}
         | ({"curves.png"} if learns else set())
@@ -185,11 +187,8 @@ def test_auto_without_anything_to_continue_starts_anew(
     ("overrides", "says"),
     [
         (["data=stl_fashion", "data.root=nowhere"], "data.root=nowhere: fashion-cat.json is not there"),
-        (["ckpt_path=nothing.ckpt"], "ckpt_path=nothing.ckpt: no such file"),
         (["hydra.run.dir=file/run"], "file/run: Not a directory; choose another place with hydra.run.dir=DIR"),
         (["+experiment=hybird"], "no experiment=hybird; did you mean 'hybrid'"),
-        (["seed=-1"], "seed=-1"),
-        (["trainer.max_epochs=x"], "trainer.max_epochs='x'"),
     ],
 )
 def test_an_expected_error_is_one_line_and_code_1(tmp_path: Path, cache: Path, overrides: list[str], says: str) -> None:
@@ -209,6 +208,12 @@ def test_an_expected_error_is_one_line_and_code_1(tmp_path: Path, cache: Path, o
     assert says in run.stderr
 
 
+@pytest.mark.parametrize(("override", "says"), [("ckpt_path=no.ckpt", "no.ckpt: no such file"), ("seed=-1", "seed=-1: must")])
+def test_wrong_values_stop_before_training(compose: Compose, override: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        train(compose(*TINY, override))
+
+
 def test_a_diverging_run_stops_with_one_line(tmp_path: Path, cache: Path) -> None:
     run = command(tmp_path, "model.learning_rate=1e30", "trainer.log_every_n_steps=1", cache=cache)
     assert run.returncode == 1
@@ -217,7 +222,7 @@ def test_a_diverging_run_stops_with_one_line(tmp_path: Path, cache: Path) -> Non
 
 
 def test_a_multirun_trains_every_job(tmp_path: Path, cache: Path) -> None:
-    run = command(tmp_path, "-m", "+experiment=global,local", "seed=0,1", cache=cache)
+    run = command(tmp_path, "+experiment=global,local", "seed=0,1", cache=cache, multirun=True)
     assert run.returncode == 0, run.stderr
     found = [results(path.parent) for path in tmp_path.glob("runs/sweeps/*/*/results.json")]
     assert sorted((one["method"], one["seed"]) for one in found) == [

@@ -72,6 +72,8 @@ def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0
             foreign = np.full((PERMUTATIONS, len(at)), np.nan)
             for turn, donor in enumerate(donors[:, rows]):
                 given = donor >= 0
+                if not given.any():
+                    continue
                 other = distances(task.query[pairs[donor[given]]], products)
                 foreign[turn, given] = _auc(other, positive[given], allowed[given])
             shuffled[at] = _mean_over_first(foreign)

@@ -3,7 +3,6 @@
 import logging
 import statistics
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -258,7 +257,7 @@ class TripletDataModule(LightningDataModule):
         # With negatives=pairs a pair can have no negative although its category has other products.
         pairs = [pair for pair in pairs if negatives.exists(pair)]
         dataset = TripletDataset(pairs, self.categories, self.store, negatives, self.image_size, self.seed)
-        sampler = EpochSampler(len(pairs), self.seed, self._epoch())
+        sampler = EpochSampler(len(pairs), self.seed, self._epoch)
         return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **self._loader_options())
 
     def val_dataloader(self) -> list[DataLoader[EvaluationImage]]:
@@ -274,8 +273,9 @@ class TripletDataModule(LightningDataModule):
         datasets = self.query_images(task), self.product_images(task)
         return [DataLoader(dataset, self.eval_batch_size, **self._loader_options()) for dataset in datasets]
 
-    def _epoch(self) -> Callable[[], int]:
-        return lambda: self.trainer.current_epoch if self.trainer is not None else 0
+    def _epoch(self) -> int:
+        """The current epoch. Not `trainer.current_epoch`, which lags by one while a resumed run begins to fetch."""
+        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer is not None else 0
 
     def _loader_options(self) -> dict[str, Any]:
         return {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}
