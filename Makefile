@@ -23,10 +23,10 @@ train: install ## train the hybrid model on synthetic looks (about 5 minutes on 
 	$(BIN)/python -m ctl_lightning.train $(TRAIN)
 
 test: install ## the quick test suite (under 5 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not real"
+	$(BIN)/python -m pytest -n 2 -m "not real"
 
 test-all: install ## the quick suite, and the tests on the real photos in ../shared
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

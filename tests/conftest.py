@@ -104,6 +104,12 @@ def make_data(looks: Path, cache: Path) -> MakeData:
     return make
 
 
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For runs of which only the numbers are looked at: the pictures take most of a tiny run."""
+    monkeypatch.setattr("ctl_lightning.train._pictures", lambda *_: {})
+
+
 TINY = (
     "data.source.scenes=150",
     "data.source.variants=1",

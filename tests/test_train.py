@@ -104,7 +104,8 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
     assert str(run / "results.json") in printed
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("workers", [1, 2])
 def test_the_same_command_gives_the_same_metrics_whatever_the_workers(
     compose: Compose, tmp_path: Path, workers: int
 ) -> None:
@@ -117,12 +118,14 @@ def test_the_same_command_gives_the_same_metrics_whatever_the_workers(
         assert torch.equal(value, weights(tmp_path / "second")[name]), name
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_another_seed_gives_another_model(compose: Compose, tmp_path: Path) -> None:
     train(compose(*TINY, run="first"))
     train(compose(*TINY, "seed=1", run="second"))
     assert results(tmp_path / "first")["test"] != results(tmp_path / "second")["test"]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_options_reach_the_network(compose: Compose, tmp_path: Path) -> None:
     train(compose(*TINY, "model.squared=false", "model.attention=uniform", "data.negatives=pairs"))
     found = results(tmp_path / "run")
@@ -132,7 +135,7 @@ def test_options_reach_the_network(compose: Compose, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not(
-    compose: Compose, tmp_path: Path, cache: Path, workers: int
+    compose: Compose, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     options = ["data.source.scenes=400", "trainer.max_epochs=5", "model.dropout=0.3", f"data.num_workers={workers}"]
     process = subprocess.Popen(
@@ -167,6 +170,7 @@ def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not
     assert second.returncode == 0, second.stderr
     assert f"continuing {stopped}" in second.stdout.replace("\n", "")
     (continued,) = [path.parent for path in tmp_path.glob("runs/**/results.json")]
+    monkeypatch.setattr("ctl_lightning.train._pictures", lambda *_: {})
     train(compose(*TINY, *options, run="whole"))
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(continued)[name]), name
@@ -175,6 +179,7 @@ def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not
     assert [row["step"] for row in ours if "val/auc" in row] == [row["step"] for row in theirs if "val/auc" in row]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_auto_without_anything_to_continue_starts_anew(
     compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -208,7 +213,9 @@ def test_an_expected_error_is_one_line_and_code_1(tmp_path: Path, cache: Path, o
     assert says in run.stderr
 
 
-@pytest.mark.parametrize(("override", "says"), [("ckpt_path=no.ckpt", "no.ckpt: no such file"), ("seed=-1", "seed=-1: must")])
+@pytest.mark.parametrize(
+    ("override", "says"), [("ckpt_path=no.ckpt", "no.ckpt: no such file"), ("seed=-1", "seed=-1: must")]
+)
 def test_wrong_values_stop_before_training(compose: Compose, override: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         train(compose(*TINY, override))

@@ -116,13 +116,13 @@ def attention_overlays(path: Path, rows: Sequence[Overlay]) -> None:
         scene = _with_aspect(row.scene, row.aspect)
         _show(grid[number, 0], scene)
         grid[number, 0].set_title("scene crop", fontsize=7)
-        grey = np.repeat(scene.mean(2, keepdims=True), 3, axis=2).astype(np.uint8)
+        grey = np.repeat(96 + scene.mean(2, keepdims=True) * 0.6, 3, axis=2).astype(np.uint8)  # light: the map darkens it
         heaviest = max(weights.max() for weights in row.maps.values())
         for axes, (category, weights) in zip(grid[number, 1:], row.maps.items(), strict=False):
             _show(axes, grey)
             size = (scene.shape[1], scene.shape[0])
             smooth = np.asarray(Image.fromarray(weights.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
-            axes.imshow(smooth, cmap="inferno", alpha=0.6, vmin=0, vmax=heaviest)
+            axes.imshow(smooth, cmap="inferno", alpha=0.5, vmin=0, vmax=heaviest)
             axes.set_title(f"{_short(category)}\n× {weights.max() / weights.mean():.1f}", fontsize=7)
         for axes in grid[number, 1 + len(row.maps) :]:
             axes.set_visible(False)

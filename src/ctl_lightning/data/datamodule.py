@@ -123,6 +123,7 @@ class TripletDataModule(LightningDataModule):
         self.pairs: dict[Split, list[Pair]] = {}
         self.triplets: dict[Split, list[EvaluationTriplet]] = {}
         self.dropped: Counter[str] = Counter()
+        self._first_epoch = 0
 
     @property
     def categories(self) -> list[str]:
@@ -273,9 +274,18 @@ class TripletDataModule(LightningDataModule):
         datasets = self.query_images(task), self.product_images(task)
         return [DataLoader(dataset, self.eval_batch_size, **self._loader_options()) for dataset in datasets]
 
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch that comes next, for the checkpoint."""
+        return {"epoch": self._epoch()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the epoch of the run that is continued."""
+        self._first_epoch = state_dict["epoch"]
+
     def _epoch(self) -> int:
-        """The current epoch. Not `trainer.current_epoch`, which lags by one while a resumed run begins to fetch."""
-        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer is not None else 0
+        # Loaders of a resumed run begin to fetch before Lightning has restored its own count of epochs.
+        counted = self.trainer.fit_loop.epoch_progress.current.processed if self.trainer is not None else 0
+        return max(self._first_epoch, counted)
 
     def _loader_options(self) -> dict[str, Any]:
         return {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}
