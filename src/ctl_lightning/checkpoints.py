@@ -10,6 +10,9 @@ from torch import Tensor
 
 from ctl_lightning.errors import InputError
 
+LAST = Path("checkpoints/last.ckpt")
+"""Where a run directory has its last checkpoint."""
+
 MAY_DIFFER = ("ckpt_path", "paths", "logger", "callbacks")
 """Parts of the config in which the two halves of one run may differ."""
 
@@ -63,8 +66,8 @@ def unfinished_run(run_dir: Path, config: dict[str, Any]) -> Path | None:
         run_dir: of this run.
         config: this run's resolved config.
     """
-    siblings = sorted(run_dir.parent.glob("*/checkpoints/last.ckpt"), key=os.path.getmtime, reverse=True)
-    for checkpoint in [run_dir / "checkpoints" / "last.ckpt", *siblings]:
+    siblings = sorted(run_dir.parent.glob(f"*/{LAST}"), key=os.path.getmtime, reverse=True)
+    for checkpoint in [run_dir / LAST, *siblings]:
         candidate = checkpoint.parents[1]
         if not checkpoint.is_file():
             continue

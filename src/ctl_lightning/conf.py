@@ -65,6 +65,7 @@ def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             try:
                 run()
             except KeyboardInterrupt:
+                print(f"{name}: interrupted; the same command goes on with what is done", file=sys.stderr)
                 sys.exit(130)
             except EXPECTED as error:
                 if wants_traceback:

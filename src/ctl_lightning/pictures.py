@@ -116,7 +116,9 @@ def attention_overlays(path: Path, rows: Sequence[Overlay]) -> None:
         scene = _with_aspect(row.scene, row.aspect)
         _show(grid[number, 0], scene)
         grid[number, 0].set_title("scene crop", fontsize=7)
-        grey = np.repeat(96 + scene.mean(2, keepdims=True) * 0.6, 3, axis=2).astype(np.uint8)  # light: the map darkens it
+        grey = np.repeat(96 + scene.mean(2, keepdims=True) * 0.6, 3, axis=2).astype(
+            np.uint8
+        )  # light: the map darkens it
         heaviest = max(weights.max() for weights in row.maps.values())
         for axes, (category, weights) in zip(grid[number, 1:], row.maps.items(), strict=False):
             _show(axes, grey)

@@ -11,6 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
+from ctl_lightning.errors import InputError
 from ctl_lightning.results import Results, flat_table
 
 Row = dict[str, float]
@@ -46,6 +47,20 @@ def csv_logger(run_dir: Path, history: list[Row]) -> CSVLogger:
         logger.experiment.metrics.extend(dict(row) for row in history)
         logger.save()
     return logger
+
+
+def log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
+    """Hands the resolved config to the loggers. Raises InputError if wandb can not start."""
+    for logger in loggers:
+        try:
+            logger.log_hyperparams(config)
+        except Exception as error:
+            if not type(error).__module__.startswith("wandb"):
+                raise
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"logger=wandb: {reason}; log in with `wandb login`, or give logger.wandb.offline=true"
+            ) from None
 
 
 def log_results(loggers: list[Logger], results: Results, pictures: dict[str, Path]) -> None:

@@ -5,18 +5,19 @@ import shlex
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ctl_lightning.checkpoints import check_resumable, unfinished_run
+from ctl_lightning.checkpoints import LAST, check_resumable, read_checkpoint, unfinished_run
 from ctl_lightning.conf import build, program
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation import EvaluationSet
@@ -35,7 +36,7 @@ from ctl_lightning.results import (
     versions,
     write_results,
 )
-from ctl_lightning.tracking import ConfigInCheckpoint, csv_logger, finish, log_results, read_metrics
+from ctl_lightning.tracking import ConfigInCheckpoint, csv_logger, finish, log_config, log_results, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -74,22 +75,18 @@ def train(config: DictConfig) -> float | None:
 
     module: CompleteTheLook = build(config.model, "model", categories=data.categories)
     module.load_backbone_weights()
-    resumed_from = _resumed_checkpoint(config, plain, run_dir, module)
-    loggers = _loggers(config, plain, run_dir, resumed_from)
+    resumed = _resumed_checkpoint(config, plain, run_dir, module)
     try:
-        trainer = _trainer(config, plain, run_dir, loggers)
+        loggers = _loggers(config, plain, run_dir, resumed)
+        trainer, best = _trainer(config, plain, run_dir, loggers)
         started = time.monotonic()
-        if module.learns:
-            _fit(trainer, module, data, resumed_from, run_dir)
-        train_seconds = time.monotonic() - started
-        best = _best(trainer)
-        trainer.test(
-            module,
-            datamodule=data,
-            ckpt_path=best.best_model_path if module.learns else None,
-            weights_only=True if module.learns else None,
-            verbose=False,
-        )
+        with _told_how_to_continue(trainer, run_dir):
+            if module.learns:
+                trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+            train_seconds = time.monotonic() - started
+            trainer.test(
+                module, datamodule=data, ckpt_path=best.best_model_path or None, weights_only=True, verbose=False
+            )
         results = _results(plain, data, module) | {"train_seconds": train_seconds, "versions": versions()}
         write_results(run_dir / "results.json", results)
         pictures = _pictures(run_dir, data, module, results)
@@ -119,12 +116,13 @@ def _short_form(plain: dict[str, Any], run_dir: Path) -> str:
 def _resumed_checkpoint(
     config: DictConfig, plain: dict[str, Any], run_dir: Path, module: CompleteTheLook
 ) -> Path | None:
+    """The checkpoint that this run continues, if it continues one that fits."""
     if config.ckpt_path is None:
         return None
     if config.ckpt_path != "auto":
         path = Path(config.ckpt_path).expanduser()
     elif (run := unfinished_run(run_dir, plain)) is not None:
-        path = run / "checkpoints" / "last.ckpt"
+        path = run / LAST
     else:
         log.warning("ckpt_path=auto: no unfinished run of this config beside %s; starting a new one", run_dir)
         return None
@@ -133,55 +131,44 @@ def _resumed_checkpoint(
     return path
 
 
-def _loggers(config: DictConfig, plain: dict[str, Any], run_dir: Path, resumed_from: Path | None) -> list[Logger]:
+def _loggers(config: DictConfig, plain: dict[str, Any], run_dir: Path, resumed: Path | None) -> list[Logger]:
     history = []
-    if resumed_from is not None:
-        step = torch.load(resumed_from, map_location="cpu", weights_only=True)["global_step"]
-        history = [row for row in read_metrics(resumed_from.parents[1] / "metrics.csv") if row["step"] < step]
-    others = [build(node, f"logger.{name}") for name, node in config.logger.items()]
-    for logger in others:
-        logger.log_hyperparams(plain)
-    return [csv_logger(run_dir, history), *others]
+    if resumed is not None:
+        step = read_checkpoint(resumed)["global_step"]
+        history = [row for row in read_metrics(resumed.parents[1] / "metrics.csv") if row["step"] < step]
+    chosen: list[Logger] = [build(node, f"logger.{name}") for name, node in config.logger.items()]
+    log_config(chosen, plain)
+    return [csv_logger(run_dir, history), *chosen]
 
 
-def _trainer(config: DictConfig, plain: dict[str, Any], run_dir: Path, loggers: list[Logger]) -> Trainer:
+def _trainer(
+    config: DictConfig, plain: dict[str, Any], run_dir: Path, loggers: list[Logger]
+) -> tuple[Trainer, ModelCheckpoint]:
+    """The trainer, and its callback that keeps the best checkpoint."""
+    folder = run_dir / "checkpoints"
+    best = ModelCheckpoint(folder, "best-{epoch:03d}", monitor=MONITOR, mode="max", save_on_train_epoch_end=True)
+    # A callback of its own: one that monitors a metric saves `last` only when the metric has improved.
+    last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     callbacks: list[Callback] = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
-    checkpoints = run_dir / "checkpoints"
-    # Two, since one that monitors a metric saves `last` only when the metric has improved.
-    callbacks.append(
-        ModelCheckpoint(checkpoints, "best-{epoch:03d}", monitor=MONITOR, mode="max", save_on_train_epoch_end=True)
-    )
-    callbacks.append(ModelCheckpoint(checkpoints, "last", save_on_train_epoch_end=True, enable_version_counter=False))
+    callbacks += [best, last, ConfigInCheckpoint(plain)]
     trainer: Trainer = build(
-        config.trainer,
-        "trainer",
-        logger=loggers,
-        callbacks=[*callbacks, ConfigInCheckpoint(plain)],
-        default_root_dir=str(run_dir),
+        config.trainer, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir)
     )
-    return trainer
+    return trainer, best
 
 
-def _best(trainer: Trainer) -> ModelCheckpoint:
-    return next(
-        callback
-        for callback in trainer.checkpoint_callbacks
-        if isinstance(callback, ModelCheckpoint) and callback.monitor
-    )
-
-
-def _fit(
-    trainer: Trainer, module: CompleteTheLook, data: TripletDataModule, resumed_from: Path | None, run_dir: Path
-) -> None:
+@contextmanager
+def _told_how_to_continue(trainer: Trainer, run_dir: Path) -> Iterator[None]:
+    """Says, when the run is interrupted, with which command it goes on."""
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resumed_from, weights_only=True if resumed_from else None)
+        yield
     except SystemExit:
-        if trainer.interrupted:
-            again = [word for word in sys.argv[1:] if not word.startswith(("ckpt_path=", "hydra.run.dir="))]
-            command = shlex.join([*again, f"hydra.run.dir={run_dir}", "ckpt_path=auto"])
-            print(f"train: interrupted; continue with: python -m ctl_lightning.train {command}", file=sys.stderr)
-            raise SystemExit(130) from None
-        raise
+        if not trainer.interrupted:
+            raise
+        again = [word for word in sys.argv[1:] if not word.startswith(("ckpt_path=", "hydra.run.dir="))]
+        command = shlex.join([*again, f"hydra.run.dir={run_dir}", "ckpt_path=auto"])
+        print(f"train: interrupted; continue with: python -m ctl_lightning.train {command}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _results(plain: dict[str, Any], data: TripletDataModule, module: CompleteTheLook) -> Results:

@@ -284,7 +284,7 @@ class TripletDataModule(LightningDataModule):
 
     def _epoch(self) -> int:
         # Loaders of a resumed run begin to fetch before Lightning has restored its own count of epochs.
-        counted = self.trainer.fit_loop.epoch_progress.current.processed if self.trainer is not None else 0
+        counted = self.trainer.fit_loop.epoch_progress.current.processed if self.trainer is not None else 0  # type: ignore[attr-defined]
         return max(self._first_epoch, counted)
 
     def _loader_options(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from rich import get_console
 from rich.progress import track
 
 from ctl_lightning.data.crop import to_pixels
 from ctl_lightning.data.files import replacing, write_text
 from ctl_lightning.data.pairs import Box
+
+log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 
@@ -112,12 +116,18 @@ def _pack(items: Sequence[ImageItem], size: int, path: Path) -> None:
         except OSError as error:
             return f"{item.path}: {error}"
 
+    log.info("packing %d images to %d x %d pixels, once: %s", len(items), size, size, path)
     keys: list[str] = []
     bad: dict[str, str] = {}
     shape = (len(items), size, size, 3)
     with replacing(path) as temporary, ThreadPoolExecutor() as pool:
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        for start in track(range(0, len(items), 256), f"packing {len(items):,} images", transient=True):
+        for start in track(
+            range(0, len(items), 256),
+            f"packing {len(items):,} images",
+            transient=True,
+            disable=not get_console().is_terminal,
+        ):
             chunk = items[start : start + 256]
             for item, picture in zip(chunk, pool.map(attempt, chunk), strict=True):
                 if isinstance(picture, str):

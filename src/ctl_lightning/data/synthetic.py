@@ -26,6 +26,7 @@ Why each distance alone has a ceiling below the oracle
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -37,11 +38,14 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from rich import get_console
 from rich.progress import track
 
 from ctl_lightning.data.files import write_text
 from ctl_lightning.data.pairs import Box, Pair, PairTable
 from ctl_lightning.data.stl import ShopTheLook
+
+log = logging.getLogger(__name__)
 
 Colour = tuple[int, int, int]
 Knowledge = Literal["oracle", "global", "local"]
@@ -186,6 +190,7 @@ class SyntheticLooks:
         folder = self._folder(root)
         if (folder / self._files.pairs_file).exists():
             return
+        log.info("rendering %d synthetic scenes, once: %s", self.scenes, folder)
         categories: dict[str, str] = {}
         shelf: dict[tuple[str, Attributes], list[str]] = {}
         truth: dict[str, dict[str, object]] = {"looks": {}, "products": {}}
@@ -195,7 +200,9 @@ class SyntheticLooks:
             for decider in deciders
             for attributes in product(range(PATTERNS), range(PATTERNS), range(SEASONS))
         ]
-        for category, attributes in track(kinds, "rendering synthetic products", transient=True):
+        for category, attributes in track(
+            kinds, "rendering synthetic products", transient=True, disable=not get_console().is_terminal
+        ):
             for variant in range(self.variants):
                 name = self._name("product", category, *attributes, variant)
                 categories[name] = category
@@ -203,7 +210,9 @@ class SyntheticLooks:
                 truth["products"][name] = attributes
                 self._save(folder, name, draw_product(kind_and_decider(category)[0], attributes, self._random(name)))
         rows = []
-        for number in track(range(self.scenes), "rendering synthetic scenes", transient=True):
+        for number in track(
+            range(self.scenes), "rendering synthetic scenes", transient=True, disable=not get_console().is_terminal
+        ):
             name = self._name("scene", number)
             random = self._random(name)
             image, look, chosen = draw_scene(self.loyalty, random)
