@@ -116,6 +116,7 @@ TINY = (
     "data.batch_size=16",
     "trainer=cpu",
     "trainer.max_epochs=1",
+    "trainer.log_every_n_steps=5",
     "trainer.enable_progress_bar=false",
     "callbacks=quiet",
     "model.dim=16",

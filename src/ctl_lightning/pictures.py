@@ -134,7 +134,7 @@ def attention_overlays(path: Path, rows: Sequence[Overlay]) -> None:
 def _short(category: str) -> str:
     """The last part of a category path; with the first one if there are but two."""
     parts = category.split("|")
-    return "\n".join(parts) if len(parts) == 2 and len(category) < 36 else parts[-1]
+    return "\n".join(parts) if len(parts) == 2 and len(category) < 26 else parts[-1]
 
 
 def _with_aspect(image: Pixels, aspect: float) -> Pixels:
