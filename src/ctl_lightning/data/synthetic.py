@@ -2,7 +2,7 @@
 
 What a scene shows
     A figure between two walls, dressed in a hat, a top, a bag, pants and shoes, each of some colour and pattern. The
-    *season* of the scene is (left wall + right wall) mod 4: one wall alone says nothing about it (a Latin square).
+    *season* of the scene is whether the two walls are of one colour or of two: one wall alone says nothing about it.
 
 What a product shows
     A hat or a pair of shoes on white: its colour, its pattern and, as a rim, its lining. Worn, the lining is hidden:
@@ -14,14 +14,16 @@ What goes together
     *Local*: the pattern is the one that goes with the colour of the garment that the category names. Which region
     decides is therefore known.
     A person follows each of the two rules with probability `loyalty`, independently, and otherwise picks any other
-    season or pattern. That is the whole noise, so the likelihood ratio of a product given a scene and a category is known,
-    and with it the *oracle*: no method can have a higher expected AUC.
+    season or pattern. That is the whole noise, so the likelihood ratio of a product given a scene and a category is
+    known, and with it the *oracle*: no method can have a higher expected AUC.
 
 Why each distance alone has a ceiling below the oracle
-    *Local*: a sum over regions of which none sees both walls carries no information on the season: what is left is the
-    local rule alone. (`backbone=small` is built so that none does.)
     *Global*: it compares a scene crop with a product and is not told the category, which neither picture shows: what is
-    left of the local rule is its mean over the four lines. Only the attention knows the category.
+    left of the local rule is its mean over the four lines. Only the attention knows the category. (Short of learning
+    single photos by heart.)
+    *Local*: it is a sum over regions, and with `backbone=small` none of them sees both walls. Such a sum is uncorrelated
+    with the season, so the ceiling is the local rule alone. This one is no theorem: a sum can still order three of the four
+    combinations of walls right at the price of the fourth. Whether training finds that is a matter of measurement.
 """
 
 import hashlib
@@ -71,9 +73,6 @@ ROOM: Colour = (226, 222, 214)
 
 DECIDERS = {"Hats": ("Tops", "Bags", "Pants", "Shoes"), "Shoes": ("Hats", "Tops", "Bags", "Pants")}
 """What is sold -> the garments that its lines go with. All of them are in the scene crop of what is sold."""
-
-LINES_CHOSEN = 1
-"""In how many of the lines of a kind a person chooses a product for one scene; the figure wears one of them."""
 
 BOXES: dict[str, Box] = {
     "Hats": (0.32, 0.02, 0.68, 0.15),
@@ -162,8 +161,8 @@ class SyntheticLooks:
     """Renders the looks into a folder of Shop-the-Look's own format, once, and reads them like any other.
 
     Attributes:
-        scenes: how many figures; each gives four pairs: two hats, two pairs of shoes.
-        variants: how many products there are of each of the 512 combinations of category, colour, pattern and lining.
+        scenes: how many figures; each gives two pairs: a hat and a pair of shoes.
+        variants: how many products there are of each of the 256 combinations of category, colour, pattern and lining.
         loyalty: the probability with which a person follows each of the two rules; 1 - loyalty is noise.
         seed: equal parameters render equal bytes.
     """
@@ -264,11 +263,10 @@ def draw_scene(loyalty: float, random: Generator) -> tuple[Image.Image, Look, li
     colours = {garment: shown.colour for garment, shown in worn.items()}
     chosen: list[tuple[str, Attributes]] = []
     for kind, deciders in DECIDERS.items():
-        for line in random.permutation(len(deciders))[:LINES_CHOSEN]:
-            pattern = _choice(colours[deciders[line]], PATTERNS, loyalty, random)
-            attributes = Attributes(colours[kind], pattern, _choice(season, SEASONS, loyalty, random))
-            chosen.append((category_name(kind, deciders[line]), attributes))
-        worn[kind] = chosen[-1][1]
+        decider = deciders[random.permutation(len(deciders))[0]]
+        pattern = _choice(colours[decider], PATTERNS, loyalty, random)
+        worn[kind] = Attributes(colours[kind], pattern, _choice(season, SEASONS, loyalty, random))
+        chosen.append((category_name(kind, decider), worn[kind]))
     width, height = SCENE_SIZE
     image = Image.new("RGB", SCENE_SIZE, _shade(ROOM, random))
     draw = ImageDraw.Draw(image)
