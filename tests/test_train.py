@@ -152,6 +152,8 @@ def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell without job control starts what it runs in the background with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not (saved := list(tmp_path.glob("runs/**/last.ckpt"))) and time.monotonic() < deadline:
@@ -170,6 +172,7 @@ def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not
     assert second.returncode == 0, second.stderr
     assert f"continuing {stopped}" in second.stdout.replace("\n", "")
     (continued,) = [path.parent for path in tmp_path.glob("runs/**/results.json")]
+    assert continued == stopped.parents[1]
     monkeypatch.setattr("ctl_lightning.train._pictures", lambda *_: {})
     train(compose(*TINY, *options, run="whole"))
     for name, value in weights(tmp_path / "whole").items():

@@ -59,10 +59,11 @@ def train(config: DictConfig) -> float | None:
         InputError: what the user can mend.
     """
     _quiet()
-    run_dir = Path(config.paths.run_dir)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**31:
         raise InputError(f"seed={config.seed!r}: must be a whole number from 0 to 2147483647")
+    continued = _continued_run(config, plain)
+    run_dir = continued or Path(config.paths.run_dir)
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     console.print(_short_form(plain, run_dir), markup=False)
 
@@ -75,7 +76,11 @@ def train(config: DictConfig) -> float | None:
 
     module: CompleteTheLook = build(config.model, "model", categories=data.categories)
     module.load_backbone_weights()
-    resumed = _resumed_checkpoint(config, plain, run_dir, module)
+    resumed = continued / LAST if continued else None
+    if config.ckpt_path not in (None, "auto"):
+        resumed = Path(config.ckpt_path).expanduser()
+    if resumed is not None:
+        console.print(f"continuing {resumed}, which has finished epoch {check_resumable(resumed, module)['epoch']}")
     try:
         loggers = _loggers(config, plain, run_dir, resumed)
         trainer, best = _trainer(config, plain, run_dir, loggers)
@@ -113,22 +118,15 @@ def _short_form(plain: dict[str, Any], run_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def _resumed_checkpoint(
-    config: DictConfig, plain: dict[str, Any], run_dir: Path, module: CompleteTheLook
-) -> Path | None:
-    """The checkpoint that this run continues, if it continues one that fits."""
-    if config.ckpt_path is None:
-        return None
+def _continued_run(config: DictConfig, plain: dict[str, Any]) -> Path | None:
+    """The run directory that ckpt_path=auto goes on in. Its own: elsewhere, Lightning forgets the best score so far."""
     if config.ckpt_path != "auto":
-        path = Path(config.ckpt_path).expanduser()
-    elif (run := unfinished_run(run_dir, plain)) is not None:
-        path = run / LAST
-    else:
-        log.warning("ckpt_path=auto: no unfinished run of this config beside %s; starting a new one", run_dir)
         return None
-    epoch = check_resumable(path, module)["epoch"]
-    console.print(f"continuing {path}, which has finished epoch {epoch}")
-    return path
+    run_dir = Path(config.paths.run_dir)
+    run = unfinished_run(run_dir, plain)
+    if run is None:
+        log.warning("ckpt_path=auto: no unfinished run of this config beside %s; starting a new one", run_dir)
+    return run
 
 
 def _loggers(config: DictConfig, plain: dict[str, Any], run_dir: Path, resumed: Path | None) -> list[Logger]:
