@@ -183,6 +183,15 @@ def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not
 
 
 @pytest.mark.usefixtures("without_pictures")
+def test_a_directory_that_holds_a_run_is_not_overwritten(compose: Compose, tmp_path: Path) -> None:
+    train(compose(*TINY))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="holds a run already; continue it with ckpt_path=auto"):
+        train(compose(*TINY, "seed=1"))
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("without_pictures")
 def test_auto_without_anything_to_continue_starts_anew(
     compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -64,6 +64,10 @@ def train(config: DictConfig) -> float | None:
         raise InputError(f"seed={config.seed!r}: must be a whole number from 0 to 2147483647")
     continued = _continued_run(config, plain)
     run_dir = continued or Path(config.paths.run_dir)
+    if config.ckpt_path is None and (run_dir / LAST).exists():
+        raise InputError(
+            f"hydra.run.dir={run_dir} holds a run already; continue it with ckpt_path=auto, or choose another directory"
+        )
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     console.print(_short_form(plain, run_dir), markup=False)
 
