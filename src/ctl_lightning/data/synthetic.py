@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 Colour = tuple[int, int, int]
 Knowledge = Literal["oracle", "global", "local"]
 
-FORMAT = 2
+FORMAT = 3
 """Counts up when equal parameters would be rendered otherwise, so that old renderings are not taken for new ones."""
 
 SEASONS = 2
@@ -79,7 +79,7 @@ BOXES: dict[str, Box] = {
     "Tops": (0.30, 0.21, 0.70, 0.44),
     "Pants": (0.36, 0.59, 0.64, 0.81),
     "Shoes": (0.28, 0.87, 0.72, 0.97),
-    "Bags": (0.37, 0.44, 0.63, 0.60),
+    "Bags": (0.33, 0.43, 0.67, 0.62),
 }
 """Where each garment sits before the figure is jittered; in the order in which they are drawn."""
 
