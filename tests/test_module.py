@@ -183,9 +183,9 @@ def test_an_unreadable_or_foreign_checkpoint_is_named(checkpoint: Path, tmp_path
 
 
 def test_a_checkpoint_of_other_options_is_not_continued(checkpoint: Path) -> None:
-    check_resumable(checkpoint, module())
+    check_resumable(checkpoint, module(), {})
     with pytest.raises(InputError, match="dim=8, this run has 16"):
-        check_resumable(checkpoint, module(dim=16))
+        check_resumable(checkpoint, module(dim=16), {})
 
 
 def test_auto_continues_this_run_or_the_newest_unfinished_one_of_its_config(checkpoint: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -133,21 +134,10 @@ def test_options_reach_the_network(compose: Compose, tmp_path: Path) -> None:
     assert not any("key_head" in name for name in weights(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not(
-    compose: Compose, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
-    options = ["data.source.scenes=400", "trainer.max_epochs=5", "model.dropout=0.3", f"data.num_workers={workers}"]
+def interrupted(tmp_path: Path, *words: str) -> tuple[list[Path], str]:
+    """Starts the program and stops it with SIGINT after its first epoch. Returns checkpoints/last.ckpt, and stderr."""
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "ctl_lightning.train",
-            f"paths.cache_dir={cache}",
-            *TINY,
-            *options,
-            "paths.output_dir=runs",
-        ],
+        [sys.executable, "-m", "ctl_lightning.train", "paths.output_dir=runs", *TINY, *words],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -162,8 +152,17 @@ def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "interrupted; continue with: python -m ctl_lightning.train" in errors
     assert "Traceback" not in errors
+    return saved, errors
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not(
+    compose: Compose, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    options = ["data.source.scenes=400", "trainer.max_epochs=5", "model.dropout=0.3", f"data.num_workers={workers}"]
+    saved, errors = interrupted(tmp_path, f"paths.cache_dir={cache}", *options)
+    assert "interrupted; continue with: python -m ctl_lightning.train" in errors
     (stopped,) = saved
     assert read_checkpoint(stopped)["epoch"] < 4
     assert not (stopped.parents[1] / "results.json").exists()
@@ -182,12 +181,37 @@ def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not
     assert [row["step"] for row in ours if "val/auc" in row] == [row["step"] for row in theirs if "val/auc" in row]
 
 
+def test_a_sweep_stopped_by_ctrl_c_goes_on_with_the_command_that_it_printed(tmp_path: Path, cache: Path) -> None:
+    options = ["data.source.scenes=400", "trainer.max_epochs=4", "+experiment=global,local", "-m"]
+    _, errors = interrupted(tmp_path, f"paths.cache_dir={cache}", *options)
+    assert not list(tmp_path.glob("runs/**/results.json"))
+    printed = shlex.split(errors.split("continue with: python ")[1])
+    subprocess.run([sys.executable, *printed], cwd=tmp_path, capture_output=True, check=True)
+    assert sorted(results(path.parent)["method"] for path in tmp_path.glob("runs/sweeps/*/*/results.json")) == [
+        "global",
+        "local",
+    ]
+
+
 @pytest.mark.usefixtures("without_pictures")
 def test_a_directory_that_holds_a_run_is_not_overwritten(compose: Compose, tmp_path: Path) -> None:
     train(compose(*TINY))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="holds a run already; continue it with ckpt_path=auto"):
         train(compose(*TINY, "seed=1"))
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_with_other_options_is_not_continued_and_stays_as_it_was(compose: Compose, tmp_path: Path) -> None:
+    train(compose(*TINY))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for other, says in (
+        ("model.margin=0.5", "it was trained with model.margin=0.2, this run has 0.5"),
+        ("data.salt=other", "it was trained with data.salt='0', this run has 'other'"),
+    ):
+        with pytest.raises(InputError, match=says):
+            train(compose(*TINY, other, "ckpt_path=auto"))
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 

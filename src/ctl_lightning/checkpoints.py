@@ -16,6 +16,9 @@ LAST = Path("checkpoints/last.ckpt")
 MAY_DIFFER = ("ckpt_path", "paths", "logger", "callbacks")
 """Parts of the config in which the two halves of one run may differ."""
 
+DATA_MAY_DIFFER = ("root", "cache_dir", "num_workers", "eval_batch_size")
+"""Options of the data that do not change what is learned or measured."""
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint as plain data; no class that the file names is imported.
@@ -40,10 +43,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_resumable(path: Path, module: LightningModule) -> dict[str, Any]:
-    """Reads the checkpoint of a run that shall go on with `module`. Raises InputError that names what differs."""
+def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -> dict[str, Any]:
+    """Reads the checkpoint of a run that shall go on with `module` and the options `data`.
+
+    Raises:
+        InputError: it was trained with other options; the first that differs is named.
+    """
     checkpoint = read_checkpoint(path)
-    saved, wanted = checkpoint["hyper_parameters"], dict(module.hparams)
+    saved_data = checkpoint.get("config", {}).get("data", data)
+    names = sorted((saved_data.keys() | data.keys()) - set(DATA_MAY_DIFFER))
+    saved = {f"model.{name}": value for name, value in checkpoint["hyper_parameters"].items()}
+    wanted = {f"model.{name}": value for name, value in module.hparams.items()}
+    saved |= {f"data.{name}": saved_data.get(name) for name in names}
+    wanted |= {f"data.{name}": data.get(name) for name in names}
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
             raise InputError(

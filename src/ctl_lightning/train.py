@@ -8,9 +8,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import lightning
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
@@ -68,7 +71,9 @@ def train(config: DictConfig) -> float | None:
         raise InputError(
             f"hydra.run.dir={run_dir} holds a run already; continue it with ckpt_path=auto, or choose another directory"
         )
-    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=run_dir):
+        pass  # a directory that cannot be written to is refused before the long work
     console.print(_short_form(plain, run_dir), markup=False)
 
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -76,7 +81,6 @@ def train(config: DictConfig) -> float | None:
     data.prepare_data()
     data.setup()
     console.print(data.summary(), markup=False)
-    data.write_protocol_files(run_dir)
 
     module: CompleteTheLook = build(config.model, "model", categories=data.categories)
     module.load_backbone_weights()
@@ -84,7 +88,10 @@ def train(config: DictConfig) -> float | None:
     if config.ckpt_path not in (None, "auto"):
         resumed = Path(config.ckpt_path).expanduser()
     if resumed is not None:
-        console.print(f"continuing {resumed}, which has finished epoch {check_resumable(resumed, module)['epoch']}")
+        checkpoint = check_resumable(resumed, module, plain["data"])
+        console.print(f"continuing {resumed}, which has finished epoch {checkpoint['epoch']}")
+    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    data.write_protocol_files(run_dir)
     try:
         loggers = _loggers(config, plain, run_dir, resumed)
         trainer, best = _trainer(config, plain, run_dir, loggers)
@@ -167,8 +174,13 @@ def _told_how_to_continue(trainer: Trainer, run_dir: Path) -> Iterator[None]:
     except SystemExit:
         if not trainer.interrupted:
             raise
-        again = [word for word in sys.argv[1:] if not word.startswith(("ckpt_path=", "hydra.run.dir="))]
-        command = shlex.join([*again, f"hydra.run.dir={run_dir}", "ckpt_path=auto"])
+        hydra = HydraConfig.get()
+        multirun = hydra.mode == RunMode.MULTIRUN
+        place = f"hydra.sweep.dir={hydra.sweep.dir}" if multirun else f"hydra.run.dir={run_dir}"
+        dropped = ("ckpt_path=", "hydra.run.dir=", "hydra.sweep.dir=", "-m", "--multirun")
+        again = [word for word in sys.argv[1:] if not word.startswith(dropped)]
+        # First, because argparse wants the overrides side by side.
+        command = shlex.join([*(["-m"] if multirun else []), *again, place, "ckpt_path=auto"])
         print(f"train: interrupted; continue with: python -m ctl_lightning.train {command}", file=sys.stderr)
         raise SystemExit(130) from None
 
