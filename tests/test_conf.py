@@ -3,7 +3,7 @@ from pathlib import Path
 
 import hydra
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ctl_lightning.conf import _check_config, build, config_dir, one_line
 from ctl_lightning.data.datamodule import TripletDataModule
@@ -90,6 +90,7 @@ def test_a_typo_in_an_override_says_what_was_probably_meant(override: str, says:
         ("data.negatives=uniforn", r"data\.negatives='uniforn': .*did you mean 'uniform'"),
         ("data.batch_size=1.5", r"data\.batch_size=1\.5: input should be a valid integer"),
         ("trainer.max_epochs=many", r"trainer\.max_epochs='many'"),
+        ("+paths.cachedir=x", r"no option 'paths\.cachedir'; did you mean 'cache_dir'"),
         ("backbone.frozen=3", r"model\.backbone\.frozen=3: input should be a valid boolean"),
     ],
 )
@@ -103,6 +104,13 @@ def test_a_value_that_an_object_refuses_is_one_line() -> None:
     config = compose("data.margin=2.0")
     with pytest.raises(InputError, match=r"data: margin must be in \[0, 1\), not 2"):
         build(config.data, "data")
+
+
+@pytest.mark.parametrize("node", ["word", {"a": 1}])
+def test_what_describes_no_object_is_one_line(node: object) -> None:
+    config = OmegaConf.create({"node": node})
+    with pytest.raises(InputError, match=r"callbacks\.x=.*: expected options with a _target_"):
+        build(config.node, "callbacks.x")
 
 
 def test_build_makes_the_object() -> None:

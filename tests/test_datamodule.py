@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,9 @@ def test_published_files_reproduce_split_and_triplets(make_data: MakeData, tmp_p
     assert again.triplets == first.triplets
     assert make_data(salt="b").pairs != first.pairs
     assert len(read_split(tmp_path / "split.json")) == 60
+    again.write_protocol_files(tmp_path / "again")
+    salts = [json.loads((folder / "split.json").read_text())["salt"] for folder in (tmp_path, tmp_path / "again")]
+    assert salts == ["a", None]  # the second split is no salt's
 
 
 def test_a_published_file_of_other_data_is_refused(make_data: MakeData, tmp_path: Path) -> None:
@@ -145,8 +149,30 @@ def test_a_published_file_of_other_data_is_refused(make_data: MakeData, tmp_path
     with pytest.raises(InputError, match="does not have scene"):
         make_data(split_file=str(tmp_path / "split.json"))
     (tmp_path / "triplets.jsonl").write_text("")
-    with pytest.raises(InputError, match="no triplet for the pair"):
+    with pytest.raises(InputError, match="no triplet for product"):
         make_data(triplets_file=str(tmp_path / "triplets.jsonl"))
+
+
+@pytest.mark.parametrize("negative", ["positive", "unknown", "other category"])
+def test_a_published_negative_that_is_none_is_refused(make_data: MakeData, tmp_path: Path, negative: str) -> None:
+    data = make_data()
+    data.write_protocol_files(tmp_path)
+    path = tmp_path / "triplets.jsonl"
+    first, *rest = path.read_text().splitlines()
+    row = json.loads(first)
+    category = data.table.catalogue[row["positive"]]
+    other = next(name for name, line in data.table.catalogue.items() if line != category)
+    row["negative"] = {"positive": row["positive"], "unknown": image_id("?"), "other category": other}[negative]
+    path.write_text("\n".join([json.dumps(row), *rest]))
+    with pytest.raises(InputError, match=f"{row['negative']} cannot be the negative of product {row['positive']}"):
+        make_data(triplets_file=str(path))
+
+
+def test_a_run_is_not_continued_on_other_pairs(make_data: MakeData) -> None:
+    state = make_data(salt="a").state_dict()
+    make_data(salt="a").load_state_dict(state)
+    with pytest.raises(InputError, match="trained on other pairs"):
+        make_data(salt="b").load_state_dict(state)
 
 
 def test_the_evaluation_set_is_what_a_slow_loop_says(make_data: MakeData) -> None:

@@ -9,6 +9,7 @@ from ctl_lightning.style.distance import (
     global_distance,
     hybrid_distance,
     local_distance,
+    plain_distance,
     query,
     query_distance,
 )
@@ -69,6 +70,19 @@ def test_the_one_query_form_is_the_region_by_region_form(method: Method) -> None
             "hybrid": hybrid_distance(SCENE, REGIONS, ATTENTION, product),
         }[method]
         torch.testing.assert_close(fast[:, p], reference)
+
+
+@pytest.mark.parametrize("method", ["global", "local", "hybrid"])
+def test_plain_distances_of_all_products_are_those_region_by_region(method: Method) -> None:
+    found = plain_distance(method, SCENE, REGIONS, ATTENTION, PRODUCTS)
+    for p in range(M):
+        product = PRODUCTS[p].expand(B, D)
+        reference = {
+            "global": global_distance(SCENE, product, squared=False),
+            "local": local_distance(REGIONS, ATTENTION, product, squared=False),
+            "hybrid": hybrid_distance(SCENE, REGIONS, ATTENTION, product, squared=False),
+        }[method]
+        torch.testing.assert_close(found[:, p], reference)
 
 
 def test_plain_distance_has_a_finite_gradient_at_zero() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -6,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from ctl_lightning.data.evaluation import EvaluationSet, Integers
 from ctl_lightning.data.pairs import Pair
-from ctl_lightning.metrics import Floats, interval, metric_values, score_pairs, summarise
+from ctl_lightning.metrics import Floats, PairScores, interval, metric_values, score_pairs, summarise
 
 BOX = (0.0, 0.0, 0.5, 0.5)
 
@@ -179,6 +180,23 @@ def test_seen_and_unseen_average_to_all() -> None:
     mixed = share * result["seen"]["auc"]["value"] + (1 - share) * result["unseen"]["auc"]["value"]
     assert result["all"]["auc"]["value"] == pytest.approx(mixed)
     assert list(result["by_category"]) == ["c0", "c1"]
+
+
+def test_lift_and_categories_by_hand() -> None:
+    given = task(pairs=3)
+    given = replace(given, category=np.array([0, 1, 0]), scene=np.arange(3))
+    scores = PairScores(
+        auc=np.array([0.9, 0.5, 0.7]),
+        auc_matched=np.full(3, 0.5),
+        auc_shuffled=np.array([0.4, 0.5, 0.6]),
+        rank=np.array([1.0, 2.0, 6.0]),
+        correct=np.array([1.0, 0.0, 1.0]),
+    )
+    result: Any = summarise(given, scores)
+    assert result["all"]["lift"]["value"] == pytest.approx((0.5 + 0.0 + 0.1) / 3)
+    assert result["by_category"]["c0"]["auc"]["value"] == pytest.approx(0.8)
+    assert result["by_category"]["c1"]["auc"]["value"] == pytest.approx(0.5)
+    assert result["by_category"]["c0"]["hit@5"]["value"] == pytest.approx(0.5)
 
 
 def test_the_interval_is_the_closed_form_when_scenes_are_single() -> None:

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import MakeData
-from lightning import Trainer
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 
 from ctl_lightning.checkpoints import check_resumable, read_checkpoint, unfinished_run
 from ctl_lightning.data.triplets import Triplet
@@ -93,20 +95,28 @@ def test_the_logged_metrics_are_those_of_the_region_by_region_distance(
     np.testing.assert_array_equal(model.scores.rank, scores.rank)
 
 
-def test_a_step_lowers_the_loss_of_its_own_batch(make_data: MakeData, tmp_path: Path) -> None:
-    data, model = make_data(batch_size=8), module(learning_rate=0.01)
-    batch: Triplet = next(iter(data.train_dataloader()))
-    model.train()
-    optimiser = torch.optim.Adam(model.parameters(), 0.01)
-    losses = []
-    for _ in range(15):
+def test_training_brings_the_true_product_nearer_than_the_negative(make_data: MakeData, tmp_path: Path) -> None:
+    batch: Triplet = next(iter(make_data(batch_size=8).train_dataloader()))
+    loader: DataLoader[Triplet] = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
+    model = module(learning_rate=0.01)
+
+    def right() -> float:
+        with torch.no_grad():
+            near, far = model.eval().network(*batch)
+        return float((near < far).double().mean())
+
+    trainer(tmp_path, max_epochs=40, log_every_n_steps=1).fit(model, train_dataloaders=loader)
+    assert right() >= 7 / 8
+    with torch.no_grad():
         near, far = model.network(*batch)
-        loss = (0.2 + near - far).relu().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.2 * losses[0]
+    assert float((far - near).mean()) > 0.2  # the margin
+
+
+def test_the_optimiser_gets_the_options(tmp_path: Path, make_data: MakeData) -> None:
+    model = module(learning_rate=0.02, weight_decay=0.3)
+    trainer(tmp_path, limit_val_batches=0).fit(model, datamodule=make_data())
+    (group,) = model.optimizers().param_groups  # type: ignore[union-attr]
+    assert (group["initial_lr"], group["weight_decay"]) == (0.02, 0.3)
 
 
 def test_warmup_and_cosine_by_hand(make_data: MakeData, tmp_path: Path) -> None:
@@ -122,24 +132,56 @@ def test_warmup_and_cosine_by_hand(make_data: MakeData, tmp_path: Path) -> None:
     assert factor(total) == pytest.approx(0, abs=1e-9)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
-    make_data: MakeData, tmp_path: Path
+class Poison(Callback):
+    """Breaks the network in the second epoch: before its fourth step, or after its last."""
+
+    def __init__(self, last: bool) -> None:
+        self._last = last
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 1 and batch_idx == 3 and not self._last:
+            self._break(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.current_epoch == 1 and batch_idx == trainer.num_training_batches - 1 and self._last:
+            self._break(pl_module)
+
+    @staticmethod
+    def _break(module: LightningModule) -> None:
+        with torch.no_grad():
+            next(module.parameters()).fill_(float("nan"))
+
+
+@pytest.mark.parametrize("every", [1, 3], ids=["validated", "not validated"])
+@pytest.mark.parametrize("last", [False, True], ids=["before a step", "by the last step"])
+def test_a_network_that_is_not_finite_stops_and_is_not_saved(
+    make_data: MakeData, tmp_path: Path, last: bool, every: int
 ) -> None:
-    data, model = make_data(), module()
-    runner = trainer(tmp_path, max_epochs=3, log_every_n_steps=2)
-    original = model.training_step
-
-    def poisoned(batch: Any, batch_idx: int) -> Any:
-        if runner.current_epoch == 1 and batch_idx == 3:
-            with torch.no_grad():
-                next(model.network.parameters()).fill_(float("nan"))
-        return original(batch, batch_idx)
-
-    model.training_step = poisoned  # type: ignore[method-assign]
+    callbacks = [Poison(last), ModelCheckpoint(tmp_path, "kept", save_on_train_epoch_end=True)]
+    options = {"max_epochs": 3, "log_every_n_steps": 2, "check_val_every_n_epoch": every, "callbacks": callbacks}
     with pytest.raises(InputError, match=r"loss is not finite .*epoch 1.*last good checkpoint .*\.ckpt.*learning_rate"):
-        runner.fit(model, datamodule=data)
+        trainer(tmp_path, **options).fit(module(), datamodule=make_data())
     (kept,) = tmp_path.rglob("*.ckpt")
-    assert all(torch.isfinite(value).all() for value in read_checkpoint(kept)["state_dict"].values())
+    saved = read_checkpoint(kept)
+    assert saved["epoch"] == 0
+    assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
+
+
+def test_a_network_that_is_not_finite_is_not_ranked(make_data: MakeData, tmp_path: Path) -> None:
+    model = module()
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match="embeddings of the test split are not finite"):
+        trainer(tmp_path).test(model, datamodule=make_data(), verbose=False)
+
+
+def test_a_part_of_a_split_is_not_ranked_as_if_it_were_the_whole(make_data: MakeData, tmp_path: Path) -> None:
+    trainer(tmp_path, num_sanity_val_steps=1).fit(module(), datamodule=make_data())
+    for options in ({"limit_val_batches": 1}, {"fast_dev_run": True}):
+        with pytest.raises(InputError, match="limit_val_batches or fast_dev_run leaves parts of it out"):
+            trainer(tmp_path, **options).fit(module(), datamodule=make_data(eval_batch_size=4))
 
 
 @pytest.mark.parametrize(

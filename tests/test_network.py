@@ -31,6 +31,13 @@ def network(method: Method = "hybrid", **options: Any) -> StyleNetwork:
     return StyleNetwork(small(), 3, method, **defaults | options)
 
 
+def test_more_regions_than_the_layer_has_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"grid=7: pictures of 40 pixels have only 5 x 5 regions.*larger data.image_size"
+    ):
+        small()(pictures(2, size=40))
+
+
 class CountPasses:
     """Counts pictures that go through a backbone."""
 
@@ -122,7 +129,7 @@ def test_weights_from_a_file_are_loaded_without_their_classifier(tmp_path: Path)
     torch.manual_seed(1)
     original = mobilenet_v2(weights=None).eval()
     torch.save(original.state_dict(), tmp_path / "w.pth")
-    backbone = Backbone("mobilenet_v2", "features.18", "features.14", 7, frozen=True)
+    backbone = Backbone("mobilenet_v2", "features.18", "features.14", 2, frozen=True)
     backbone.load_weights(str(tmp_path / "w.pth"), "mobilenet_v2")
     images = pictures(1, size=64)
     expected = original.features((images / 255 - backbone.mean) / backbone.std).mean((2, 3))
@@ -166,7 +173,7 @@ def test_unknown_networks_and_layers_are_refused() -> None:
 @pytest.mark.parametrize("kind", ["scene", "product"])
 def test_a_head_is_the_papers_by_hand(kind: Kind) -> None:
     torch.manual_seed(0)
-    head = Head(5, 4, 3, dropout=0.5).eval()
+    head = Head(5, 4, 3, 0.5, ("scene", "product")).eval()
     norm = head.norm[kind]
     norm.running_mean.uniform_()  # type: ignore[operator]
     norm.running_var.uniform_(0.5, 2)  # type: ignore[operator]
@@ -180,14 +187,14 @@ def test_a_head_is_the_papers_by_hand(kind: Kind) -> None:
 
 
 def test_a_head_treats_regions_as_it_treats_vectors() -> None:
-    head = Head(5, 4, 3, dropout=0.0).eval()
+    head = Head(5, 4, 3, 0.0, ("scene", "product")).eval()
     regions = torch.randn(2, 7, 5)
     torch.testing.assert_close(head(regions, "scene")[1, 3], head(regions[1, 3:4], "scene")[0])
 
 
 def test_training_and_evaluation_normalise_a_kind_alike() -> None:
     # Scenes and products that differ much: statistics mixed over both would leave the two outputs far apart.
-    head = Head(5, 4, 3, dropout=0.0)
+    head = Head(5, 4, 3, 0.0, ("scene", "product"))
     scenes, products = torch.randn(512, 5), torch.randn(512, 5) * 3 + 20
     for _ in range(200):
         head(scenes, "scene"), head(products, "product")

@@ -62,6 +62,17 @@ def test_nan_is_no_side_of_a_box() -> None:
         parse_pair(line(bbox=[0.1, float("nan"), 0.5, 0.6]), "f:1", CATALOGUE)
 
 
+def test_a_number_too_large_for_a_float_is_no_side_of_a_box() -> None:
+    with pytest.raises(InputError, match=r"f:1: box .* is empty or outside"):
+        parse_pair(line(bbox=[0, 0, 10**400, 1]), "f:1", CATALOGUE)
+
+
+def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "fashion.json").write_bytes(line().encode() + b'\n{"scene": "\xe9"}\n')
+    with pytest.raises(InputError, match=r"fashion\.json:2: not a JSON object"):
+        read_pairs(tmp_path / "fashion.json", CATALOGUE)
+
+
 def test_repeated_pairs_count_once(tmp_path: Path) -> None:
     path = tmp_path / "fashion.json"
     path.write_text(f"{line()}\n{line()}\n{line(product=VASE)}\n")

@@ -70,6 +70,7 @@ def test_a_short_training_on_real_photos(tmp_path: Path) -> None:
         f"data.root={SUBSET}",
         "backbone=mobilenet_v2",
         f"backbone.weights={WEIGHTS}",
+        "backbone.grid=2",
         "data.stored_size=72",
         "data.image_size=64",
         "trainer=cpu",

@@ -14,10 +14,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, Compose
+from lightning import Trainer
 from PIL import Image
 
 from ctl_lightning.checkpoints import read_checkpoint
+from ctl_lightning.conf import build
 from ctl_lightning.errors import InputError
+from ctl_lightning.module import CompleteTheLook
+from ctl_lightning.style.backbone import SmallNetwork
 from ctl_lightning.tracking import read_metrics
 from ctl_lightning.train import train
 
@@ -191,6 +195,65 @@ def test_a_sweep_stopped_by_ctrl_c_goes_on_with_the_command_that_it_printed(tmp_
         "global",
         "local",
     ]
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_checkpoint_of_the_best_epoch_is_what_is_tested_and_returned(compose: Compose, tmp_path: Path) -> None:
+    for seed in range(10):
+        run = tmp_path / f"run{seed}"
+        monitored = train(compose(*TINY, "trainer.max_epochs=4", f"seed={seed}", run=run.name))
+        auc = [row["val/auc"] for row in read_metrics(run / "metrics.csv") if "val/auc" in row]
+        assert len(auc) == 4
+        if max(auc) > auc[-1]:
+            break
+    else:
+        pytest.fail("the last epoch was the best one ten times")
+    assert monitored == pytest.approx(max(auc), abs=1e-6)
+    (best,) = (run / "checkpoints").glob("best*.ckpt")
+    assert best.name == f"best-epoch={auc.index(max(auc)):03d}.ckpt"
+    config = compose(*TINY, f"seed={seed}")
+    data = build(config.data, "data")
+    module = CompleteTheLook.load_from_checkpoint(best, weights_only=True)
+    Trainer(accelerator="cpu", logger=False).test(module, datamodule=data, verbose=False)
+    tested = results(run)["test"]["all"]["auc"]["value"]
+    assert tested == pytest.approx(module.scores.auc.mean(), abs=1e-9)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_weights_from_a_file_reach_the_network(compose: Compose, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    torch.save(SmallNetwork().state_dict(), tmp_path / "w.pth")
+    train(compose(*TINY, f"backbone.weights={tmp_path / 'w.pth'}", "backbone.frozen=true"))
+    trained, given = weights(tmp_path / "run"), torch.load(tmp_path / "w.pth", weights_only=True)
+    name = "regions.0.0.weight"
+    assert torch.equal(trained[f"network.backbone.network.{name}"], given[name])
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_checkpoint_continued_elsewhere_takes_its_best_along(compose: Compose, tmp_path: Path) -> None:
+    train(compose(*TINY, "trainer.max_epochs=2", run="first"))
+    first = [row["val/auc"] for row in read_metrics(tmp_path / "first" / "metrics.csv") if "val/auc" in row]
+    resumed = f"ckpt_path={tmp_path / 'first/checkpoints/last.ckpt'}"
+    monitored = train(compose(*TINY, "trainer.max_epochs=2", resumed, run="second"))
+    assert monitored == pytest.approx(max(first), abs=1e-6)
+    assert results(tmp_path / "second")["test"] == results(tmp_path / "first")["test"]
+    assert results(tmp_path / "second")["train_seconds"] > results(tmp_path / "first")["train_seconds"] / 2
+    assert len(list((tmp_path / "second/checkpoints").glob("best*.ckpt"))) == 1
+    with pytest.raises(InputError, match="holds a run already"):
+        train(compose(*TINY, resumed, run="second"))
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_auto_does_not_run_a_finished_run_again(compose: Compose, tmp_path: Path) -> None:
+    first = train(compose(*TINY))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert train(compose(*TINY, "ckpt_path=auto")) == pytest.approx(first, abs=1e-6)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def test_several_devices_are_refused(compose: Compose) -> None:
+    with pytest.raises(InputError, match=r"trainer\.devices: a run uses one device"):
+        train(compose(*TINY, "trainer.devices=2"))
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -9,6 +9,7 @@ from ctl_lightning.data.pairs import Pair, PairTable
 from ctl_lightning.data.triplets import (
     EpochSampler,
     NegativeSampler,
+    TripletDataset,
     random_integers,
     read_triplets,
     region_centre,
@@ -107,6 +108,15 @@ def test_an_epoch_draws_other_negatives_and_views_than_the_last(make_data: MakeD
         np.testing.assert_array_equal(one.numpy(), other.numpy())
     assert any(not np.array_equal(dataset[0, n].scene.numpy(), dataset[1, n].scene.numpy()) for n in range(4))
     assert first.category == second.category
+
+
+def test_negatives_depend_on_seed_and_epoch(make_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TripletDataset, "_view", lambda self, image, *key: image)
+    dataset, other = (make_data(seed=seed).train_dataloader().dataset for seed in (0, 1))
+    drawn = [dataset[0, n].negative for n in range(40)]
+    assert drawn == [dataset[0, n].negative for n in range(40)]
+    assert drawn != [dataset[1, n].negative for n in range(40)]
+    assert drawn != [other[0, n].negative for n in range(40)]
 
 
 def test_a_training_view_is_a_part_of_the_stored_picture_sometimes_mirrored(make_data: MakeData) -> None:

@@ -1,13 +1,16 @@
 """What is in a checkpoint, and which one a run continues."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from ctl_lightning.data.files import replacing
 from ctl_lightning.errors import InputError
 
 LAST = Path("checkpoints/last.ckpt")
@@ -69,6 +72,44 @@ def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in state.items()}
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best checkpoint. A run that is continued in another directory takes its best so far along.
+
+    Args:
+        folder: where checkpoints are kept.
+        monitor: the metric; larger is better.
+        resumed: the checkpoint that is continued; the best so far lies beside it.
+    """
+
+    def __init__(self, folder: Path, monitor: str, resumed: Path | None) -> None:
+        super().__init__(folder, "best-{epoch:03d}", monitor=monitor, mode="max", save_on_train_epoch_end=True)
+        self._resumed = resumed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lightning's own forgets the best score when the directory is another one."""
+        best, folder = state_dict["best_model_path"], str(self.dirpath)
+        if self._resumed is not None and best and state_dict["dirpath"] != folder:
+            old, own = self._resumed.parent / Path(best).name, Path(folder) / Path(best).name
+            if not old.is_file():
+                raise InputError(f"ckpt_path={self._resumed}: the best checkpoint of its run, {old}, is not there")
+            if old.resolve() != own.resolve():
+                with replacing(own) as temporary:
+                    shutil.copyfile(old, temporary)
+            state_dict = state_dict | {
+                "dirpath": folder,
+                "best_model_path": str(own),
+                "kth_best_model_path": str(own),
+                "best_k_models": {str(own): state_dict["best_model_score"]},
+                "last_model_path": "",
+            }
+        super().load_state_dict(state_dict)
+
+
+def is_finished(run_dir: Path, config: dict[str, Any]) -> bool:
+    """Whether a run directory has the results of a run of this resolved config."""
+    return (run_dir / "results.json").exists() and _has_config(run_dir / LAST, config)
 
 
 def unfinished_run(run_dir: Path, config: dict[str, Any]) -> Path | None:

@@ -138,6 +138,8 @@ def _check_config(name: str, config: DictConfig) -> None:
                 f"there is no option or group {key!r}{suggestion(str(key), known)}; there are: {', '.join(sorted(known))}"
             )
     values: Config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    for path in values["paths"].keys() - primary["paths"].keys():
+        raise InputError(f"there is no option 'paths.{path}'{suggestion(path, primary['paths'])}")
     for key, value in values.items():
         _check(value, str(key))
 
@@ -151,8 +153,10 @@ def build(node: DictConfig, where: str, **given: Any) -> Any:
         given: what the program adds.
 
     Raises:
-        InputError: a value that the object refuses.
+        InputError: no such description, or a value that the object refuses.
     """
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise InputError(f"{where}={node}: expected options with a _target_, the class to make")
     try:
         return hydra.utils.instantiate(node, **given, _convert_="all")
     except InstantiationException as error:

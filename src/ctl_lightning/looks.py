@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ctl_lightning.data.crop import scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation import EvaluationSet
+from ctl_lightning.data.images import open_upright
 from ctl_lightning.data.pairs import Pair
 from ctl_lightning.metrics import PairScores
 from ctl_lightning.module import CompleteTheLook, Ranking
@@ -71,6 +71,6 @@ def _spread(categories: Sequence[int], count: int) -> list[int]:
 
 def _aspect(data: TripletDataModule, pair: Pair) -> float:
     """Width / height of the pair's scene crop before it was made square."""
-    with Image.open(data.source.image_path(data.root, pair.scene)) as image:
-        left, top, right, bottom = to_pixels(scene_crop(pair.box, data.margin), image.width, image.height)
+    image = open_upright(data.source.image_path(data.root, pair.scene))
+    left, top, right, bottom = to_pixels(scene_crop(pair.box, data.margin), image.width, image.height)
     return (right - left) / (bottom - top)

@@ -136,11 +136,19 @@ class CompleteTheLook(LightningModule):
         self._finite &= torch.isfinite(loss.detach())
         # Not each step: the host would wait for the device.
         if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._stop_if_not_finite()
+            self._stop_unless(bool(self._finite))
         return loss
 
-    def _stop_if_not_finite(self) -> None:
-        if not self._finite:
+    def on_train_epoch_end(self) -> None:
+        """Runs before the checkpoint callbacks: a network that is no longer finite is not saved."""
+        self._stop_unless(self._is_finite())
+
+    def _is_finite(self) -> bool:
+        weights = [value for value in self.network.state_dict().values() if value.is_floating_point()]
+        return bool(self._finite) and all(bool(torch.isfinite(value).all()) for value in weights)
+
+    def _stop_unless(self, finite: bool) -> None:
+        if not finite:
             saved = [getattr(callback, "best_model_path", "") for callback in self.trainer.checkpoint_callbacks]
             checkpoint = next(filter(None, reversed(saved)), "none yet")
             raise InputError(
@@ -149,8 +157,8 @@ class CompleteTheLook(LightningModule):
             )
 
     def on_validation_epoch_start(self) -> None:
-        """A network that is no longer finite is neither measured nor saved."""
-        self._stop_if_not_finite()
+        """A network that is no longer finite is not measured."""
+        self._stop_unless(self._is_finite())
         self._embedded = [[], []]
 
     def on_test_epoch_start(self) -> None:
@@ -175,12 +183,20 @@ class CompleteTheLook(LightningModule):
         self._rank("test", "test")
 
     def _rank(self, split: Literal["validation", "test"], prefix: str) -> None:
+        if self.trainer.sanity_checking:
+            return  # a few batches of the split, which cannot be ranked
         task: EvaluationSet = self.trainer.datamodule.evaluation(split)  # type: ignore[attr-defined]
-        styles, products = self._embedded
-        self.ranking = Ranking(
-            self.network, SceneStyle(*(torch.cat(parts) for parts in zip(*styles, strict=True))), torch.cat(products)
-        )
+        styles = SceneStyle(*(torch.cat(parts) for parts in zip(*self._embedded[0], strict=True)))
+        products = torch.cat(self._embedded[1])
         self._embedded = [[], []]
+        if (len(styles.scene), len(products)) != (len(task.queries), len(task.products)):
+            raise InputError(
+                f"trainer: the {split} split is ranked whole, but limit_{prefix}_batches or fast_dev_run leaves parts of it out"
+            )
+        # A comparison with NaN is false: every rank would be the first.
+        if not (torch.isfinite(styles.scene).all() and torch.isfinite(products).all()):
+            raise InputError(f"the embeddings of the {split} split are not finite: the network's weights are broken")
+        self.ranking = Ranking(self.network, styles, products)
         self.scores = score_pairs(task, self.ranking.distances)
         values = metric_values(self.scores)
         seen, unseen = values["auc"][task.seen], values["auc"][~task.seen]

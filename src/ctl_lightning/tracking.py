@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,31 @@ from ctl_lightning.results import Results, flat_table
 Row = dict[str, float]
 
 
-class ConfigInCheckpoint(Callback):
-    """Puts the resolved config, as plain values, into every checkpoint: a checkpoint knows its protocol."""
+class RunInCheckpoint(Callback):
+    """Puts into every checkpoint what it should know of its run: the config, so its protocol, and the time that it took.
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    Args:
+        config: the resolved config, as plain values.
+        seconds: of training before this program was started.
+    """
+
+    def __init__(self, config: dict[str, Any], seconds: float) -> None:
         self._config = config
+        self._before = seconds
+        self._started = time.monotonic()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.monotonic()
+
+    def seconds(self) -> float:
+        """Of training, with that of the runs that this one continues."""
+        return self._before + time.monotonic() - self._started
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the key `config`."""
+        """Adds the keys `config` and `train_seconds`."""
         checkpoint["config"] = self._config
+        checkpoint["train_seconds"] = self.seconds()
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -3,7 +3,6 @@
 import logging
 import shlex
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ctl_lightning.checkpoints import LAST, check_resumable, read_checkpoint, unfinished_run
+from ctl_lightning.checkpoints import LAST, BestCheckpoint, check_resumable, is_finished, unfinished_run
 from ctl_lightning.conf import build, program
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation import EvaluationSet
@@ -39,7 +38,7 @@ from ctl_lightning.results import (
     versions,
     write_results,
 )
-from ctl_lightning.tracking import ConfigInCheckpoint, csv_logger, finish, log_config, log_results, read_metrics
+from ctl_lightning.tracking import RunInCheckpoint, csv_logger, finish, log_config, log_results, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +64,16 @@ def train(config: DictConfig) -> float | None:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**31:
         raise InputError(f"seed={config.seed!r}: must be a whole number from 0 to 2147483647")
-    continued = _continued_run(config, plain)
-    run_dir = continued or Path(config.paths.run_dir)
-    if config.ckpt_path is None and (run_dir / LAST).exists():
+    run_dir, resumed = _resumed(config, plain)
+    if resumed and is_finished(run_dir, plain) and config.ckpt_path == "auto":
+        console.print(f"ckpt_path=auto: this run is finished, see {run_dir / 'results.json'}")
+        return max(row[MONITOR] for row in read_metrics(run_dir / "metrics.csv") if MONITOR in row)
+    if (run_dir / LAST).exists() and not (resumed and resumed.parent == (run_dir / LAST).parent.resolve()):
         raise InputError(
             f"hydra.run.dir={run_dir} holds a run already; continue it with ckpt_path=auto, or choose another directory"
         )
+    config.paths.run_dir = str(run_dir)
+    plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     run_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=run_dir):
         pass  # a directory that cannot be written to is refused before the long work
@@ -84,22 +87,24 @@ def train(config: DictConfig) -> float | None:
 
     module: CompleteTheLook = build(config.model, "model", categories=data.categories)
     module.load_backbone_weights()
-    resumed = continued / LAST if continued else None
-    if config.ckpt_path not in (None, "auto"):
-        resumed = Path(config.ckpt_path).expanduser()
+    seconds, history = 0.0, []
     if resumed is not None:
         checkpoint = check_resumable(resumed, module, plain["data"])
         console.print(f"continuing {resumed}, which has finished epoch {checkpoint['epoch']}")
+        seconds = checkpoint.get("train_seconds", 0.0)
+        rows = read_metrics(resumed.parents[1] / "metrics.csv")
+        history = [row for row in rows if row["step"] < checkpoint["global_step"]]
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     data.write_protocol_files(run_dir)
     try:
-        loggers = _loggers(config, plain, run_dir, resumed)
-        trainer, best = _trainer(config, plain, run_dir, loggers)
-        started = time.monotonic()
+        loggers = _loggers(config, plain, run_dir, history)
+        best = BestCheckpoint(run_dir / LAST.parent, MONITOR, resumed)
+        run = RunInCheckpoint(plain, seconds)
+        trainer = _trainer(config, run_dir, loggers, [best, run])
         with _told_how_to_continue(trainer, run_dir):
             if module.learns:
                 trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
-            train_seconds = time.monotonic() - started
+            train_seconds = run.seconds() if module.learns else 0.0
             trainer.test(
                 module, datamodule=data, ckpt_path=best.best_model_path or None, weights_only=True, verbose=False
             )
@@ -129,41 +134,43 @@ def _short_form(plain: dict[str, Any], run_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def _continued_run(config: DictConfig, plain: dict[str, Any]) -> Path | None:
-    """The run directory that ckpt_path=auto goes on in. Its own: elsewhere, Lightning forgets the best score so far."""
-    if config.ckpt_path != "auto":
-        return None
+def _resumed(config: DictConfig, plain: dict[str, Any]) -> tuple[Path, Path | None]:
+    """The directory that the run is kept in, and the checkpoint that it continues.
+
+    ckpt_path=auto goes on in the directory of the run that was stopped, which may be another than the one made for this run.
+    """
     run_dir = Path(config.paths.run_dir)
+    if config.ckpt_path is None:
+        return run_dir, None
+    if config.ckpt_path != "auto":
+        return run_dir, Path(config.ckpt_path).expanduser().resolve()
     run = unfinished_run(run_dir, plain)
     if run is None:
         log.warning("ckpt_path=auto: no unfinished run of this config beside %s; starting a new one", run_dir)
-    return run
+        return run_dir, None
+    return run, (run / LAST).resolve()
 
 
-def _loggers(config: DictConfig, plain: dict[str, Any], run_dir: Path, resumed: Path | None) -> list[Logger]:
-    history = []
-    if resumed is not None:
-        step = read_checkpoint(resumed)["global_step"]
-        history = [row for row in read_metrics(resumed.parents[1] / "metrics.csv") if row["step"] < step]
+def _loggers(config: DictConfig, plain: dict[str, Any], run_dir: Path, history: list[dict[str, float]]) -> list[Logger]:
     chosen: list[Logger] = [build(node, f"logger.{name}") for name, node in config.logger.items()]
     log_config(chosen, plain)
     return [csv_logger(run_dir, history), *chosen]
 
 
-def _trainer(
-    config: DictConfig, plain: dict[str, Any], run_dir: Path, loggers: list[Logger]
-) -> tuple[Trainer, ModelCheckpoint]:
-    """The trainer, and its callback that keeps the best checkpoint."""
-    folder = run_dir / "checkpoints"
-    best = ModelCheckpoint(folder, "best-{epoch:03d}", monitor=MONITOR, mode="max", save_on_train_epoch_end=True)
+def _trainer(config: DictConfig, run_dir: Path, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
     # A callback of its own: one that monitors a metric saves `last` only when the metric has improved.
-    last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    callbacks: list[Callback] = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
-    callbacks += [best, last, ConfigInCheckpoint(plain)]
+    last = ModelCheckpoint(run_dir / LAST.parent, LAST.stem, save_on_train_epoch_end=True, enable_version_counter=False)
+    chosen: list[Callback] = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
     trainer: Trainer = build(
-        config.trainer, "trainer", logger=loggers, callbacks=callbacks, default_root_dir=str(run_dir)
+        config.trainer,
+        "trainer",
+        logger=loggers,
+        callbacks=[*chosen, *callbacks, last],
+        default_root_dir=str(run_dir),
     )
-    return trainer, best
+    if trainer.world_size > 1:
+        raise InputError("trainer.devices: a run uses one device; a sweep can use many, a job each")
+    return trainer
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The LightningDataModule: from a source on disk to batches of triplets and evaluation pictures."""
 
+import hashlib
 import logging
 import statistics
 from collections import Counter
@@ -213,14 +214,22 @@ class TripletDataModule(LightningDataModule):
         if not self.triplets_file:
             return chosen
         given = read_triplets(Path(self.triplets_file))
-        try:
-            return [
-                triplet._replace(negative=given[triplet.scene, triplet.box, triplet.positive]) for triplet in chosen
-            ]
-        except KeyError as missing:
-            raise InputError(
-                f"data.triplets_file: {self.triplets_file} has no triplet for the pair {missing}"
-            ) from None
+        triplets = []
+        for pair, triplet in zip(pairs, chosen, strict=True):
+            negative = given.get((pair.scene, pair.box, pair.product))
+            if negative is None:
+                raise InputError(
+                    f"data.triplets_file: {self.triplets_file} has no triplet for product {pair.product} "
+                    f"at {pair.box} of scene {pair.scene}"
+                )
+            if self.table.catalogue.get(negative) != pair.category or not uniform.allowed(pair, negative):
+                raise InputError(
+                    f"data.triplets_file: {self.triplets_file}: {negative} cannot be the negative of product {pair.product} "
+                    f"in scene {pair.scene}: it must be another readable product of {pair.category!r} "
+                    "that no pair of the scene names"
+                )
+            triplets.append(triplet._replace(negative=negative))
+        return triplets
 
     def summary(self) -> str:
         """One line: how many pairs, crops and products there are, and what was dropped."""
@@ -235,7 +244,7 @@ class TripletDataModule(LightningDataModule):
     def write_protocol_files(self, folder: Path) -> None:
         """Writes split.json and triplets.jsonl: ids only, they can be published and read back by `split_file`, `triplets_file`."""
         split_of_scene = {pair.scene: split for split, pairs in self.pairs.items() for pair in pairs}
-        write_split(folder / "split.json", split_of_scene, self.salt)
+        write_split(folder / "split.json", split_of_scene, None if self.split_file else self.salt)
         write_triplets(folder / "triplets.jsonl", self.triplets)
 
     def evaluation(self, split: Split) -> EvaluationSet:
@@ -275,12 +284,24 @@ class TripletDataModule(LightningDataModule):
         return [DataLoader(dataset, self.eval_batch_size, **self._loader_options()) for dataset in datasets]
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch that comes next, for the checkpoint."""
-        return {"epoch": self._epoch()}
+        """The epoch that comes next, and a hash of the training pairs, for the checkpoint."""
+        return {"epoch": self._epoch(), "training_pairs": self._training_pairs()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the epoch of the run that is continued."""
+        """Takes up the epoch of the run that is continued.
+
+        Raises:
+            InputError: that run had other training pairs: some of them may be in this run's test split.
+        """
+        if state_dict["training_pairs"] != self._training_pairs():
+            raise InputError(
+                f"ckpt_path: it was trained on other pairs than those of {self.root}; "
+                "give the data that it was trained on, or start a new run without ckpt_path"
+            )
         self._first_epoch = state_dict["epoch"]
+
+    def _training_pairs(self) -> str:
+        return hashlib.sha256("\n".join(map(repr, self.pairs["train"])).encode()).hexdigest()
 
     def _epoch(self) -> int:
         # Loaders of a resumed run begin to fetch before Lightning has restored its own count of epochs.

@@ -61,19 +61,24 @@ class ImageStore:
         return self.__dict__ | {"_pixels": None}
 
 
+def open_upright(path: Path) -> Image.Image:
+    """Opens a picture and turns it as EXIF says. Raises OSError: missing, truncated or undecodable file."""
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's other words for a broken file
+        raise OSError(str(error)) from None
+
+
 def decode(item: ImageItem, size: int) -> Pixels:
-    """Opens, turns upright (EXIF), crops and resizes one picture to uint8 (size, size, 3), RGB.
+    """Opens, crops and resizes one picture to uint8 (size, size, 3), RGB.
 
     The aspect ratio is not kept: the paper's networks see squares, and cutting a strip down to one would lose most of it.
 
     Raises:
         OSError: missing, truncated or undecodable file.
     """
-    try:
-        with Image.open(item.path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's other words for a broken file
-        raise OSError(str(error)) from None
+    image = open_upright(item.path).convert("RGB")
     if item.crop is not None:
         image = image.crop(to_pixels(item.crop, image.width, image.height))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0))

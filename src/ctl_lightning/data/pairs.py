@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -86,7 +87,7 @@ def parse_catalogue(content: object, where: Path) -> dict[str, str]:
     return content
 
 
-def parse_pair(line: str, where: str, catalogue: Mapping[str, str]) -> Pair:
+def parse_pair(line: str | bytes, where: str, catalogue: Mapping[str, str]) -> Pair:
     """One line {"product", "scene", "bbox": [left, top, right, bottom]} of Shop-the-Look's format as a pair.
 
     Args:
@@ -100,8 +101,9 @@ def parse_pair(line: str, where: str, catalogue: Mapping[str, str]) -> Pair:
     try:
         row = json.loads(line)
         scene, product, box = row["scene"], row["product"], row["bbox"]
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not a JSON object ({error.msg}); mend or remove the line") from None
+    except ValueError as error:  # JSONDecodeError, or UnicodeDecodeError
+        reason = " ".join(str(error).split())
+        raise InputError(f"{where}: not a JSON object ({reason}); mend or remove the line") from None
     except (KeyError, TypeError):
         raise InputError(f"{where}: a line must be an object with the keys product, scene and bbox") from None
     for role, name in (("scene", scene), ("product", product)):
@@ -109,7 +111,10 @@ def parse_pair(line: str, where: str, catalogue: Mapping[str, str]) -> Pair:
             raise InputError(f"{where}: {role} {name!r} is not an id of 32 lower-case hex digits")
     if not (isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box)):
         raise InputError(f"{where}: bbox must be four numbers [left, top, right, bottom], not {box!r}")
-    left, top, right, bottom = map(float, box)
+    try:
+        left, top, right, bottom = map(float, box)
+    except OverflowError:  # a whole number of hundreds of digits
+        left = top = right = bottom = math.nan
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise InputError(f"{where}: box {box} is empty or outside [0, 1]; it is [left, top, right, bottom]")
     if product not in catalogue:
@@ -120,7 +125,7 @@ def parse_pair(line: str, where: str, catalogue: Mapping[str, str]) -> Pair:
 def read_pairs(path: Path, catalogue: Mapping[str, str]) -> tuple[Pair, ...]:
     """Reads one JSON object a line; blank lines and repeated pairs are passed over. Raises InputError with the line."""
     pairs: dict[Pair, None] = {}
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 pairs[parse_pair(line, f"{path}:{number}", catalogue)] = None
@@ -141,8 +146,8 @@ def split_of(scene: str, salt: str) -> Split:
     return "train" if fraction < 0.8 else "validation" if fraction < 0.9 else "test"
 
 
-def write_split(path: Path, split: Mapping[str, Split], salt: str) -> None:
-    """Writes scene -> split with the salt and the counts beside it, sorted, so that equal splits are equal files."""
+def write_split(path: Path, split: Mapping[str, Split], salt: str | None) -> None:
+    """Writes scene -> split, sorted, so that equal splits are equal files; beside it the counts, and the salt if it made the split."""
     content = {"salt": salt, "scenes_in_split": Counter(split.values()), "split_of_scene": dict(split)}
     write_text(path, json.dumps(content, indent=0, sort_keys=True) + "\n")
 

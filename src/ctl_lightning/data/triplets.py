@@ -57,19 +57,20 @@ class NegativeSampler:
 
     def exists(self, pair: Pair) -> bool:
         """Whether the pair has any possible negative."""
-        return any(self._allowed(pair, product) for product in self._pools.get(pair.category, ()))
+        return any(self.allowed(pair, product) for product in self._pools.get(pair.category, ()))
 
     def draw(self, pair: Pair, *key: object) -> str:
         """A negative for a pair that has one, chosen by `key`."""
         pool = self._pools[pair.category]
         for attempt in range(1000):
             product = pool[random_integers([len(pool)], *key, attempt)[0]]
-            if self._allowed(pair, product):
+            if self.allowed(pair, product):
                 return product
-        allowed = [product for product in pool if self._allowed(pair, product)]
+        allowed = [product for product in pool if self.allowed(pair, product)]
         return allowed[random_integers([len(allowed)], *key)[0]]
 
-    def _allowed(self, pair: Pair, product: str) -> bool:
+    def allowed(self, pair: Pair, product: str) -> bool:
+        """Whether a product of the pair's category can be its negative: readable, and named by no pair of the scene."""
         return product in self._usable and product not in self._named[pair.scene]
 
 
@@ -248,8 +249,8 @@ def read_triplets(path: Path) -> dict[tuple[str, Box, str], str]:
     negatives = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"data.triplets_file: cannot read {path} ({error.strerror})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"data.triplets_file: cannot read {path} ({error})") from None
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)

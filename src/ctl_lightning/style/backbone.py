@@ -83,11 +83,12 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
         if frozen:
             self.network.requires_grad_(False)
-        self.train()
+        if grid < 1:
+            raise ValueError(f"backbone.grid must be at least 1, not {grid}")
         with torch.no_grad():
-            probe = self.eval()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
-        self.pooled_features: int = probe.pooled.shape[1]
-        self.region_features: int = probe.regions.shape[2]
+            probe = self.eval().network(torch.zeros(1, 3, 64, 64))
+        self.pooled_features: int = probe["pooled"].shape[1]
+        self.region_features: int = probe["regions"].shape[1]
         self.train()
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -95,11 +96,21 @@ class Backbone(nn.Module):
         return super().train(mode and not self.frozen)
 
     def forward(self, images: Tensor) -> Features:
-        """uint8 pictures (B, 3, S, S), RGB -> pooled (B, F), regions (B, grid², C)."""
-        pixels = (images.float() / 255 - self.mean) / self.std
+        """uint8 pictures (B, 3, S, S), RGB -> pooled (B, F), regions (B, grid², C).
+
+        Raises:
+            InputError: the layer has fewer regions than the grid asks for.
+        """
+        pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.network(pixels.contiguous(memory_format=torch.channels_last))
-            pooled, regions = maps["pooled"], self.to_grid(maps["regions"])
+            pooled, found = maps["pooled"], maps["regions"]
+            if min(found.shape[2:]) < self.grid:
+                raise InputError(
+                    f"backbone.grid={self.grid}: pictures of {images.shape[3]} pixels have only {found.shape[2]} x "
+                    f"{found.shape[3]} regions in this layer; give a smaller grid, or a larger data.image_size"
+                )
+            regions = self.to_grid(found)
         if pooled.ndim == 4:
             pooled = pooled.mean((2, 3))
         return Features(pooled, regions.flatten(2).transpose(1, 2))

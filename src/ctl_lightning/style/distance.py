@@ -68,3 +68,29 @@ def query(method: Method, scene: Tensor, regions: Tensor, attention: Tensor) -> 
 def query_distance(query: Tensor, products: Tensor) -> Tensor:
     """d = 2 - q·p for all queries and products, (B, D), (M, D) -> (B, M)."""
     return 2 - query @ products.T
+
+
+def plain_distance(method: Method, scene: Tensor, regions: Tensor, attention: Tensor, products: Tensor) -> Tensor:
+    """Distances that are not squared, which have no one-query form, of all scenes and products.
+
+    Args:
+        method: which of the three distances.
+        scene: f_s, (B, D).
+        regions: f_i, (B, R, D).
+        attention: a_i, (B, R).
+        products: f_p, (M, D).
+
+    Returns:
+        (B, M)
+    """
+    if method == "global":
+        return _euclidean(scene, products)
+    # Scene by scene: all (B, R, M) at once would take gigabytes.
+    rows = zip(attention, regions, strict=True)
+    local = torch.stack([weights @ _euclidean(vectors, products) for weights, vectors in rows])
+    return local if method == "local" else (_euclidean(scene, products) + local) / 2
+
+
+def _euclidean(a: Tensor, b: Tensor) -> Tensor:
+    # Not by way of a matrix product: it loses the distance of near vectors to cancellation.
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

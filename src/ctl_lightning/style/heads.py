@@ -1,6 +1,7 @@
 """The head g, which maps a backbone feature into the style space, and the category embedding."""
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,13 @@ class Head(nn.Module):
         hidden: width of the hidden layer (the paper does not state it).
         dim: D, of the style space.
         dropout: rate (the paper does not state it).
+        kinds: of picture that go through it.
     """
 
-    def __init__(self, features: int, hidden: int, dim: int, dropout: float) -> None:
+    def __init__(self, features: int, hidden: int, dim: int, dropout: float, kinds: Sequence[Kind]) -> None:
         super().__init__()
         self.inner = nn.Linear(features, hidden, bias=False)  # the normalisation takes a bias away
-        self.norm = nn.ModuleDict({kind: nn.BatchNorm1d(hidden, affine=False) for kind in get_args(Kind)})
+        self.norm = nn.ModuleDict({kind: nn.BatchNorm1d(hidden, affine=False) for kind in kinds})
         self.scale, self.shift = nn.Parameter(torch.ones(hidden)), nn.Parameter(torch.zeros(hidden))
         self.dropout = nn.Dropout(dropout)
         self.outer = nn.Linear(hidden, dim)

@@ -12,6 +12,7 @@ from ctl_lightning.style.distance import (
     global_distance,
     hybrid_distance,
     local_distance,
+    plain_distance,
     query,
     query_distance,
 )
@@ -58,12 +59,12 @@ class StyleNetwork(nn.Module):
         self.backbone = backbone
         self.method = method
         self.squared = squared
-        self.pooled_head = Head(backbone.pooled_features, hidden, dim, dropout)
+        self.pooled_head = Head(backbone.pooled_features, hidden, dim, dropout, ("scene", "product"))
         if method != "global":
-            self.region_head = Head(backbone.region_features, hidden, dim, dropout)
+            self.region_head = Head(backbone.region_features, hidden, dim, dropout, ("scene",))
         self.attends = method != "global" and attention == "category"
         if self.attends:
-            self.key_head = Head(backbone.region_features, hidden, dim, dropout)
+            self.key_head = Head(backbone.region_features, hidden, dim, dropout, ("scene",))
             self.category_embedding = CategoryEmbedding(categories, dim)
 
     def forward(self, scene: Tensor, positive: Tensor, negative: Tensor, category: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,11 +116,7 @@ class StyleNetwork(nn.Module):
         """Every scene to every product, (M, D) -> (B, M); one matrix product if the distance is squared."""
         if self.squared:
             return query_distance(query(self.method, *style), products)
-        rows = [
-            region_distance(self.method, SceneStyle(*(part[row : row + 1] for part in style)), products, squared=False)
-            for row in range(len(style.scene))
-        ]
-        return torch.stack(rows)
+        return plain_distance(self.method, *style, products)
 
 
 def region_distance(method: Method, style: SceneStyle, product: Tensor, squared: bool = True) -> Tensor:

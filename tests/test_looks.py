@@ -1,0 +1,47 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import MakeData
+from PIL import Image
+
+from ctl_lightning.data.evaluation import Integers
+from ctl_lightning.looks import retrieval_rows
+from ctl_lightning.metrics import Floats, score_pairs
+from ctl_lightning.module import Ranking
+
+
+class ByNumber:
+    """The farther, the smaller a product's number."""
+
+    def distances(self, queries: Integers, products: Integers) -> Floats:
+        return np.tile(-products.astype(float), (len(queries), 1))
+
+
+def test_the_grid_shows_the_nearest_products_of_the_category(make_data: MakeData) -> None:
+    data = make_data()
+    task = data.evaluation("test")
+    ranking: Ranking = ByNumber()  # type: ignore[assignment]
+    pictures = data.product_images(task)
+    for row in retrieval_rows(data, task, ranking, score_pairs(task, ranking.distances)):
+        category = task.categories.index(row.category)
+        wanted = np.flatnonzero(task.product_category == category)[::-1]
+        for shown, product in zip(row.nearest, wanted, strict=False):
+            np.testing.assert_array_equal(shown.image, pictures.pixels(int(product)))
+            if shown.hit:
+                np.testing.assert_array_equal(shown.image, row.truth)
+
+
+def test_a_turned_photo_is_shown_in_its_own_proportions(make_data: MakeData, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn: 300 x 100 stored, 100 x 300 to look at
+    Image.new("RGB", (300, 100)).save(tmp_path / "turned.jpg", exif=exif)
+    data = make_data()
+    data.source = SimpleNamespace(image_path=lambda *_: tmp_path / "turned.jpg")
+    task = data.evaluation("test")
+    ranking: Ranking = ByNumber()  # type: ignore[assignment]
+    rows = retrieval_rows(data, task, ranking, score_pairs(task, ranking.distances))
+    # Shoes at 0.8 to 0.95, margin 0.05: what is left is the upper three quarters.
+    (aspect, *_) = [row.aspect for row in rows if row.category.endswith("Shoes")]
+    assert aspect == pytest.approx(100 / 225, abs=0.01)
