@@ -68,7 +68,8 @@ def train(config: DictConfig) -> float | None:
     if resumed and is_finished(run_dir, plain) and config.ckpt_path == "auto":
         console.print(f"ckpt_path=auto: this run is finished, see {run_dir / 'results.json'}")
         return max(row[MONITOR] for row in read_metrics(run_dir / "metrics.csv") if MONITOR in row)
-    if (run_dir / LAST).exists() and not (resumed and resumed.parent == (run_dir / LAST).parent.resolve()):
+    here = config.ckpt_path == "auto" or (resumed and resumed.parent == (run_dir / LAST).parent.resolve())
+    if not here and ((run_dir / LAST).exists() or (run_dir / "results.json").exists()):
         raise InputError(
             f"hydra.run.dir={run_dir} holds a run already; continue it with ckpt_path=auto, or choose another directory"
         )
@@ -230,6 +231,7 @@ def _quiet() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*exists and is not empty.*",
+        ".*could not find the monitored key in the returned metrics.*",  # in an epoch that is not validated
         ".*Consider setting `persistent_workers=True`.*",
         ".*is smaller than the logging interval.*",
         ".*Found .* module.s. in eval mode.*",
