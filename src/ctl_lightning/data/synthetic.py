@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 Colour = tuple[int, int, int]
 Knowledge = Literal["oracle", "global", "local"]
 
-FORMAT = 3
+FORMAT = 4
 """Counts up when equal parameters would be rendered otherwise, so that old renderings are not taken for new ones."""
 
 SEASONS = 2
@@ -66,7 +66,7 @@ PRODUCT_SIZE = (96, 96)
 
 COLOURS: tuple[Colour, ...] = ((205, 50, 50), (55, 85, 200), (50, 150, 75), (235, 190, 45))
 LININGS: tuple[Colour, ...] = ((240, 130, 190), (70, 200, 215))
-WALLS: tuple[Colour, ...] = ((190, 115, 85), (95, 105, 135))
+WALLS: tuple[Colour, ...] = ((205, 95, 60), (65, 95, 155))
 WALL_WIDTH = 0.2
 SKIN: Colour = (225, 185, 155)
 ROOM: Colour = (226, 222, 214)
