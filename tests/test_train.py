@@ -176,6 +176,7 @@ def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not
     assert f"continuing {stopped}" in second.stdout.replace("\n", "")
     (continued,) = [path.parent for path in tmp_path.glob("runs/**/results.json")]
     assert continued == stopped.parents[1]
+    assert f"run_dir: {continued}\n" in (continued / "config.yaml").read_text()
     monkeypatch.setattr("ctl_lightning.train._pictures", lambda *_: {})
     train(compose(*TINY, *options, run="whole"))
     for name, value in weights(tmp_path / "whole").items():

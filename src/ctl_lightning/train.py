@@ -67,7 +67,7 @@ def train(config: DictConfig) -> float | None:
     run_dir, resumed = _resumed(config, plain)
     if resumed and is_finished(run_dir, plain) and config.ckpt_path == "auto":
         console.print(f"ckpt_path=auto: this run is finished, see {run_dir / 'results.json'}")
-        return max(row[MONITOR] for row in read_metrics(run_dir / "metrics.csv") if MONITOR in row)
+        return max((row[MONITOR] for row in read_metrics(run_dir / "metrics.csv") if MONITOR in row), default=None)
     here = config.ckpt_path == "auto" or (resumed and resumed.parent == (run_dir / LAST).parent.resolve())
     if not here and ((run_dir / LAST).exists() or (run_dir / "results.json").exists()):
         raise InputError(
