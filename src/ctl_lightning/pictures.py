@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -81,7 +82,7 @@ def curves(path: Path, rows: Sequence[Mapping[str, float]], lines: Mapping[str, 
     right.axhline(0.5, color="0.9", linewidth=1)
     right.set(title="validation", xlabel="step")
     if right.get_legend_handles_labels()[0]:
-        right.legend(fontsize=8)
+        right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # beside the curves
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
@@ -134,7 +135,7 @@ def attention_overlays(path: Path, rows: Sequence[Overlay]) -> None:
 def _short(category: str) -> str:
     """The last part of a category path; with the first one if there are but two."""
     parts = category.split("|")
-    return "\n".join(parts) if len(parts) == 2 and len(category) < 26 else parts[-1]
+    return "\n".join(parts) if len(parts) == 2 and len(category) < 26 else fill(parts[-1], 18)
 
 
 def _with_aspect(image: Pixels, aspect: float) -> Pixels:
