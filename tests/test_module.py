@@ -161,7 +161,9 @@ def test_a_network_that_is_not_finite_stops_and_is_not_saved(
 ) -> None:
     callbacks = [Poison(last), ModelCheckpoint(tmp_path, "kept", save_on_train_epoch_end=True)]
     options = {"max_epochs": 3, "log_every_n_steps": 2, "check_val_every_n_epoch": every, "callbacks": callbacks}
-    with pytest.raises(InputError, match=r"loss is not finite .*epoch 1.*last good checkpoint .*\.ckpt.*learning_rate"):
+    with pytest.raises(
+        InputError, match=r"the loss or a weight is not finite .*epoch 1.*last good checkpoint .*\.ckpt.*learning_rate"
+    ):
         trainer(tmp_path, **options).fit(module(), datamodule=make_data())
     (kept,) = tmp_path.rglob("*.ckpt")
     saved = read_checkpoint(kept)

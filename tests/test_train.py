@@ -324,7 +324,7 @@ def test_wrong_values_stop_before_training(compose: Compose, override: str, says
 def test_a_diverging_run_stops_with_one_line(tmp_path: Path, cache: Path) -> None:
     run = command(tmp_path, "model.learning_rate=1e30", "trainer.log_every_n_steps=1", cache=cache)
     assert run.returncode == 1
-    assert "the loss is not finite" in run.stderr
+    assert "the loss or a weight is not finite" in run.stderr
     assert "Traceback" not in run.stderr
 
 

@@ -152,7 +152,7 @@ class CompleteTheLook(LightningModule):
             saved = [getattr(callback, "best_model_path", "") for callback in self.trainer.checkpoint_callbacks]
             checkpoint = next(filter(None, reversed(saved)), "none yet")
             raise InputError(
-                f"the loss is not finite at step {self.global_step} (epoch {self.current_epoch}); "
+                f"the loss or a weight is not finite at step {self.global_step} (epoch {self.current_epoch}); "
                 f"the last good checkpoint is kept: {checkpoint}; try a smaller model.learning_rate"
             )
 
@@ -194,7 +194,7 @@ class CompleteTheLook(LightningModule):
                 f"trainer: the {split} split is ranked whole, but limit_{prefix}_batches or fast_dev_run leaves parts of it out"
             )
         # A comparison with NaN is false: every rank would be the first.
-        if not (torch.isfinite(styles.scene).all() and torch.isfinite(products).all()):
+        if not all(bool(torch.isfinite(part).all()) for part in (*styles, products)):
             raise InputError(f"the embeddings of the {split} split are not finite: the network's weights are broken")
         self.ranking = Ranking(self.network, styles, products)
         self.scores = score_pairs(task, self.ranking.distances)

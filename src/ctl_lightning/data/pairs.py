@@ -101,8 +101,8 @@ def parse_pair(line: str | bytes, where: str, catalogue: Mapping[str, str]) -> P
     try:
         row = json.loads(line)
         scene, product, box = row["scene"], row["product"], row["bbox"]
-    except ValueError as error:  # JSONDecodeError, or UnicodeDecodeError
-        reason = " ".join(str(error).split())
+    except ValueError as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
         raise InputError(f"{where}: not a JSON object ({reason}); mend or remove the line") from None
     except (KeyError, TypeError):
         raise InputError(f"{where}: a line must be an object with the keys product, scene and bbox") from None

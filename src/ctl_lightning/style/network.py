@@ -120,7 +120,7 @@ class StyleNetwork(nn.Module):
 
 
 def region_distance(method: Method, style: SceneStyle, product: Tensor, squared: bool = True) -> Tensor:
-    """The distance region by region: the reference for the one-query form, and the only form of plain distances.
+    """The distance region by region: of pairs in training if it is not squared, and the reference for the other forms.
 
     Args:
         method: which distance.
