@@ -12,6 +12,7 @@ from ctl_lightning.conf import _check_config, config_dir
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
+RESULTS = (REPOSITORY / "docs" / "results.md").read_text()
 HEADERS = [
     line.removeprefix("#").strip()
     for path in sorted((REPOSITORY / "conf").rglob("*.yaml"))
@@ -49,4 +50,11 @@ def test_every_make_target_that_is_named_exists() -> None:
 
 
 def test_no_placeholder_is_left() -> None:
-    assert "@" not in README
+    assert not re.search("@[A-Z]+@", README + RESULTS)
+
+
+def test_every_command_with_measured_results_composes() -> None:
+    commands = re.findall(r"^    (python -m ctl_lightning\.train(?:.*\\\n)*.*)$", RESULTS, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        test_every_command_composes_and_has_only_known_options(command.replace("\\\n", ""))
