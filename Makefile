@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-train: install ## train the hybrid model on synthetic looks (about 5 minutes on 2 cores); options: make train TRAIN="..."
+train: install ## train the hybrid model on synthetic looks (about 3 minutes on 2 cores); options: make train TRAIN="..."
 	$(BIN)/python -m ctl_lightning.train $(TRAIN)
 
 test: install ## the quick test suite (under 5 minutes on 2 cores)

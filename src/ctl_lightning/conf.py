@@ -128,8 +128,7 @@ def _keys(config: Config, prefix: str = "") -> Iterator[str]:
 
 def _check_config(name: str, config: DictConfig) -> None:
     """Refuses unknown options and values of the wrong type before any work is done."""
-    primary = OmegaConf.to_container(OmegaConf.load(config_dir() / f"{name}.yaml"), resolve=False)
-    assert isinstance(primary, dict)
+    primary: Config = OmegaConf.to_container(OmegaConf.load(config_dir() / f"{name}.yaml"))  # type: ignore[assignment]
     groups = [group for entry in primary["defaults"] if isinstance(entry, dict) for group in entry]
     known = {*primary, *groups, "experiment"} - {"defaults", "hydra"}
     for key in config:
@@ -138,8 +137,10 @@ def _check_config(name: str, config: DictConfig) -> None:
                 f"there is no option or group {key!r}{suggestion(str(key), known)}; there are: {', '.join(sorted(known))}"
             )
     values: Config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    for path in values["paths"].keys() - primary["paths"].keys():
-        raise InputError(f"there is no option 'paths.{path}'{suggestion(path, primary['paths'])}")
+    for group, options in primary.items():
+        if isinstance(options, dict) and group != "hydra":
+            for option in values.get(group, {}).keys() - options.keys():
+                raise InputError(f"there is no option '{group}.{option}'{suggestion(option, options)}")
     for key, value in values.items():
         _check(value, str(key))
 

@@ -15,7 +15,7 @@ class Head(nn.Module):
 
     All parameters are shared by scenes and products; the BatchNorm's statistics are kept for each kind of picture. The paper
     does not say how it treats them. Scenes and products differ far more than scenes among themselves: with joint
-    statistics training was much slower (synthetic looks, global distance, AUC after two epochs: 0.58 against 0.74), and
+    statistics training was much slower (an earlier rendering of synthetic looks, global distance, AUC after two epochs: 0.58 against 0.74), and
     statistics of a kind in training with joint ones in evaluation evaluate another network than the trained one.
 
     Args:
