@@ -68,6 +68,8 @@ def data_module(root: Path, cache: Path, **options: Any) -> TripletDataModule:
     defaults: dict[str, Any] = {
         "stored_size": 36,
         "image_size": 32,
+        "aspect": "stretch",
+        "store": "packed",
         "margin": 0.05,
         "min_area": 0.2,
         "exclude_categories": [],

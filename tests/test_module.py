@@ -78,9 +78,9 @@ def test_the_logged_metrics_are_those_of_the_region_by_region_distance(
         for r, row in enumerate(rows):
             item = queries[int(row)]
             with torch.no_grad():
-                style = network.embed_scene(item.image[None], torch.tensor([item.category]))
+                style = network.embed_scene(item.image, item.category)
                 for c, column in enumerate(columns):
-                    product = network.embed_product(products[int(column)].image[None])
+                    product = network.embed_product(products[int(column)].image)
                     if isinstance(network, StyleNetwork):
                         table[r, c] = float(region_distance(network.method, style, product))
                     else:

@@ -5,10 +5,11 @@ import pytest
 from conftest import image_id
 
 from ctl_lightning.data.pairs import (
+    HEX_ID,
     Pair,
     PairTable,
-    parse_catalogue,
     parse_pair,
+    read_catalogue,
     read_pairs,
     read_split,
     split_of,
@@ -86,9 +87,10 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [[], {}, {"x": "Shoes"}, {SHOE: 3}, {SHOE: ""}])
-def test_a_bad_catalogue_is_refused(content: object) -> None:
+def test_a_bad_catalogue_is_refused(content: object, tmp_path: Path) -> None:
+    (tmp_path / "cat.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"cat\.json"):
-        parse_catalogue(content, Path("cat.json"))
+        read_catalogue(tmp_path / "cat.json", HEX_ID)
 
 
 def test_a_category_that_is_a_prefix_of_another_stays_apart() -> None:

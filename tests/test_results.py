@@ -10,6 +10,8 @@ from ctl_lightning.data.synthetic import DECIDERS, SyntheticLooks, kind_and_deci
 from ctl_lightning.data.triplets import EvaluationTriplet
 from ctl_lightning.results import attention_results, truth_results
 
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
 
 def evaluated(table: PairTable, pairs: tuple[Pair, ...]) -> EvaluationSet:
     triplets = [EvaluationTriplet(pair.scene, pair.box, pair.product, pair.product) for pair in pairs]
@@ -53,7 +55,7 @@ def test_pointing_and_mass_by_hand() -> None:
     task = EvaluationSet(**{**task.__dict__, "query": np.array([1, 0]), "queries": task.queries[::-1]})
     of_second, of_first = [0.1, 0.2, 0.3, 0.4], [0.2, 0.5, 0.2, 0.1]
     boxes = [(0.0, 0.0, 0.5, 0.4), (0.5, 0.4, 1.0, 0.8)]  # region 0 decides for the first pair, region 3 for the second
-    found = attention_results(task, np.array([of_second, of_first]), boxes, 32, 32, 0.0)["attention"]
+    found = attention_results(task, np.array([of_second, of_first]), boxes, [WHOLE, WHOLE], 32, 32, 0.0)["attention"]
     assert found["pointing"]["value"] == pytest.approx(0.5)  # region 1 is the first's heaviest, region 3 the second's
     assert found["mass"]["value"] == pytest.approx((0.2 + 0.4) / 2)
     assert found["pointing_uniform"]["value"] == found["mass_uniform"]["value"] == pytest.approx(1 / 4)

@@ -11,11 +11,12 @@ from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation import EvaluationSet
 from ctl_lightning.data.images import open_upright
 from ctl_lightning.data.pairs import Pair
+from ctl_lightning.data.triplets import crop_key
 from ctl_lightning.metrics import PairScores
 from ctl_lightning.module import CompleteTheLook, Ranking
-from ctl_lightning.pictures import Overlay, Retrieval, Shown
+from ctl_lightning.pictures import Cut, Overlay, Retrieval, Shown
 
-RETRIEVALS, NEAREST, OVERLAYS = 10, 10, 4
+RETRIEVALS, NEAREST, OVERLAYS, CUTS = 10, 10, 4, 10
 
 
 def retrieval_rows(
@@ -61,6 +62,19 @@ def attention_rows(data: TripletDataModule, task: EvaluationSet, module: Complet
     return rows
 
 
+def pair_rows(data: TripletDataModule) -> list[Cut]:
+    """Ten test pairs spread evenly over the categories: the whole scene, its box and crop, and what is stored."""
+    pairs = data.pairs["test"]
+    rows = []
+    for number in _spread([data.categories.index(pair.category) for pair in pairs], CUTS):
+        pair = pairs[number]
+        scene = open_upright(data.source.image_path(data.root, pair.scene)).convert("RGB")
+        scene.thumbnail((400, 400))
+        crop, product = data.store[crop_key(pair.scene, pair.box)], data.store[pair.product]
+        rows.append(Cut(pair.category, np.asarray(scene), pair.box, scene_crop(pair.box, data.margin), crop, product))
+    return rows
+
+
 def _spread(categories: Sequence[int], count: int) -> list[int]:
     """The first pair of every category, then the second of every category, ... up to `count`; by category."""
     order = sorted(
@@ -70,7 +84,9 @@ def _spread(categories: Sequence[int], count: int) -> list[int]:
 
 
 def _aspect(data: TripletDataModule, pair: Pair) -> float:
-    """Width / height of the pair's scene crop before it was made square."""
+    """Width / height at which the pair's scene crop is to be shown: as it was before it was stretched to a square."""
+    if data.aspect != "stretch":
+        return 1.0
     image = open_upright(data.source.image_path(data.root, pair.scene))
     left, top, right, bottom = to_pixels(scene_crop(pair.box, data.margin), image.width, image.height)
     return (right - left) / (bottom - top)

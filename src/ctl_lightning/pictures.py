@@ -8,10 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
 from ctl_lightning.data.files import replacing
+from ctl_lightning.data.pairs import Box
 
 Pixels = NDArray[np.uint8]
 
@@ -54,6 +56,50 @@ class Overlay(NamedTuple):
     scene: Pixels
     aspect: float
     maps: Mapping[str, NDArray[np.float64]]
+
+
+class Cut(NamedTuple):
+    """One pair of a crop sheet.
+
+    Attributes:
+        category: its name.
+        scene: the whole scene, (H, W, 3).
+        box: of the product in the scene, normalised.
+        crop: what is left of the scene, normalised.
+        stored: the scene crop as the network sees it, (S, S, 3).
+        product: likewise, (S, S, 3).
+    """
+
+    category: str
+    scene: Pixels
+    box: Box
+    crop: Box
+    stored: Pixels
+    product: Pixels
+
+
+def crop_sheet(path: Path, rows: Sequence[Cut]) -> None:
+    """Whole scene with the product's box (blue) and the scene crop (green) | the stored crop | the stored product; two a row."""
+    lines = (len(rows) + 1) // 2
+    figure = Figure(figsize=(9.5, 2.0 * lines), layout="constrained")
+    grid = figure.subplots(lines, 6, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for number, row in enumerate(rows):
+        whole, stored, product = grid[number // 2, 3 * (number % 2) : 3 * (number % 2) + 3]
+        whole.set_axis_on()
+        _show(whole, row.scene)
+        height, width = row.scene.shape[:2]
+        for colour, (left, top, right, bottom) in ((HIT, row.crop), (KNOWN, row.box)):
+            corner = (left * width, top * height)
+            size = ((right - left) * width, (bottom - top) * height)
+            whole.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=2))
+        whole.set_title(_short(row.category), fontsize=7)
+        for axes, picture, title in ((stored, row.stored, "scene crop"), (product, row.product, "product")):
+            axes.set_axis_on()
+            _show(axes, picture)
+            axes.set_title(title, fontsize=7)
+    _save(figure, path)
 
 
 def curves(path: Path, rows: Sequence[Mapping[str, float]], lines: Mapping[str, float]) -> None:

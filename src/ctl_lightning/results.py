@@ -56,7 +56,13 @@ def truth_distances(task: EvaluationSet, truth: Truth, knowledge: Knowledge) -> 
 
 
 def attention_results(
-    task: EvaluationSet, attention: Floats, boxes: Sequence[Box], stored_size: int, image_size: int, margin: float
+    task: EvaluationSet,
+    attention: Floats,
+    boxes: Sequence[Box],
+    places: Sequence[Box],
+    stored_size: int,
+    image_size: int,
+    margin: float,
 ) -> Results:
     """How well the attention finds the garment that decides.
 
@@ -64,6 +70,7 @@ def attention_results(
         task: the pairs.
         attention: a_i of every query, (Q, R).
         boxes: of the deciding garment of each pair.
+        places: of each pair's scene crop in its stored square.
         stored_size: see `region_centre`.
         image_size: see `region_centre`.
         margin: see `region_centre`.
@@ -77,7 +84,7 @@ def attention_results(
     inside = np.zeros((len(task.pairs), grid * grid))
     for row, (pair, (left, top, right, bottom)) in enumerate(zip(task.pairs, boxes, strict=True)):
         for region in range(grid * grid):
-            x, y = region_centre(region, grid, stored_size, image_size, pair.box, margin)
+            x, y = region_centre(region, grid, stored_size, image_size, pair.box, margin, places[row])
             inside[row, region] = left <= x <= right and top <= y <= bottom
     weights = attention[task.query]
     heaviest = weights == weights.max(1, keepdims=True)

@@ -17,14 +17,17 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from ctl_lightning.checkpoints import LAST, BestCheckpoint, check_resumable, is_finished, unfinished_run
 from ctl_lightning.conf import build, program
+from ctl_lightning.console import console
+from ctl_lightning.data.crop import scene_crop
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation import EvaluationSet
 from ctl_lightning.data.files import write_text
-from ctl_lightning.data.synthetic import SyntheticLooks
+from ctl_lightning.data.images import placed
+from ctl_lightning.data.pairs import Box
+from ctl_lightning.data.synthetic import SCENE_SIZE, SyntheticLooks
 from ctl_lightning.errors import InputError
 from ctl_lightning.looks import attention_rows, retrieval_rows
 from ctl_lightning.module import MONITOR, CompleteTheLook
@@ -41,8 +44,6 @@ from ctl_lightning.results import (
 from ctl_lightning.tracking import RunInCheckpoint, csv_logger, finish, log_config, log_results, read_metrics
 
 log = logging.getLogger(__name__)
-
-console = Console(width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=True)
 
 
 @program("train")
@@ -203,7 +204,9 @@ def _results(plain: dict[str, Any], data: TripletDataModule, module: CompleteThe
         attention = module.ranking.attention()
         if attention.shape[1]:
             boxes = [truth.deciding_box(pair) for pair in task.pairs]
-            results |= attention_results(task, attention, boxes, data.stored_size, data.image_size, data.margin)
+            results |= attention_results(
+                task, attention, boxes, _places(data, task), data.stored_size, data.image_size, data.margin
+            )
     return results
 
 
@@ -223,6 +226,13 @@ def _pictures(run_dir: Path, data: TripletDataModule, module: CompleteTheLook, r
         pictures["attention"] = folder / "attention.png"
         attention_overlays(pictures["attention"], attention_rows(data, task, module))
     return pictures
+
+
+def _places(data: TripletDataModule, task: EvaluationSet) -> list[Box]:
+    """Where in its stored square each pair's scene crop lies; for synthetic scenes, which are all of one size."""
+    crops = [scene_crop(pair.box, data.margin) for pair in task.pairs]
+    width, height = SCENE_SIZE
+    return [placed((crop[2] - crop[0]) * width / ((crop[3] - crop[1]) * height), data.aspect) for crop in crops]
 
 
 def _quiet() -> None:

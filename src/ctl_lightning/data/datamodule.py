@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 from ctl_lightning.data.crop import area, scene_crop
 from ctl_lightning.data.evaluation import EvaluationSet, evaluation_set
 from ctl_lightning.data.files import write_text
-from ctl_lightning.data.images import ImageItem, ImageStore, open_store
+from ctl_lightning.data.images import Aspect, ImageItem
 from ctl_lightning.data.pairs import SPLITS, Pair, PairTable, Split, read_split, split_of, write_split
+from ctl_lightning.data.store import ImageStore, StoreKind, open_store
 from ctl_lightning.data.triplets import (
     EpochSampler,
     EvaluationImage,
@@ -56,6 +57,8 @@ class TripletDataModule(LightningDataModule):
         source: the format of what is in it.
         cache_dir: where image stores are kept.
         stored_size: side of the stored pictures, in pixels.
+        aspect: how a picture becomes a square: "stretch", "pad" or "crop".
+        store: "packed", "litdata" or "none"; see `open_store`.
         image_size: side of what the network sees: a random part in training, the centre otherwise.
         margin: by how much a box grows before it is cut away, as a share of the image side.
         min_area: pairs whose scene crop is a smaller share of the scene are dropped.
@@ -77,6 +80,8 @@ class TripletDataModule(LightningDataModule):
         source: Source,
         cache_dir: str,
         stored_size: int,
+        aspect: Aspect,
+        store: StoreKind,
         image_size: int,
         margin: float,
         min_area: float,
@@ -106,6 +111,8 @@ class TripletDataModule(LightningDataModule):
         self.source = source
         self.cache_dir = Path(cache_dir).expanduser()
         self.stored_size = stored_size
+        self.aspect: Aspect = aspect
+        self.store_kind: StoreKind = store
         self.image_size = image_size
         self.margin = margin
         self.min_area = min_area
@@ -121,6 +128,7 @@ class TripletDataModule(LightningDataModule):
         self.triplets_file = triplets_file
         self.table: PairTable
         self.store: ImageStore
+        self.keys: list[str] = []
         self.pairs: dict[Split, list[Pair]] = {}
         self.triplets: dict[Split, list[EvaluationTriplet]] = {}
         self.dropped: Counter[str] = Counter()
@@ -144,6 +152,7 @@ class TripletDataModule(LightningDataModule):
         if self.pairs:
             return
         self.table = self.source.read(self.root).without_categories(self.exclude_categories)
+        self.dropped.update(self.table.left_out)
         for category, products in self.table.products_of_category.items():
             if len(products) == 1:
                 raise InputError(
@@ -195,7 +204,8 @@ class TripletDataModule(LightningDataModule):
             for product in sorted(self.table.catalogue)
         ]
         items = [*crops.values(), *catalogue]
-        store = open_store(items, self.stored_size, self.cache_dir)
+        self.keys = [item.key for item in items]
+        store = open_store(items, self.stored_size, self.aspect, self.cache_dir, self.store_kind)
         if store.bad:
             listing = self.cache_dir / "bad_images.txt"
             write_text(listing, "".join(f"{reason}\n" for reason in sorted(set(store.bad.values()))))
@@ -309,4 +319,9 @@ class TripletDataModule(LightningDataModule):
         return max(self._first_epoch, counted)
 
     def _loader_options(self) -> dict[str, Any]:
-        return {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}
+        # The datasets make whole batches themselves.
+        return {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available(), "collate_fn": _as_it_is}
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

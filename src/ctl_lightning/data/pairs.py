@@ -5,8 +5,8 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -20,7 +20,19 @@ Box = tuple[float, float, float, float]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-IMAGE_ID = re.compile(r"[0-9a-f]{32}")
+
+class IdRule(NamedTuple):
+    """What an id may look like. It becomes a part of paths and addresses, so it never has a slash in it."""
+
+    pattern: re.Pattern[str]
+    words: str
+
+
+HEX_ID = IdRule(re.compile(r"[0-9a-f]{32}"), "an id of 32 lower-case hex digits")
+NAME_ID = IdRule(
+    re.compile(r"\w[\w .()+-]{0,199}"),
+    "a name of letters, digits, spaces and . _ - ( ) + that begins with a letter or digit",
+)
 
 
 class Pair(NamedTuple):
@@ -39,10 +51,12 @@ class PairTable:
     Attributes:
         pairs: every pair, without repetition, in the source's order.
         catalogue: product -> category; also the products that are in no pair, which serve as negatives.
+        left_out: why -> how many pairs of the source are not among `pairs`.
     """
 
     pairs: tuple[Pair, ...]
     catalogue: Mapping[str, str]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def products_of_scene(self) -> dict[str, frozenset[str]]:
@@ -69,31 +83,44 @@ class PairTable:
         return PairTable(
             tuple(pair for pair in self.pairs if pair.category not in names),
             {product: category for product, category in self.catalogue.items() if category not in names},
+            self.left_out,
         )
 
 
-def parse_catalogue(content: object, where: Path) -> dict[str, str]:
-    """Checks product -> category. A category is its full path: "Home & Garden|Decor" is not a part of another one.
+def catalogue_problems(content: object, where: Path, ids: IdRule) -> Iterator[str]:
+    """What is wrong with product -> category, a message an entry.
 
-    Raises InputError that names the entry.
+    A category is its full path: "Home & Garden|Decor" is not a part of another one.
     """
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{where}: expected a JSON object of product -> category")
+        yield f"{where}: expected a JSON object of product -> category"
+        return
     for product, category in content.items():
-        if not IMAGE_ID.fullmatch(product):
-            raise InputError(f"{where}: product {product!r} is not an id of 32 lower-case hex digits")
-        if not isinstance(category, str) or not category:
-            raise InputError(f"{where}: the category of product {product} must be a text, not {category!r}")
+        if not ids.pattern.fullmatch(product):
+            yield f"{where}: product {product!r} is not {ids.words}"
+        elif not isinstance(category, str) or not category:
+            yield f"{where}: the category of product {product} must be a text, not {category!r}"
+
+
+def read_catalogue(path: Path, ids: IdRule) -> dict[str, str]:
+    """Reads product -> category. Raises InputError that names the file and the entry."""
+    try:
+        content: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+    for problem in catalogue_problems(content, path, ids):
+        raise InputError(problem)
     return content
 
 
-def parse_pair(line: str | bytes, where: str, catalogue: Mapping[str, str]) -> Pair:
+def parse_pair(line: str | bytes, where: str, catalogue: Mapping[str, str], ids: IdRule = HEX_ID) -> Pair:
     """One line {"product", "scene", "bbox": [left, top, right, bottom]} of Shop-the-Look's format as a pair.
 
     Args:
         line: one JSON object.
         where: "FILE:LINE", for the message.
         catalogue: product -> category.
+        ids: what the ids may look like.
 
     Raises:
         InputError: malformed JSON, a missing key, a bad id, a box that is empty or outside [0, 1], an unknown product.
@@ -107,8 +134,8 @@ def parse_pair(line: str | bytes, where: str, catalogue: Mapping[str, str]) -> P
     except (KeyError, TypeError):
         raise InputError(f"{where}: a line must be an object with the keys product, scene and bbox") from None
     for role, name in (("scene", scene), ("product", product)):
-        if not isinstance(name, str) or not IMAGE_ID.fullmatch(name):
-            raise InputError(f"{where}: {role} {name!r} is not an id of 32 lower-case hex digits")
+        if not isinstance(name, str) or not ids.pattern.fullmatch(name):
+            raise InputError(f"{where}: {role} {name!r} is not {ids.words}")
     if not (isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box)):
         raise InputError(f"{where}: bbox must be four numbers [left, top, right, bottom], not {box!r}")
     try:
@@ -122,14 +149,31 @@ def parse_pair(line: str | bytes, where: str, catalogue: Mapping[str, str]) -> P
     return Pair(scene, (left, top, right, bottom), product, catalogue[product])
 
 
-def read_pairs(path: Path, catalogue: Mapping[str, str]) -> tuple[Pair, ...]:
-    """Reads one JSON object a line; blank lines and repeated pairs are passed over. Raises InputError with the line."""
+def read_pairs(
+    path: Path, catalogue: Mapping[str, str], ids: IdRule = HEX_ID, problems: list[str] | None = None
+) -> tuple[Pair, ...]:
+    """Reads one JSON object a line; blank lines and repeated pairs are passed over.
+
+    Args:
+        path: the file.
+        catalogue: product -> category.
+        ids: what the ids may look like.
+        problems: takes the message of every malformed line, which is then passed over.
+
+    Raises:
+        InputError: names the first malformed line, if there is no list of problems to take it; there is no pair.
+    """
     pairs: dict[Pair, None] = {}
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                pairs[parse_pair(line, f"{path}:{number}", catalogue)] = None
-    if not pairs:
+                try:
+                    pairs[parse_pair(line, f"{path}:{number}", catalogue, ids)] = None
+                except InputError as error:
+                    if problems is None:
+                        raise
+                    problems.append(str(error))
+    if not pairs and not problems:
         raise InputError(f"{path}: no pairs in it")
     return tuple(pairs)
 

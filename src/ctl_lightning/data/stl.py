@@ -1,10 +1,11 @@
-"""Shop-the-Look's own files on disk (Kang et al. 2019, section 4): pairs, categories and images by id."""
+"""Shop-the-Look's own files (Kang et al. 2019, section 4): pairs, categories and images by id, on disk and on the web."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctl_lightning.data.pairs import PairTable, parse_catalogue, read_pairs
+from ctl_lightning.data.download import Remote
+from ctl_lightning.data.pairs import HEX_ID, PairTable, read_catalogue, read_pairs
 from ctl_lightning.errors import InputError
 
 
@@ -16,30 +17,57 @@ class ShopTheLook:
         pairs_file: one JSON object a line, {"product", "scene", "bbox": [left, top, right, bottom]}.
         categories_file: one JSON object, product -> category path such as "Apparel & Accessories|Shoes".
         images_dir: the folder of images; the image of an id `ab...` is `ab/<id>.jpg` in it.
+        metadata_url: where both files are published; None: nowhere.
+        images_url: the image of an id `abcdef...` is `ab/cd/ef/<id>.jpg` below it; None: nowhere.
+        sha256: the hashes of the published files that are known, by file name.
+        published: how many `pairs` and `products` there are, as published.
     """
 
     pairs_file: str
     categories_file: str
     images_dir: str = "images"
+    metadata_url: str | None = None
+    images_url: str | None = None
+    sha256: Mapping[str, str] | None = None
+    published: Mapping[str, int] | None = None
 
     def prepare(self, root: Path) -> None:
-        """Nothing to make: the files are the user's."""
+        """Nothing to make: the files are fetched, or the user's."""
+
+    def metadata(self, root: Path) -> list[Remote]:
+        """Both files, if they are published."""
+        if self.metadata_url is None:
+            return []
+        url, known = self.metadata_url.rstrip("/"), self.sha256 or {}
+        return [
+            Remote(name, f"{url}/{name}", root / name, known.get(name))
+            for name in (self.pairs_file, self.categories_file)
+        ]
+
+    def images(self, root: Path) -> list[Remote]:
+        """Every scene and product of the files in `root`, if they are published. Raises InputError: they cannot be read."""
+        if self.images_url is None:
+            return []
+        table, url = self.read_metadata(root), self.images_url.rstrip("/")
+        return [
+            Remote(image, f"{url}/{image[:2]}/{image[2:4]}/{image[4:6]}/{image}.jpg", self.image_path(root, image))
+            for image in sorted(table.products_of_scene.keys() | table.catalogue.keys())
+        ]
 
     def read(self, root: Path) -> PairTable:
         """Reads and validates both files. Raises InputError that names the file, the line and the way out."""
         for needed in (self.categories_file, self.pairs_file, self.images_dir):
             if not (root / needed).exists():
                 raise InputError(
-                    f"data.root={root}: {needed} is not there; this program expects {self.pairs_file}, "
-                    f"{self.categories_file} and {self.images_dir}/ab/<id>.jpg of the Shop-the-Look data "
-                    "(https://github.com/kang205/STL-Dataset); give its folder with data.root=DIR"
+                    f"data.root={root}: {needed} is not there; `python -m ctl_lightning.prepare` fetches the Shop-the-Look data, or "
+                    f"give a folder with {self.pairs_file}, {self.categories_file} and {self.images_dir}/ab/<id>.jpg "
+                    "as data.root=DIR (https://github.com/kang205/STL-Dataset)"
                 )
-        path = root / self.categories_file
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not valid JSON ({error})") from None
-        catalogue = parse_catalogue(content, path)
+        return self.read_metadata(root)
+
+    def read_metadata(self, root: Path) -> PairTable:
+        """Reads and validates both files, whether or not there are images. Raises InputError with the line."""
+        catalogue = read_catalogue(root / self.categories_file, HEX_ID)
         return PairTable(read_pairs(root / self.pairs_file, catalogue), catalogue)
 
     def image_path(self, root: Path, image: str) -> Path:

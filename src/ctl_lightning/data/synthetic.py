@@ -40,11 +40,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from rich import get_console
-from rich.progress import track
 
 from ctl_lightning.data.files import write_text
 from ctl_lightning.data.pairs import Box, Pair, PairTable
+from ctl_lightning.data.progress import progress
 from ctl_lightning.data.stl import ShopTheLook
 
 log = logging.getLogger(__name__)
@@ -199,28 +198,29 @@ class SyntheticLooks:
             for decider in deciders
             for attributes in product(range(PATTERNS), range(PATTERNS), range(SEASONS))
         ]
-        for category, attributes in track(
-            kinds, "rendering synthetic products", transient=True, disable=not get_console().is_terminal
-        ):
-            for variant in range(self.variants):
-                name = self._name("product", category, *attributes, variant)
-                categories[name] = category
-                shelf.setdefault((category, attributes), []).append(name)
-                truth["products"][name] = attributes
-                self._save(folder, name, draw_product(kind_and_decider(category)[0], attributes, self._random(name)))
         rows = []
-        for number in track(
-            range(self.scenes), "rendering synthetic scenes", transient=True, disable=not get_console().is_terminal
-        ):
-            name = self._name("scene", number)
-            random = self._random(name)
-            image, look, chosen = draw_scene(self.loyalty, random)
-            self._save(folder, name, image)
-            truth["looks"][name] = look
-            for category, attributes in chosen:
-                box = [round(side, 6) for side in look.boxes[kind_and_decider(category)[0]]]
-                choice = shelf[category, attributes][random.integers(self.variants)]
-                rows.append({"product": choice, "scene": name, "bbox": box})
+        with progress("rendering synthetic looks", len(kinds) * self.variants + self.scenes) as shown:
+            for category, attributes in kinds:
+                for variant in range(self.variants):
+                    name = self._name("product", category, *attributes, variant)
+                    categories[name] = category
+                    shelf.setdefault((category, attributes), []).append(name)
+                    truth["products"][name] = attributes
+                    self._save(
+                        folder, name, draw_product(kind_and_decider(category)[0], attributes, self._random(name))
+                    )
+                    shown.advance()
+            for number in range(self.scenes):
+                name = self._name("scene", number)
+                random = self._random(name)
+                image, look, chosen = draw_scene(self.loyalty, random)
+                self._save(folder, name, image)
+                truth["looks"][name] = look
+                for category, attributes in chosen:
+                    box = [round(side, 6) for side in look.boxes[kind_and_decider(category)[0]]]
+                    choice = shelf[category, attributes][random.integers(self.variants)]
+                    rows.append({"product": choice, "scene": name, "bbox": box})
+                shown.advance()
         write_text(folder / "truth.json", json.dumps(truth))
         write_text(folder / self._files.categories_file, json.dumps(categories, indent=0))
         write_text(folder / self._files.pairs_file, "".join(json.dumps(row) + "\n" for row in rows))

@@ -9,12 +9,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ctl_lightning.data.crop import scene_crop
 from ctl_lightning.data.files import write_text
-from ctl_lightning.data.images import ImageStore, Pixels
+from ctl_lightning.data.images import Pixels
 from ctl_lightning.data.pairs import Box, Pair, PairTable, Split
+from ctl_lightning.data.store import ImageStore
 from ctl_lightning.errors import InputError
 
 Negatives = Literal["uniform", "pairs"]
@@ -75,16 +76,18 @@ class NegativeSampler:
 
 
 class Triplet(NamedTuple):
-    """What the network sees of one (scene crop, positive, negative, category): uint8 (3, S, S) each, and an index."""
+    """What the network sees of scene crops, positives and negatives: uint8 (B, 3, S, S) each, and category indices (B,)."""
 
     scene: Tensor
     positive: Tensor
     negative: Tensor
-    category: int
+    category: Tensor
 
 
 class TripletDataset(Dataset[Triplet]):
-    """Training triplets. An item is asked for by (epoch, index): its negative and its augmentation depend on nothing else.
+    """Training triplets. One is asked for by (epoch, index): its negative and its augmentation depend on nothing else.
+
+    A loader asks for a whole batch at once, which is then copied from the store once and not collated.
 
     Args:
         pairs: the training pairs.
@@ -115,21 +118,31 @@ class TripletDataset(Dataset[Triplet]):
         return len(self.pairs)
 
     def __getitem__(self, key: tuple[int, int]) -> Triplet:
-        epoch, index = key
-        pair = self.pairs[index]
-        negative = self._negatives.draw(pair, "negative", self._seed, epoch, index)
-        return Triplet(
-            self._view(crop_key(pair.scene, pair.box), "scene", epoch, index),
-            self._view(pair.product, "positive", epoch, index),
-            self._view(negative, "negative", epoch, index),
-            self._category[pair.category],
-        )
+        """A batch of one."""
+        return self.__getitems__([key])
 
-    def _view(self, image: str, *key: object) -> Tensor:
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Triplet:
+        """A batch of the triplets of (epoch, index)."""
+        scene, positive, negative = (_empty(len(keys), self._size) for _ in range(3))
+        for row, (epoch, index) in enumerate(keys):
+            pair = self.pairs[index]
+            self._view(scene[row], crop_key(pair.scene, pair.box), "scene", epoch, index)
+            self._view(positive[row], pair.product, "positive", epoch, index)
+            self._view(negative[row], self.negative(epoch, index), "negative", epoch, index)
+        category = torch.tensor([self._category[self.pairs[index].category] for _, index in keys])
+        return Triplet(_channels_first(scene), _channels_first(positive), _channels_first(negative), category)
+
+    def negative(self, epoch: int, index: int) -> str:
+        """The negative of a triplet."""
+        return self._negatives.draw(self.pairs[index], "negative", self._seed, epoch, index)
+
+    def _view(self, out: Tensor, image: str, *key: object) -> None:
         room = self._store.size - self._size + 1
         top, left, mirror = random_integers([room, room, 2], "view", self._seed, *key)
-        pixels = self._store[image][top : top + self._size, left : left + self._size]
-        return _to_tensor(pixels[:, ::-1] if mirror else pixels)
+        out.numpy()[...] = self._store[image][top : top + self._size, left : left + self._size]
+        if mirror:
+            picture = _channels_first(out[None])  # torch mirrors this memory format several times faster than numpy
+            picture.copy_(picture.flip(-1))
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -157,10 +170,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class EvaluationImage(NamedTuple):
-    """One picture to embed: uint8 (3, S, S), and its category's index."""
+    """Pictures to embed: uint8 (B, 3, S, S), and the indices of their categories (B,)."""
 
     image: Tensor
-    category: int
+    category: Tensor
 
 
 class EvaluationImages(Dataset[EvaluationImage]):
@@ -183,7 +196,15 @@ class EvaluationImages(Dataset[EvaluationImage]):
         return len(self.keys)
 
     def __getitem__(self, index: int) -> EvaluationImage:
-        return EvaluationImage(_to_tensor(self.pixels(index)), self._categories[index])
+        """A batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> EvaluationImage:
+        """A batch of pictures."""
+        images = _empty(len(indices), self._size)
+        for row, index in enumerate(indices):
+            images[row].numpy()[...] = self.pixels(index)
+        return EvaluationImage(_channels_first(images), torch.tensor([self._categories[index] for index in indices]))
 
     def pixels(self, index: int) -> Pixels:
         """What the network sees of a picture, uint8 (S, S, 3)."""
@@ -197,7 +218,9 @@ def centre(stored: int, size: int) -> tuple[int, int]:
     return start, start + size
 
 
-def region_centre(region: int, grid: int, stored: int, size: int, box: Box, margin: float) -> tuple[float, float]:
+def region_centre(
+    region: int, grid: int, stored: int, size: int, box: Box, margin: float, place: Box
+) -> tuple[float, float]:
     """Where in the whole scene, (x, y) in [0, 1], the centre of a region of an evaluation picture lies.
 
     Args:
@@ -207,16 +230,25 @@ def region_centre(region: int, grid: int, stored: int, size: int, box: Box, marg
         size: side of its centre that the network sees.
         box: of the pair, which was cut away.
         margin: that the box was grown by.
+        place: where in the stored square the crop lies; see `placed`.
     """
     row, column = divmod(region, grid)
     left, top, right, bottom = scene_crop(box, margin)
     start, _ = centre(stored, size)
-    x, y = ((start + (place + 0.5) / grid * size) / stored for place in (column, row))
+    x, y = ((start + (cell + 0.5) / grid * size) / stored for cell in (column, row))
+    x, y = (x - place[0]) / (place[2] - place[0]), (y - place[1]) / (place[3] - place[1])
     return left + x * (right - left), top + y * (bottom - top)
 
 
-def _to_tensor(pixels: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+def _empty(count: int, size: int) -> Tensor:
+    """Room for pictures, uint8 (count, size, size, 3); in a worker it is shared memory: a batch is not copied on its way."""
+    pictures = torch.empty((count, size, size, 3), dtype=torch.uint8)
+    return pictures if get_worker_info() is None else pictures.share_memory_()  # type: ignore[no-untyped-call]
+
+
+def _channels_first(pictures: Tensor) -> Tensor:
+    """(B, S, S, 3) -> (B, 3, S, S) without a copy: what torch calls the channels-last memory format."""
+    return pictures.permute(0, 3, 1, 2)
 
 
 class EvaluationTriplet(NamedTuple):
