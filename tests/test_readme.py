@@ -19,7 +19,7 @@ HEADERS = [
     for line in path.read_text().split("\n\n")[0].splitlines()
     if "python -m ctl_lightning." in line
 ]
-COMMANDS = re.findall(r"`(python -m ctl_lightning\.train[^`]*)`", README)
+COMMANDS = re.findall(r"`(python -m ctl_lightning\.[^`]*)`", README)
 MEASURED = [
     found.replace("\\\n", "")
     for found in re.findall(r"^    (python -m ctl_lightning\.train(?:.*\\\n)*.*)$", RESULTS, re.MULTILINE)
@@ -34,6 +34,7 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize("command", sorted({*COMMANDS, *HEADERS, *MEASURED}))
 def test_every_command_composes_and_has_only_known_options(command: str) -> None:
+    program = command.split()[2].removeprefix("ctl_lightning.")
     words = shlex.split(command)[3:]
     multirun = "-m" in words
     overrides = [word for word in words if word not in ("-m", "--cfg", "job")]
@@ -41,9 +42,9 @@ def test_every_command_composes_and_has_only_known_options(command: str) -> None
         if first is overrides and multirun:
             continue  # composed job by job, as above
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = hydra.compose("train", ["paths.run_dir=run", *first])
+            config = hydra.compose(program, ["paths.run_dir=run", *first])
         assert isinstance(config, DictConfig)
-        _check_config("train", config)
+        _check_config(program, config)
 
 
 def test_every_make_target_that_is_named_exists() -> None:

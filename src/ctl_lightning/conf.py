@@ -16,7 +16,7 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
 from ctl_lightning.errors import InputError, suggestion
@@ -85,6 +85,8 @@ def one_line(error: Exception, name: str) -> str:
         return f"there is no {group}={choice}{suggestion(choice, error.options)}; there are: {options}"
     if isinstance(error, ConfigCompositionException):
         return _bad_override(error, name)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value; give one with {error.full_key}=VALUE"
     if isinstance(error, OSError) and error.filename:
         return (
             f"{error.filename}: {error.strerror}; choose another place with hydra.run.dir=DIR (runs), "

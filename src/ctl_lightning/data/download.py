@@ -192,8 +192,8 @@ class Downloader:
                 _write_dead(listing, files, dead | report.dead)
 
             report = self._fetch(missing, root, "images", _check_image, note)
-            if report.dead or (self.retry_dead and known):
-                note(report)
+            if self.retry_dead:
+                note(report)  # those that are alive again are not in it
         report.there = len(wanted) - len(missing)
         report.dead = dead | report.dead
         if report.failed:
@@ -358,7 +358,7 @@ class _Session:
                     if len(body) > MAX_BYTES:
                         raise _DeadError(f"larger than {MAX_BYTES // 10**6} MB")
                 return bytes(body)
-        except aiohttp.InvalidURL:
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             raise _DeadError("not an address") from None
         except aiohttp.ClientConnectorDNSError:
             # With a network that works, a host without an address is gone for good.

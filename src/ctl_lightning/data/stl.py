@@ -56,19 +56,23 @@ class ShopTheLook:
 
     def read(self, root: Path) -> PairTable:
         """Reads and validates both files. Raises InputError that names the file, the line and the way out."""
-        for needed in (self.categories_file, self.pairs_file, self.images_dir):
-            if not (root / needed).exists():
-                raise InputError(
-                    f"data.root={root}: {needed} is not there; `python -m ctl_lightning.prepare` fetches the Shop-the-Look data, or "
-                    f"give a folder with {self.pairs_file}, {self.categories_file} and {self.images_dir}/ab/<id>.jpg "
-                    "as data.root=DIR (https://github.com/kang205/STL-Dataset)"
-                )
+        self._require(root, self.images_dir)
         return self.read_metadata(root)
 
     def read_metadata(self, root: Path) -> PairTable:
         """Reads and validates both files, whether or not there are images. Raises InputError with the line."""
+        self._require(root, self.categories_file, self.pairs_file)
         catalogue = read_catalogue(root / self.categories_file, HEX_ID)
         return PairTable(read_pairs(root / self.pairs_file, catalogue), catalogue)
+
+    def _require(self, root: Path, *names: str) -> None:
+        for name in names:
+            if not (root / name).exists():
+                raise InputError(
+                    f"data.root={root}: {name} is not there; `python -m ctl_lightning.prepare` fetches the Shop-the-Look data, or "
+                    f"give a folder with {self.pairs_file}, {self.categories_file} and {self.images_dir}/ab/<id>.jpg "
+                    "as data.root=DIR (https://github.com/kang205/STL-Dataset)"
+                )
 
     def image_path(self, root: Path, image: str) -> Path:
         """Where the image of a scene's or product's id lies."""
