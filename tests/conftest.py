@@ -70,6 +70,7 @@ def data_module(root: Path, cache: Path, **options: Any) -> TripletDataModule:
         "image_size": 32,
         "aspect": "stretch",
         "store": "packed",
+        "chunks_dir": None,
         "margin": 0.05,
         "min_area": 0.2,
         "exclude_categories": [],

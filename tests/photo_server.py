@@ -82,6 +82,9 @@ class PhotoServer:
             daemon_threads = True
             request_queue_size = 128
 
+            def handle_error(self, *_: object) -> None:  # a client that was killed
+                pass
+
         with Server(("127.0.0.1", 0), Handler) as listening:
             self.url = f"http://127.0.0.1:{listening.server_port}"
             thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05})

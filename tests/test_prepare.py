@@ -91,7 +91,13 @@ def test_from_nothing_to_training(
     run = [f"paths.run_dir={tmp_path / 'train'}", f"paths.cache_dir={tmp_path / 'cache'}"]
     stores = set((tmp_path / "cache" / "stores").iterdir())
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        overrides = ["protocol=stl_fashion", f"data.root={tmp_path / 'data'}", *SMALL[:3], "backbone=small", "backbone.grid=4"]
+        overrides = [
+            "protocol=stl_fashion",
+            f"data.root={tmp_path / 'data'}",
+            *SMALL[:3],
+            "backbone=small",
+            "backbone.grid=4",
+        ]
         train(hydra.compose("train", [*run, *overrides, "trainer.max_epochs=1", "trainer=cpu", "callbacks=quiet"]))
     assert set((tmp_path / "cache" / "stores").iterdir()) == stores  # training found what was prepared
     for name in ("split.json", "triplets.jsonl"):

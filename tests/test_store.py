@@ -243,3 +243,37 @@ def test_an_image_that_breaks_after_it_was_checked_is_named(tmp_path: Path) -> N
     item.path.write_text("<html>")
     with pytest.raises(InputError, match=r"0\.jpg: not an image; it could be read when the run began"):
         store["0"]
+
+
+def test_chunks_lie_where_they_are_told_and_are_written_once(tmp_path: Path) -> None:
+    items = images(tmp_path, 3)
+
+    def chunks() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "far" / "away").rglob("*") if path.is_file()}
+
+    where = str(tmp_path / "far" / "away")
+    open_store(items, 16, "stretch", tmp_path / "cache", "litdata", where)
+    seen = chunks()
+    assert seen
+    store = open_store(items, 16, "stretch", tmp_path / "cache", "litdata", where)
+    assert chunks() == seen
+    sent = pickle.loads(pickle.dumps(store))
+    np.testing.assert_array_equal(sent["1"], decode(items[1], 16, "stretch"))
+
+
+def test_chunks_of_a_killed_process_are_written_anew(tmp_path: Path) -> None:
+    items = images(tmp_path, 3)
+    opened(items, tmp_path / "cache", "litdata")
+    (folder,) = (tmp_path / "cache" / "stores").glob("*.chunks")
+    (folder / "index.json").unlink()
+    (chunk, *_) = folder.glob("*.bin")
+    chunk.write_bytes(b"half")
+    store = opened(items, tmp_path / "cache", "litdata")
+    np.testing.assert_array_equal(store["2"], decode(items[2], 16, "stretch"))
+
+
+def test_without_litdata_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ctl_lightning.data.streaming", raising=False)
+    monkeypatch.setitem(sys.modules, "litdata", None)
+    with pytest.raises(InputError, match=r"pip install 'ctl_lightning\[litdata\]'.*data\.store=packed"):
+        opened(images(tmp_path, 1), tmp_path, "litdata")

@@ -59,6 +59,7 @@ class TripletDataModule(LightningDataModule):
         stored_size: side of the stored pictures, in pixels.
         aspect: how a picture becomes a square: "stretch", "pad" or "crop".
         store: "packed", "litdata" or "none"; see `open_store`.
+        chunks_dir: where the chunks of "litdata" are kept; see `open_store`.
         image_size: side of what the network sees: a random part in training, the centre otherwise.
         margin: by how much a box grows before it is cut away, as a share of the image side.
         min_area: pairs whose scene crop is a smaller share of the scene are dropped.
@@ -82,6 +83,7 @@ class TripletDataModule(LightningDataModule):
         stored_size: int,
         aspect: Aspect,
         store: StoreKind,
+        chunks_dir: str | None,
         image_size: int,
         margin: float,
         min_area: float,
@@ -113,6 +115,7 @@ class TripletDataModule(LightningDataModule):
         self.stored_size = stored_size
         self.aspect: Aspect = aspect
         self.store_kind: StoreKind = store
+        self.chunks_dir = chunks_dir
         self.image_size = image_size
         self.margin = margin
         self.min_area = min_area
@@ -205,7 +208,7 @@ class TripletDataModule(LightningDataModule):
         ]
         items = [*crops.values(), *catalogue]
         self.keys = [item.key for item in items]
-        store = open_store(items, self.stored_size, self.aspect, self.cache_dir, self.store_kind)
+        store = open_store(items, self.stored_size, self.aspect, self.cache_dir, self.store_kind, self.chunks_dir)
         if store.bad:
             listing = self.cache_dir / "bad_images.txt"
             write_text(listing, "".join(f"{reason}\n" for reason in sorted(set(store.bad.values()))))

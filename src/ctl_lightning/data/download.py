@@ -257,6 +257,7 @@ class _Session:
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self._next_slot = 0.0  # of the rate limit
         self._paused_until = 0.0  # as the server asked
+        self._connections = asyncio.Semaphore(options.connections)
         self._failed_in_a_row = self._refused_in_a_row = 0
 
     async def fetch(self, files: Sequence[Remote]) -> None:
@@ -277,7 +278,8 @@ class _Session:
                 ) as session,
                 asyncio.TaskGroup() as workers,
             ):
-                for _ in range(min(options.connections, len(files))):
+                # More than connections: those that wait before a repetition hold none.
+                for _ in range(min(4 * options.connections, len(files))):
                     workers.create_task(self._work(session, queue))
         except* (InputError, OSError) as errors:
             first: BaseException = errors
@@ -291,7 +293,8 @@ class _Session:
     async def _work(self, session: aiohttp.ClientSession, queue: Iterator[Remote]) -> None:
         for file in queue:
             try:
-                self.report.bytes += await self._stubbornly(session, file)
+                size = await self._stubbornly(session, file)
+                self.report.bytes += size
                 self.report.fetched += 1
                 self._failed_in_a_row = self._refused_in_a_row = 0
             except _DeadError as dead:
@@ -342,22 +345,10 @@ class _Session:
         raise AssertionError
 
     async def _request(self, session: aiohttp.ClientSession, url: str) -> bytes:
-        await self._turn()
         try:
-            async with session.get(url) as response:
-                status = f"{response.status} {response.reason or ''}".strip()
-                if response.status in (404, 410):
-                    raise _DeadError(status)
-                if response.status in (408, 425, 429) or response.status >= 500:
-                    raise _AgainError(status, _retry_after(response.headers.get("Retry-After")))
-                if response.status != 200:
-                    raise _DeadError(status, refused=True)
-                body = bytearray()
-                async for chunk in response.content.iter_chunked(1 << 16):
-                    body += chunk
-                    if len(body) > MAX_BYTES:
-                        raise _DeadError(f"larger than {MAX_BYTES // 10**6} MB")
-                return bytes(body)
+            async with self._connections:
+                await self._turn()
+                return await self._answer(session, url)
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             raise _DeadError("not an address") from None
         except aiohttp.ClientConnectorDNSError:
@@ -367,6 +358,22 @@ class _Session:
             raise _AgainError(f"no answer within {self._options.timeout:g} s") from None
         except aiohttp.ClientError as error:
             raise _AgainError(str(error) or type(error).__name__) from None
+
+    async def _answer(self, session: aiohttp.ClientSession, url: str) -> bytes:
+        async with session.get(url) as response:
+            status = f"{response.status} {response.reason or ''}".strip()
+            if response.status in (404, 410):
+                raise _DeadError(status)
+            if response.status in (408, 425, 429) or response.status >= 500:
+                raise _AgainError(status, _retry_after(response.headers.get("Retry-After")))
+            if response.status != 200:
+                raise _DeadError(status, refused=True)
+            body = bytearray()
+            async for chunk in response.content.iter_chunked(1 << 16):
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise _DeadError(f"larger than {MAX_BYTES // 10**6} MB")
+            return bytes(body)
 
     async def _turn(self) -> None:
         """Waits for the pause that the server asked for, and for the rate limit."""

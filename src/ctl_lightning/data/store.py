@@ -105,7 +105,14 @@ class DecodedImages:
             ) from None
 
 
-def open_store(items: Sequence[ImageItem], size: int, aspect: Aspect, cache_dir: Path, kind: StoreKind) -> ImageStore:
+def open_store(
+    items: Sequence[ImageItem],
+    size: int,
+    aspect: Aspect,
+    cache_dir: Path,
+    kind: StoreKind,
+    chunks_dir: str | None = None,
+) -> ImageStore:
     """Opens the store of exactly these items, and makes it first if the cache does not have it.
 
     The file's name is a hash of what is in it, so it can not be stale. A process that finds another one at work on the same
@@ -118,6 +125,7 @@ def open_store(items: Sequence[ImageItem], size: int, aspect: Aspect, cache_dir:
         cache_dir: where stores are kept.
         kind: "packed": one memory-mapped file; "litdata": chunks, which can be streamed; "none": the images are checked once
             and decoded anew each time.
+        chunks_dir: where LitData's chunks are kept, a folder or an address in a bucket; None: in the cache.
 
     Raises:
         InputError: no room on the disk; litdata is not installed.
@@ -131,14 +139,10 @@ def open_store(items: Sequence[ImageItem], size: int, aspect: Aspect, cache_dir:
     _make_once(checked, lambda: _check(plan, checked))
     _, _, bad = _read_index(checked)
     if kind == "litdata":
-        from ctl_lightning.data.streaming import (  # an extra: imported by those who ask for it
-            ChunkedStore,
-            write_chunks,
-        )
+        from ctl_lightning.data.streaming import open_chunks  # an extra: imported by those who ask for it
 
-        chunks = path.with_suffix(".chunks")
-        _make_once(chunks, lambda: write_chunks(items, size, aspect, bad, chunks))
-        return ChunkedStore(chunks, bad)
+        with FileLock(path.with_suffix(".chunks.lock")):
+            return open_chunks(items, size, aspect, bad, f"{chunks_dir or path.parent}/{path.stem}.chunks")
     return DecodedImages(plan, bad)
 
 

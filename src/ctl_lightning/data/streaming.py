@@ -1,14 +1,13 @@
 """The image store as LitData's chunks: they can lie in a bucket, and a machine holds only those that it reads (docs/scaling.md)."""
 
-import json
+import logging
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from ctl_lightning.data.files import write_text
+from fsspec.core import url_to_fs
+
 from ctl_lightning.data.images import Aspect, ImageItem, Pixels, decode
 from ctl_lightning.errors import InputError
 
@@ -19,31 +18,36 @@ except ImportError:
         "data.store=litdata needs LitData: pip install 'ctl_lightning[litdata]'; or data.store=packed"
     ) from None
 
+log = logging.getLogger(__name__)
+
 CHUNK = "64MB"
-INDEX = "pictures.json"
+
+LAST_FILE = "index.json"
+"""LitData writes it when all chunks are there."""
 
 
 class ChunkedStore:
     """Random access to chunks. A worker process opens them anew.
 
     Args:
-        folder: of the chunks.
+        folder: of the chunks, or its address in a bucket.
+        keys: of the stored pictures, in the order in which they were written.
+        size: side of the stored squares, in pixels.
         bad: key -> why its image could not be read.
     """
 
-    def __init__(self, folder: Path, bad: Mapping[str, str]) -> None:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        self.size: int = index["size"]
+    def __init__(self, folder: str, keys: Sequence[str], size: int, bad: Mapping[str, str]) -> None:
+        self.size = size
         self.bad = bad
         self._folder = folder
-        self._rows = {key: row for row, key in enumerate(index["keys"])}
+        self._rows = {key: row for row, key in enumerate(keys)}
         self._chunks: Any = None
 
     def __getitem__(self, key: str) -> Pixels:
         """The picture of a key, uint8 (size, size, 3)."""
         if self._chunks is None:
-            # Pictures are asked for in random order: decoding the neighbours too would cost twenty times as much.
-            self._chunks = litdata.StreamingDataset(str(self._folder), batch_decode=False)
+            # Pictures are asked for in random order: decoding their neighbours too would take twenty times as long.
+            self._chunks = litdata.StreamingDataset(self._folder, batch_decode=False)
         pixels: Pixels = self._chunks[self._rows[key]]
         return pixels
 
@@ -51,31 +55,35 @@ class ChunkedStore:
         return self.__dict__ | {"_chunks": None}
 
 
-def write_chunks(items: Sequence[ImageItem], size: int, aspect: Aspect, bad: Mapping[str, str], folder: Path) -> None:
-    """Writes the chunks of these items on all cores; `folder` is there when all of them are.
+def open_chunks(
+    items: Sequence[ImageItem], size: int, aspect: Aspect, bad: Mapping[str, str], folder: str
+) -> ChunkedStore:
+    """Opens the chunks of these items, and writes them first, on all cores, if `folder` does not have them.
 
     Args:
         items: what to store; keys are unique.
         size: side of the stored squares, in pixels.
         aspect: how a picture becomes a square.
         bad: key -> why its image cannot be read; these are left out.
-        folder: where to.
+        folder: where the chunks are or will be: a folder, or what LitData can write to, such as s3://bucket/folder.
     """
     readable = [item for item in items if item.key not in bad]
-    making = folder.with_suffix(".making")
-    shutil.rmtree(making, ignore_errors=True)
-    litdata.optimize(
-        partial(_pixels, readable, size, aspect),
-        list(range(len(readable))),
-        str(making),
-        chunk_bytes=CHUNK,
-        num_workers=min(os.cpu_count() or 1, len(readable)),
-        reorder_files=False,
-        keep_data_ordered=True,
-        verbose=False,
-    )
-    write_text(making / INDEX, json.dumps({"size": size, "keys": [item.key for item in readable]}))
-    making.rename(folder)
+    files, path = url_to_fs(folder)
+    if not files.exists(f"{path}/{LAST_FILE}"):
+        if files.exists(path):  # of a killed process
+            files.rm(path, recursive=True)
+        log.info("writing %d images at %d x %d pixels as chunks, once: %s", len(readable), size, size, folder)
+        litdata.optimize(
+            partial(_pixels, readable, size, aspect),
+            list(range(len(readable))),
+            folder,
+            chunk_bytes=CHUNK,
+            num_workers=min(os.cpu_count() or 1, len(readable)),
+            reorder_files=False,
+            keep_data_ordered=True,
+            verbose=False,
+        )
+    return ChunkedStore(folder, [item.key for item in readable], size, bad)
 
 
 def _pixels(items: Sequence[ImageItem], size: int, aspect: Aspect, row: int) -> Pixels:

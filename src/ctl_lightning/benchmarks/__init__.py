@@ -1,0 +1,1 @@
+"""What `benchmark` measures: each module gives rows of one kind."""
