@@ -1,10 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import MakeData, data_module, image_id, write_look_files
 
+from ctl_lightning.conf import one_line
 from ctl_lightning.data.pairs import SPLITS, read_split
 from ctl_lightning.data.triplets import crop_key
 from ctl_lightning.errors import InputError
@@ -85,6 +87,20 @@ def test_many_bad_images_stop_the_run(tmp_path: Path) -> None:
     allowed = data_module(root, tmp_path, max_bad_images=0.1)
     allowed.setup()
     assert sum(len(allowed.pairs[split]) for split in SPLITS) == 55
+
+
+def test_an_image_that_breaks_while_workers_read_it_is_one_line(looks: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(looks, tmp_path / "looks")
+    data = data_module(root, tmp_path, store="none", num_workers=1)
+    data.setup()
+    for path in (root / "images").rglob("*.jpg"):
+        path.write_text("<html>")
+    with pytest.raises(InputError) as caught:
+        next(iter(data.train_dataloader()))
+    message = one_line(caught.value, "train")
+    assert message.endswith("run the command again")
+    assert "Traceback" not in message
+    assert len(message) < 300
 
 
 def test_a_category_with_a_single_product_is_an_error_with_a_way_out(tmp_path: Path) -> None:

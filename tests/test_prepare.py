@@ -1,10 +1,11 @@
 """The program `prepare`, from a user's command to what lies on the disk."""
 
 import json
-import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import hydra
 import pytest
 from conftest import save_image
 from omegaconf import DictConfig
-from photo_server import PhotoServer
+from photo_server import Faults, PhotoServer
 from PIL import Image
 
 from ctl_lightning.conf import config_dir
 from ctl_lightning.data import download
 from ctl_lightning.errors import InputError
-from ctl_lightning.prepare import prepare
+from ctl_lightning.prepare import main, prepare
 from ctl_lightning.train import train
 
 Prepared = Callable[..., DictConfig]
@@ -200,17 +201,44 @@ def street2shop_folder(root: Path) -> None:
         (["data=synthetic", "paths.cache_dir=file"], r"file.*choose another place with .*paths\.cache_dir=DIR"),
     ],
 )
-def test_a_mistake_is_one_line_and_a_code(tmp_path: Path, overrides: list[str], says: str) -> None:
+def test_a_mistake_is_one_line_and_a_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], overrides: list[str], says: str
+) -> None:
     (tmp_path / "file").touch()
-    found = subprocess.run(
-        [sys.executable, "-m", "ctl_lightning.prepare", *overrides],
-        cwd=tmp_path,
-        capture_output=True,
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the program sets it for itself
+    monkeypatch.setattr(sys, "argv", ["prepare", *overrides])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1, said
+    assert said.startswith("prepare: ")
+    assert re.search(says, said), said
+
+
+def test_an_interrupted_download_goes_on_with_the_same_command(host: PhotoServer, tmp_path: Path) -> None:
+    host.faults = Faults(slow=1.0)
+    command = [sys.executable, "-m", "ctl_lightning.prepare", *published(host, tmp_path / "data"), *SMALL]
+    command += [f"paths.cache_dir={tmp_path / 'cache'}", f"hydra.run.dir={tmp_path / 'run'}", "download.connections=4"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        env=os.environ | {"HYDRA_FULL_ERROR": "0"},
+        # Shells give their background jobs an ignored SIGINT, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    assert found.returncode == 1
-    assert len(found.stderr.strip().splitlines()) == 1, found.stderr
-    assert found.stderr.startswith("prepare: ")
-    assert re.search(says, found.stderr), found.stderr
+    while sum(1 for _ in (tmp_path / "data").rglob("*.jpg")) < 5:
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1] == "prepare: interrupted; the same command goes on with what is done"
+    assert "Traceback" not in said
+    there = sum(1 for _ in (tmp_path / "data").rglob("*.jpg"))
+    host.faults = Faults()
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert f"{72 - there} fetched" in again.stdout
+    assert f"{there} were there" in again.stdout

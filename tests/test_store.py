@@ -1,4 +1,5 @@
 import errno
+import multiprocessing
 import os
 import pickle
 import random
@@ -252,11 +253,13 @@ def test_chunks_lie_where_they_are_told_and_are_written_once(tmp_path: Path) -> 
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "far" / "away").rglob("*") if path.is_file()}
 
     where = str(tmp_path / "far" / "away")
+    before = multiprocessing.get_start_method()
     open_store(items, 16, "stretch", tmp_path / "cache", "litdata", where)
     seen = chunks()
     assert seen
     store = open_store(items, 16, "stretch", tmp_path / "cache", "litdata", where)
     assert chunks() == seen
+    assert multiprocessing.get_start_method() == before
     sent = pickle.loads(pickle.dumps(store))
     np.testing.assert_array_equal(sent["1"], decode(items[1], 16, "stretch"))
 

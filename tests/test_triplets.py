@@ -102,6 +102,15 @@ def test_batches_do_not_depend_on_the_number_of_workers(make_data: MakeData, wor
             np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
+@pytest.mark.parametrize("kind", ["none", "litdata"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_store_gives_the_same_batches(make_data: MakeData, kind: str, workers: int) -> None:
+    packed, other = (iter(make_data(store=store, num_workers=workers).train_dataloader()) for store in ("packed", kind))
+    for ours, theirs in zip(packed, other, strict=True):
+        for one, another in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one.numpy(), another.numpy())
+
+
 def test_an_epoch_draws_other_negatives_and_views_than_the_last(make_data: MakeData) -> None:
     dataset = make_data().train_dataloader().dataset
     first, again, second = dataset[0, 3], dataset[0, 3], dataset[1, 3]

@@ -92,7 +92,10 @@ def one_line(error: Exception, name: str) -> str:
             f"{error.filename}: {error.strerror}; choose another place with hydra.run.dir=DIR (runs), "
             "paths.cache_dir=DIR (stores) or data.root=DIR (data)"
         )
-    return " ".join(str(error).split())
+    message = " ".join(str(error).split())
+    if "in DataLoader worker process" in message:  # torch puts the worker's traceback before it
+        message = message.rpartition(f"{type(error).__name__}: ")[2]
+    return message
 
 
 def _bad_override(error: ConfigCompositionException, name: str) -> str:

@@ -56,8 +56,9 @@ class ShopTheLook:
 
     def read(self, root: Path) -> PairTable:
         """Reads and validates both files. Raises InputError that names the file, the line and the way out."""
+        table = self.read_metadata(root)
         self._require(root, self.images_dir)
-        return self.read_metadata(root)
+        return table
 
     def read_metadata(self, root: Path) -> PairTable:
         """Reads and validates both files, whether or not there are images. Raises InputError with the line."""

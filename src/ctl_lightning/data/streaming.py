@@ -1,6 +1,7 @@
 """The image store as LitData's chunks: they can lie in a bucket, and a machine holds only those that it reads (docs/scaling.md)."""
 
 import logging
+import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -73,16 +74,21 @@ def open_chunks(
         if files.exists(path):  # of a killed process
             files.rm(path, recursive=True)
         log.info("writing %d images at %d x %d pixels as chunks, once: %s", len(readable), size, size, folder)
-        litdata.optimize(
-            partial(_pixels, readable, size, aspect),
-            list(range(len(readable))),
-            folder,
-            chunk_bytes=CHUNK,
-            num_workers=min(os.cpu_count() or 1, len(readable)),
-            reorder_files=False,
-            keep_data_ordered=True,
-            verbose=False,
-        )
+        start_method = multiprocessing.get_start_method()
+        try:
+            litdata.optimize(
+                partial(_pixels, readable, size, aspect),
+                list(range(len(readable))),
+                folder,
+                chunk_bytes=CHUNK,
+                num_workers=min(os.cpu_count() or 1, len(readable)),
+                reorder_files=False,
+                keep_data_ordered=True,
+                verbose=False,
+            )
+        finally:
+            # LitData changes it for the whole process, and every loader process would then take seconds to start.
+            multiprocessing.set_start_method(start_method, force=True)
     return ChunkedStore(folder, [item.key for item in readable], size, bad)
 
 
