@@ -3,16 +3,21 @@
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import hydra
 import numpy as np
 import pytest
 import torch
+from photo_server import Faults, PhotoServer
 
 from ctl_lightning.conf import config_dir
 from ctl_lightning.data.crop import area, scene_crop
+from ctl_lightning.data.download import Downloader
+from ctl_lightning.data.images import ImageItem, decode
 from ctl_lightning.data.pairs import parse_pair
 from ctl_lightning.data.stl import ShopTheLook
+from ctl_lightning.prepare import prepare
 from ctl_lightning.style.backbone import Backbone
 from ctl_lightning.train import train
 
@@ -49,7 +54,6 @@ def test_the_weights_see_what_is_in_a_photo() -> None:
     backbone.load_weights(str(WEIGHTS), "mobilenet_v2")
     source = ShopTheLook("fashion.json", "fashion-cat.json")
     catalogue = source.read(SUBSET).catalogue
-    from ctl_lightning.data.images import ImageItem, decode
 
     def pooled(category: str) -> torch.Tensor:
         names = sorted(name for name, path in catalogue.items() if path.endswith(category))[:12]
@@ -63,7 +67,7 @@ def test_the_weights_see_what_is_in_a_photo() -> None:
     assert float(within) > float(between) + 0.05
 
 
-def test_a_short_training_on_real_photos(tmp_path: Path) -> None:
+def short_training(folder: Path, *more: str) -> Any:
     overrides = [
         "+experiment=hybrid",
         "protocol=stl_fashion",
@@ -77,13 +81,51 @@ def test_a_short_training_on_real_photos(tmp_path: Path) -> None:
         "trainer.max_epochs=1",
         "trainer.enable_progress_bar=false",
         "callbacks=quiet",
-        f"paths.run_dir={tmp_path / 'run'}",
-        f"paths.cache_dir={tmp_path / 'cache'}",
+        f"paths.run_dir={folder / 'run'}",
+        f"paths.cache_dir={folder / 'cache'}",
+        *more,
     ]
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         train(hydra.compose("train", overrides))
-    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    return json.loads((folder / "run" / "results.json").read_text())
+
+
+def test_a_short_training_is_the_same_from_the_store_and_from_the_image_files(tmp_path: Path) -> None:
+    found = short_training(tmp_path / "packed")
     assert sum(found["pairs"][group] for group in ("seen", "unseen")) == found["pairs"]["all"] > 400
     assert len(found["test"]["by_category"]) == 10
     # Small pictures, one epoch: better than chance is all that is asked.
     assert found["test"]["all"]["auc"]["low"] > 0.5
+    assert short_training(tmp_path / "none", "data.store=none")["test"] == found["test"]
+
+
+def test_what_prepare_counts_is_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ["data=stl_fashion", f"data.root={SUBSET}", "download.offline=true", "data.stored_size=64"]
+    overrides += ["data.image_size=56", f"paths.run_dir={tmp_path / 'run'}", f"paths.cache_dir={tmp_path / 'cache'}"]
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        prepare(hydra.compose("prepare", overrides))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["here"]["pairs"] == 5486
+    assert summary["dropped"] == {"crop smaller than min_area": 128}
+    assert summary["splits"] == {"train": 4288, "validation": 534, "test": 536}
+    assert "not the whole published data" in capsys.readouterr().out
+
+
+def test_every_live_photo_arrives_from_an_unreliable_host(tmp_path: Path) -> None:
+    photos = {path.stem: path for path in (SUBSET / "images").rglob("*.jpg")}
+    faults = Faults(0.10, 0.02, 0.01, 0.005, 0.02, gone=0.005, seconds=1.5)
+    with PhotoServer(SUBSET / "images", faults).running() as host:
+        source = ShopTheLook("fashion.json", "fashion-cat.json", images_url=f"{host.url}/400x")
+        for name in ("fashion.json", "fashion-cat.json"):
+            (tmp_path / name).symlink_to(SUBSET / name)
+        files = source.images(tmp_path)
+        report = Downloader(32, None, 1.0, 6, False, False).images(files, tmp_path)
+        gone = {name for name in photos if host.is_gone(name)}
+    assert len(files) == len(photos) == 9846
+    assert report.dead.keys() == gone
+    assert 20 < len(gone) < 100
+    arrived = {path.stem: path for path in (tmp_path / "images").rglob("*.jpg")}
+    assert arrived.keys() == photos.keys() - gone
+    assert all(path.read_bytes() == photos[name].read_bytes() for name, path in arrived.items())
+    assert report.bytes == sum(path.stat().st_size for path in arrived.values())
+    assert report.retries > 1000
