@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,7 +168,13 @@ def test_a_packing_goes_on_after_what_is_done(tmp_path: Path, monkeypatch: pytes
     assert not list((tmp_path / "stores").glob("*.npy"))
     (journal,) = (tmp_path / "stores").glob("*.journal")
     with journal.open("a") as cut:
-        cut.write("[8, {")  # a line that the killed process had not written whole
+        cut.write("[8, [")  # a line that the killed process had not written whole
+    for _ in range(2):  # killed again before it has written another
+        decoded[:] = ["x"] * 10
+        with pytest.raises(KeyboardInterrupt):
+            opened(items, tmp_path)
+        with journal.open("a") as cut:
+            cut.write("[8, [")
     decoded.clear()
     opened(items, tmp_path)
     assert sorted(map(int, decoded)) == [8, 9, 10, 11]
@@ -210,6 +217,29 @@ def test_a_disk_that_fills_up_while_packing_loses_nothing(tmp_path: Path, monkey
         np.testing.assert_array_equal(store[item.key], decode(item, 16, "stretch"))
 
 
+def test_a_disk_that_takes_only_a_part_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.pwrite
+    monkeypatch.setattr("os.pwrite", lambda file, content, offset: write(file, content[:500], offset))
+    items = images(tmp_path, 2)
+    store = opened(items, tmp_path)
+    for item in items:
+        np.testing.assert_array_equal(store[item.key], decode(item, 16, "stretch"))
+
+
+@pytest.mark.parametrize("kind", ["packed", "none", "litdata"])
+def test_the_content_is_a_hash_of_the_images_and_not_of_times_and_places(tmp_path: Path, kind: StoreKind) -> None:
+    items = images(tmp_path / "a", 2)
+    first = opened(items, tmp_path / "cache", kind).content
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)  # other times
+    there = [item._replace(path=tmp_path / "b" / item.path.name) for item in items]
+    assert opened(there, tmp_path / "cache", kind).content == first
+    assert opened(there, tmp_path / "other", "packed").content == first
+    save_image(there[1].path, 77)
+    assert opened(there, tmp_path / "cache", kind).content != first
+    assert opened(items, tmp_path / "cache", kind, size=18).content != first
+    assert opened([items[0], items[1]._replace(crop=(0, 0, 1, 0.5))], tmp_path / "cache", kind).content != first
+
+
 def test_two_processes_make_one_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     items = images(tmp_path, 3)
     opened(items, tmp_path)
@@ -236,6 +266,17 @@ def test_a_broken_index_says_what_to_delete(tmp_path: Path) -> None:
     index.write_text("{")
     with pytest.raises(InputError, match=r"json: not a readable index.*delete it"):
         opened(items, tmp_path)
+
+
+def test_a_store_that_was_cut_off_says_what_to_delete(tmp_path: Path) -> None:
+    items = images(tmp_path, 3)
+    opened(items, tmp_path)
+    (path,) = (tmp_path / "stores").glob("*.npy")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match=r"npy: shorter than its 3 pictures.*delete it"):
+        opened(items, tmp_path)
+    path.unlink()
+    np.testing.assert_array_equal(opened(items, tmp_path)["2"], decode(items[2], 16, "stretch"))
 
 
 def test_an_image_that_breaks_after_it_was_checked_is_named(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def summarise(data: TripletDataModule, dead: Mapping[str, str]) -> dict[str, Any
         dead: image id -> why it is not to be had.
 
     Returns:
-        Plain values: "here", "published", "dropped", "dead_images", "used", "splits", "by_category", "crop_area".
+        Plain values: "here", "published", "dropped", "dead_images", "store", "used", "splits", "by_category", "crop_area".
     """
     table = data.table
     pairs = [pair for split in SPLITS for pair in data.pairs[split]]
@@ -124,6 +124,7 @@ def summarise(data: TripletDataModule, dead: Mapping[str, str]) -> dict[str, Any
         "published": dict(published or {}),
         "dropped": {why: count for why, count in data.dropped.items() if count},
         "dead_images": len(dead),
+        "store": {"content": data.store.content, "size": data.stored_size, "aspect": data.aspect},
         "used": {"pairs": len(pairs), "pictures": len(data.keys), "bytes": len(data.keys) * data.stored_size**2 * 3},
         "splits": {split: len(data.pairs[split]) for split in SPLITS},
         "by_category": dict(Counter(pair.category for pair in pairs).most_common()),

@@ -216,8 +216,8 @@ class TripletDataModule(LightningDataModule):
             message = f"{len(store.bad)} of {len(items)} images ({share:.2%}) can not be read, first {next(iter(store.bad.values()))}"
             if share > self.max_bad_images:
                 raise InputError(
-                    f"{message}; all of them are listed in {listing}; mend them, "
-                    f"or allow a larger share than data.max_bad_images={self.max_bad_images}"
+                    f"{message}; all of them are listed in {listing}; mend them, fetch the missing ones with "
+                    f"`python -m ctl_lightning.prepare`, or allow a larger share than data.max_bad_images={self.max_bad_images}"
                 )
             log.warning("%s; going on without them; all of them are listed in %s", message, listing)
         return store

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 StoreKind = Literal["packed", "litdata", "none"]
 
-FORMAT = 2
+FORMAT = 3
 """Counts up when equal items would be stored as other bytes, so that old files are not taken for new ones."""
 
 BLOCK = 256
@@ -35,10 +35,12 @@ class ImageStore(Protocol):
 
     Attributes:
         size: side of the squares, in pixels.
+        content: a hash of the image files' bytes, keys, crops, size and aspect: equal hash, equal pictures, on any machine.
         bad: key -> why its image could not be read; these keys have no picture.
     """
 
     size: int
+    content: str
     bad: Mapping[str, str]
 
     def __getitem__(self, key: str) -> Pixels:
@@ -65,15 +67,29 @@ class _Plan(NamedTuple):
         return digest.hexdigest()[:20]
 
 
+class _Index(NamedTuple):
+    """What lies beside a store."""
+
+    size: int
+    content: str
+    keys: list[str]
+    bad: dict[str, str]
+
+
 class PackedStore:
     """Random access to one file. Cheap to send to a worker process: the file is mapped there anew, not copied."""
 
     def __init__(self, path: Path) -> None:
-        self.size, keys, bad = _read_index(path.with_suffix(".json"))
-        self.bad: Mapping[str, str] = bad
+        index = _read_index(path.with_suffix(".json"))
+        self.size, self.content = index.size, index.content
+        self.bad: Mapping[str, str] = index.bad
         self._path = path
-        self._rows = {key: row for row, key in enumerate(keys)}
+        self._rows = {key: row for row, key in enumerate(index.keys)}
         self._pixels: Pixels | None = None
+        if path.stat().st_size <= len(index.keys) * self.size * self.size * 3:
+            raise InputError(
+                f"{path}: shorter than its {len(index.keys):,} pictures, a copy that was cut off; delete it: it is made anew"
+            )
 
     def __getitem__(self, key: str) -> Pixels:
         """A view of the file, uint8 (size, size, 3)."""
@@ -88,9 +104,9 @@ class PackedStore:
 class DecodedImages:
     """Decodes a picture each time it is asked for: no disk space, but 10 to 100 times slower (`benchmark`)."""
 
-    def __init__(self, plan: _Plan, bad: Mapping[str, str]) -> None:
-        self.size = plan.size
-        self.bad = bad
+    def __init__(self, plan: _Plan, index: _Index) -> None:
+        self.size, self.content = index.size, index.content
+        self.bad: Mapping[str, str] = index.bad
         self._aspect = plan.aspect
         self._items = {item.key: item for item in plan.items}
 
@@ -115,7 +131,8 @@ def open_store(
 ) -> ImageStore:
     """Opens the store of exactly these items, and makes it first if the cache does not have it.
 
-    The file's name is a hash of what is in it, so it can not be stale. A process that finds another one at work on the same
+    The file's name is a hash of the items, their files' sizes and times, size and aspect, so that a change is seen without
+    reading all images; the index has the hash of the images themselves. A process that finds another one at work on the same
     store waits for it; one that is killed loses at most `BLOCK` pictures.
 
     Args:
@@ -137,13 +154,15 @@ def open_store(
         return PackedStore(path)
     checked = path.with_suffix(".checked.json")
     _make_once(checked, lambda: _check(plan, checked))
-    _, _, bad = _read_index(checked)
+    index = _read_index(checked)
     if kind == "litdata":
         from ctl_lightning.data.streaming import open_chunks  # an extra: imported by those who ask for it
 
         with FileLock(path.with_suffix(".chunks.lock")):
-            return open_chunks(items, size, aspect, bad, f"{chunks_dir or path.parent}/{path.stem}.chunks")
-    return DecodedImages(plan, bad)
+            return open_chunks(
+                items, aspect, index.size, index.content, index.bad, f"{chunks_dir or path.parent}/{path.stem}.chunks"
+            )
+    return DecodedImages(plan, index)
 
 
 def _make_once(path: Path, make: Callable[[], None]) -> None:
@@ -174,10 +193,10 @@ def _pack(plan: _Plan, path: Path) -> None:
     with partial.open("r+b") as file:
 
         def write(row: int, pixels: Pixels) -> None:
-            os.pwrite(file.fileno(), pixels.tobytes(), header + row * picture)
+            _write_all(file.fileno(), pixels.tobytes(), header + row * picture)
 
         try:
-            bad = _in_blocks(plan, "packing", journal, write, lambda: os.fsync(file.fileno()))
+            blocks = _in_blocks(plan, "packing", journal, write, lambda: os.fsync(file.fileno()))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -185,40 +204,56 @@ def _pack(plan: _Plan, path: Path) -> None:
                 f"{path.parent}: the disk is full; what is packed is kept: make room and run the command again. "
                 + _other_ways(path, len(plan.items) * picture)
             ) from None
-    _write_index(path.with_suffix(".json"), plan, bad)
+    _write_index(path.with_suffix(".json"), plan, blocks)
     partial.replace(path)
     journal.unlink()
 
 
+def _write_all(file: int, content: bytes, offset: int) -> None:
+    rest = memoryview(content)
+    while rest:  # a disk that is nearly full takes a part
+        written = os.pwrite(file, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
 def _check(plan: _Plan, path: Path) -> None:
     journal = path.with_suffix(".journal")
-    bad = _in_blocks(plan, "checking", journal, lambda row, pixels: None, lambda: None)
-    _write_index(path, plan, bad)
+    blocks = _in_blocks(plan, "checking", journal, lambda row, pixels: None, lambda: None)
+    _write_index(path, plan, blocks)
     journal.unlink()
+
+
+class _Block(NamedTuple):
+    """What became of `BLOCK` items in a row: the hashes of their files, and key -> why one can not be read."""
+
+    start: int
+    hashes: list[str]
+    bad: dict[str, str]
 
 
 def _in_blocks(
     plan: _Plan, verb: str, journal: Path, write: Callable[[int, Pixels], None], sync: Callable[[], None]
-) -> dict[str, str]:
-    """Decodes every item on all cores and gives it to `write`; notes block after block in `journal`, to go on there.
+) -> list[_Block]:
+    """Decodes every item on all cores and gives it to `write`; notes block after block in `journal`, to go on there."""
 
-    Returns:
-        Key -> why its image can not be read.
-    """
-
-    def attempt(row: int) -> tuple[str, str] | None:
+    def attempt(row: int) -> tuple[str, str | None]:
         item = plan.items[row]
+        try:
+            with item.path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return "", f"{item.path}: {'missing' if isinstance(error, FileNotFoundError) else reason(error)}"
         try:
             pixels = decode(item, plan.size, plan.aspect)
         except OSError as error:
-            return item.key, f"{item.path}: {'missing' if isinstance(error, FileNotFoundError) else reason(error)}"
+            return found, f"{item.path}: {reason(error)}"
         write(row, pixels)
-        return None
+        return found, None
 
     done = _read_journal(journal)
-    bad = {key: why for block in done.values() for key, why in block.items()}
+    unreadable = sum(len(block.bad) for block in done.values())
     log.info("%s %d images at %d x %d pixels, once", verb, len(plan.items), plan.size, plan.size)
-    starts = [start for start in range(0, len(plan.items), BLOCK) if start not in done]
+    starts = range(0, len(plan.items), BLOCK)
     before = min(len(done) * BLOCK, len(plan.items))
     # Threads, not processes: Pillow and the file system work without Python's lock, and a killed process leaves none behind.
     with (
@@ -227,37 +262,46 @@ def _in_blocks(
         journal.open("a", encoding="utf-8") as noted,
     ):
         for start in starts:
+            if start in done:
+                continue
             rows = range(start, min(start + BLOCK, len(plan.items)))
-            found = dict(one for one in pool.map(attempt, rows) if one is not None)
+            results = list(pool.map(attempt, rows))
             sync()
-            noted.write(json.dumps([start, found]) + "\n")
+            bad = {plan.items[row].key: why for row, (_, why) in zip(rows, results, strict=True) if why is not None}
+            done[start] = _Block(start, [found for found, _ in results], bad)
+            noted.write(json.dumps(done[start]) + "\n")
             noted.flush()
-            bad |= found
-            shown.note = f"{len(bad):,} unreadable" if bad else ""
+            unreadable += len(bad)
+            shown.note = f"{unreadable:,} unreadable" if unreadable else ""
             shown.advance(len(rows))
-    return bad
+    return [done[start] for start in starts]
 
 
-def _read_journal(path: Path) -> dict[int, dict[str, str]]:
-    done = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):  # the last line of a killed process can be cut
-                start, bad = json.loads(line)
-                done[start] = bad
-    return done
+def _read_journal(path: Path) -> dict[int, _Block]:
+    """The blocks that are done. Takes the last line away if a killed process has not written it whole."""
+    if not path.exists():
+        return {}
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    write_text(path, "".join(lines))
+    blocks = [_Block(*json.loads(line)) for line in lines]
+    return {block.start: block for block in blocks}
 
 
-def _write_index(path: Path, plan: _Plan, bad: Mapping[str, str]) -> None:
+def _write_index(path: Path, plan: _Plan, blocks: Sequence[_Block]) -> None:
+    bad = {key: why for block in blocks for key, why in block.bad.items()}
+    hashes = [found for block in blocks for found in block.hashes]
+    content = hashlib.sha256(f"{FORMAT}|{plan.size}|{plan.aspect}".encode())
+    for item, found in zip(plan.items, hashes, strict=True):
+        content.update(repr((item.key, item.crop, found)).encode())
     keys = [item.key for item in plan.items]
-    write_text(path, json.dumps({"size": plan.size, "keys": keys, "bad": dict(sorted(bad.items()))}))
+    index = {"size": plan.size, "content": content.hexdigest(), "keys": keys, "bad": dict(sorted(bad.items()))}
+    write_text(path, json.dumps(index))
 
 
-def _read_index(path: Path) -> tuple[int, list[str], dict[str, str]]:
+def _read_index(path: Path) -> _Index:
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        return index["size"], index["keys"], index["bad"]
-    except (OSError, ValueError, KeyError) as error:
+        return _Index(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path}: not a readable index of an image store ({error}); delete it and the file beside it: they are made anew"
         ) from None

@@ -34,11 +34,12 @@ class ChunkedStore:
         folder: of the chunks, or its address in a bucket.
         keys: of the stored pictures, in the order in which they were written.
         size: side of the stored squares, in pixels.
+        content: the hash of what is stored.
         bad: key -> why its image could not be read.
     """
 
-    def __init__(self, folder: str, keys: Sequence[str], size: int, bad: Mapping[str, str]) -> None:
-        self.size = size
+    def __init__(self, folder: str, keys: Sequence[str], size: int, content: str, bad: Mapping[str, str]) -> None:
+        self.size, self.content = size, content
         self.bad = bad
         self._folder = folder
         self._rows = {key: row for row, key in enumerate(keys)}
@@ -57,14 +58,15 @@ class ChunkedStore:
 
 
 def open_chunks(
-    items: Sequence[ImageItem], size: int, aspect: Aspect, bad: Mapping[str, str], folder: str
+    items: Sequence[ImageItem], aspect: Aspect, size: int, content: str, bad: Mapping[str, str], folder: str
 ) -> ChunkedStore:
     """Opens the chunks of these items, and writes them first, on all cores, if `folder` does not have them.
 
     Args:
         items: what to store; keys are unique.
-        size: side of the stored squares, in pixels.
         aspect: how a picture becomes a square.
+        size: side of the stored squares, in pixels.
+        content: the hash of what is stored.
         bad: key -> why its image cannot be read; these are left out.
         folder: where the chunks are or will be: a folder, or what LitData can write to, such as s3://bucket/folder.
     """
@@ -89,7 +91,7 @@ def open_chunks(
         finally:
             # LitData changes it for the whole process, and every loader process would then take seconds to start.
             multiprocessing.set_start_method(start_method, force=True)
-    return ChunkedStore(folder, [item.key for item in readable], size, bad)
+    return ChunkedStore(folder, [item.key for item in readable], size, content, bad)
 
 
 def _pixels(items: Sequence[ImageItem], size: int, aspect: Aspect, row: int) -> Pixels:
