@@ -1,22 +1,27 @@
+import asyncio
 import hashlib
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import aiohttp
 import pytest
 from conftest import image_id, save_image
 from filelock import FileLock
 from photo_server import Faults, PhotoServer, share
 
-from ctl_lightning.data import download
-from ctl_lightning.data.download import Downloader, Remote
+from ctl_lightning.data import fetching
+from ctl_lightning.data.download import Downloader
+from ctl_lightning.data.fetching import Remote
 from ctl_lightning.errors import InputError
 
 IDS = [image_id(f"photo{n}") for n in range(120)]
@@ -24,7 +29,7 @@ IDS = [image_id(f"photo{n}") for n in range(120)]
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "BACKOFF", 0.01)
+    monkeypatch.setattr(fetching, "BACKOFF", 0.01)
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +80,7 @@ def dead(root: Path) -> dict[str, str]:
 
 
 def test_every_live_image_arrives_intact_and_the_dead_ones_are_named(server: PhotoServer, tmp_path: Path) -> None:
-    server.faults = Faults(0.10, 0.02, 0.05, 0.05, 0.05, gone=0.05, seconds=1.0)
+    server.faults = Faults(0.10, 0.05, 0.05, 0.05, 0.05, gone=0.05, seconds=1.0)
     report = downloader().images(remotes(server, tmp_path), tmp_path)
     gone = {name for name in IDS if server.is_gone(name)}
     assert 0 < len(gone) < 20
@@ -83,10 +88,10 @@ def test_every_live_image_arrives_intact_and_the_dead_ones_are_named(server: Pho
     assert dead(tmp_path) == report.dead == dict.fromkeys(sorted(gone), "404 Not Found")
     assert report.fetched == len(IDS) - len(gone)
     assert report.retries >= sum(server.answers[kind] for kind in ("503", "page", "truncated"))
-    assert {"503", "page", "truncated", "slow", "200", "404"} <= server.answers.keys()
+    assert server.answers.keys() == {"503", "page", "truncated", "slow", "200", "404", "hanging"}
     assert all(server.asked[name] == 1 for name in gone)  # a 404 is not asked for again
     assert "retries" in str(report)
-    assert not list(tmp_path.glob(".*"))
+    assert {path.name for path in tmp_path.rglob(".*")} == {".fetching.lock"}
 
 
 def test_a_second_run_asks_for_nothing(server: PhotoServer, tmp_path: Path) -> None:
@@ -145,7 +150,7 @@ def test_a_server_that_never_answers_is_named_once(server: PhotoServer, tmp_path
     server.faults = Faults(hanging=1.0, seconds=0.5)
     began = time.monotonic()
     with pytest.raises(
-        InputError, match=r"127\.0\.0\.1.*no answer within 0\.1 s; so it was for the last 8 files, each tried 2"
+        InputError, match=r"127\.0\.0\.1.*no answer within 0\.1 s; so it was for 8 files in a row, each tried 2"
     ):
         downloader(timeout=0.1, retries=1).images(remotes(server, tmp_path), tmp_path)
     assert time.monotonic() - began < 5
@@ -153,16 +158,16 @@ def test_a_server_that_never_answers_is_named_once(server: PhotoServer, tmp_path
 
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
     nobody = PhotoServer(tmp_path, url="http://127.0.0.1:9")
-    with pytest.raises(InputError, match=r"127\.0\.0\.1:9.*run the command again when the server answers"):
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:9: cannot connect.*run the command again"):
         downloader(retries=0).images(remotes(nobody, tmp_path), tmp_path)
 
 
 def test_a_server_that_refuses_us_kills_no_ids(
     server: PhotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "REFUSED_IN_A_ROW", 10)
+    monkeypatch.setattr(fetching, "REFUSED_IN_A_ROW", 10)
     server.always = dict.fromkeys(IDS, 403)
-    with pytest.raises(InputError, match=r"refused 10 files in a row.*fewer download\.connections"):
+    with pytest.raises(InputError, match=r"refused 10 files in a row \(403 Forbidden\).*fewer download\.connections"):
         downloader().images(remotes(server, tmp_path), tmp_path)
     assert dead(tmp_path) == {}
     server.always = {IDS[5]: 403}
@@ -199,11 +204,83 @@ def test_addresses_that_are_none(server: PhotoServer, tmp_path: Path) -> None:
     files = [
         Remote("word", "nonsense", tmp_path / "word.jpg"),
         Remote("ftp", "ftp://127.0.0.1/a.jpg", tmp_path / "ftp.jpg"),
+        Remote("dots", "http://..com/a.jpg", tmp_path / "dots.jpg"),
+        Remote("long", f"http://{'x' * 70}.com/a.jpg", tmp_path / "long.jpg"),
+        Remote("bracket", "http://[::1/a.jpg", tmp_path / "bracket.jpg"),
         *remotes(server, tmp_path, IDS[:3]),
         Remote("host", "http://no-such-host.invalid/a.jpg", tmp_path / "host.jpg"),
     ]
     report = downloader(connections=1, retries=0).images(files, tmp_path)
-    assert report.dead == {"word": "not an address", "ftp": "not an address", "host": "no such host"}
+    none = dict.fromkeys(("word", "ftp", "dots", "long", "bracket"), "not an address")
+    assert report.dead == none | {"host": "no such host"}
+
+
+def test_a_page_for_everything_kills_no_ids(
+    server: PhotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "REFUSED_IN_A_ROW", 10)
+    server.faults = Faults(page=1.0)
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:\d+: it refused 10 files in a row \(not an image\)"):
+        downloader(retries=1).images(remotes(server, tmp_path), tmp_path)
+    assert dead(tmp_path) == {}
+    server.faults = Faults()
+    assert downloader().images(remotes(server, tmp_path), tmp_path).fetched == len(IDS)
+
+
+def test_a_network_that_drops_kills_no_ids(
+    server: PhotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names stop to have addresses, in both words that resolvers have for it, after 20 images."""
+    resolve = aiohttp.TCPConnector._resolve_host
+    for code in (socket.EAI_AGAIN, socket.EAI_NONAME):
+        root = tmp_path / str(code)
+
+        async def drops(connector: Any, *arguments: Any, root: Path = root, code: int = code, **options: Any) -> Any:
+            if len(arrived(root)) >= 20:
+                raise socket.gaierror(code, "no")
+            return await resolve(connector, *arguments, **options)
+
+        monkeypatch.setattr(aiohttp.TCPConnector, "_resolve_host", drops)
+        monkeypatch.setattr(aiohttp.TCPConnector, "_get", lambda *_: asyncio.sleep(0))  # no connection is used twice
+        with pytest.raises(InputError, match="no such host; so it was for 8 files in a row"):
+            downloader(retries=1).images(remotes(server, root), root)
+        assert len(arrived(root)) >= 20
+        assert dead(root) == {}
+
+
+def test_one_host_that_fails_does_not_stop_the_others(photos: Path, tmp_path: Path) -> None:
+    with PhotoServer(photos).running() as good, PhotoServer(photos).running() as busy:
+        busy.faults = Faults(unavailable=1.0, retry_after="86400")
+        nobody = PhotoServer(photos, url="http://127.0.0.1:9")
+        hosts = (busy, nobody, good)
+        files = [
+            remotes(host, tmp_path, IDS[40 * n : 40 * n + 40])[k] for k in range(40) for n, host in enumerate(hosts)
+        ]
+        with pytest.raises(
+            InputError, match=r"80 images could not be fetched.*left alone for 1440 minutes.*1 more hosts"
+        ):
+            downloader(retries=1).images(files, tmp_path)
+        assert arrived(tmp_path).keys() == set(IDS[80:])
+        assert busy.asked.total() < 40
+
+
+def test_the_folder_of_images_may_be_a_link_to_another_disk(server: PhotoServer, tmp_path: Path) -> None:
+    elsewhere = Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path
+    with tempfile.TemporaryDirectory(dir=elsewhere) as disk:
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "images").symlink_to(disk)
+        downloader().images(remotes(server, tmp_path / "data", IDS[:5]), tmp_path / "data")
+        assert len(list(Path(disk).rglob("*.jpg"))) == 5
+
+
+def test_asking_again_for_the_dead_loses_none_of_them_if_the_host_fails(server: PhotoServer, tmp_path: Path) -> None:
+    server.always = dict.fromkeys(IDS[:60], 404)
+    downloader().images(remotes(server, tmp_path), tmp_path)
+    server.always = dict.fromkeys(IDS[10:60], 500)
+    with pytest.raises(InputError, match="could not be fetched"):
+        downloader(retry_dead=True, retries=0).images(remotes(server, tmp_path), tmp_path)
+    assert dead(tmp_path).keys() == {name for name in IDS[:60] if not path_of(tmp_path, name).exists()}
+    assert len(dead(tmp_path)) >= 50
 
 
 def test_two_downloads_into_one_folder_are_one_too_many(server: PhotoServer, tmp_path: Path) -> None:
@@ -237,17 +314,26 @@ def test_a_broken_list_of_dead_ids_is_named_with_its_line(server: PhotoServer, t
 
 
 FETCH = """
+import os
+import signal
 import sys
 from pathlib import Path
-from ctl_lightning.data import download
-from ctl_lightning.data.download import Downloader, Remote
-download.BACKOFF = 0.01
-url, root, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+from ctl_lightning.data import fetching
+from ctl_lightning.data.download import Downloader
+from ctl_lightning.data.fetching import Remote
+fetching.BACKOFF = 0.01
+url, root, last, names = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+replace, replaced = os.replace, []
+def counted(*arguments):
+    replaced.append(arguments)
+    if len(replaced) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(*arguments)
+os.replace = counted
 files = [
     Remote(n, f"{url}/400x/{n[:2]}/{n[2:4]}/{n[4:6]}/{n}.jpg", root / "images" / n[:2] / f"{n}.jpg") for n in names
 ]
-print("begins", flush=True)
-Downloader(4, 150, 0.5, 6, False, False).images(files, root)
+Downloader(4, None, 0.5, 6, False, False).images(files, root)
 """
 
 
@@ -256,19 +342,17 @@ def test_a_download_that_is_killed_again_and_again_ends_with_the_same_bytes(
 ) -> None:
     server.faults = Faults(0.10, 0.0, 0.05, 0.05, 0.0, gone=0.05)
     downloader().images(remotes(server, tmp_path / "once"), tmp_path / "once")
-    command = [sys.executable, "-c", FETCH, server.url, str(tmp_path / "killed"), *IDS]
     moments = random.Random(0)
+
+    def fetch(last: int) -> int:
+        command = [sys.executable, "-c", FETCH, server.url, str(tmp_path / "killed"), str(last), *IDS]
+        return subprocess.run(command, check=False, capture_output=True).returncode
+
     sizes = []
     for _ in range(4):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(moments.uniform(0.05, 0.25))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        assert fetch(moments.randrange(1, 25)) == -signal.SIGKILL
         sizes.append(len(arrived(tmp_path / "killed" / "images")))
-    subprocess.run(command, check=True, capture_output=True)
+    assert fetch(0) == 0
     assert sizes == sorted(sizes)
     assert 0 < sizes[-1] < len(IDS)
     for what in ("images", "dead_images.jsonl"):
@@ -303,6 +387,11 @@ def test_metadata_is_fetched_once_and_its_hash_is_noted(server: PhotoServer, met
 
 def test_a_checksum_mismatch_is_named(metadata: Metadata) -> None:
     wrong = [metadata.files[0]._replace(sha256="0" * 64)]
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"fashion\.json: checksum mismatch: sha256 [0-9a-f]{64}, expected 0000"):
+            downloader().metadata(wrong, metadata.root)
+        assert not (metadata.root / "fashion.json").exists()
+    (metadata.root / "fashion.json").write_text("{}")
     with pytest.raises(InputError, match=r"fashion\.json: checksum mismatch: sha256 [0-9a-f]{64}, expected 0000"):
         downloader().metadata(wrong, metadata.root)
 
@@ -312,6 +401,13 @@ def test_metadata_that_changed_since_it_was_fetched_is_refused(metadata: Metadat
     (metadata.root / "fashion.json").write_text("{}")
     with pytest.raises(InputError, match="checksum mismatch"):
         downloader().metadata(metadata.files, metadata.root)
+
+
+def test_each_metadata_file_is_noted_even_if_the_next_one_fails(server: PhotoServer, metadata: Metadata) -> None:
+    missing = Remote("more.json", "http://127.0.0.1:9/more.json", metadata.root / "more.json")
+    with pytest.raises(InputError, match=r"more\.json"):
+        downloader(retries=0).metadata([*metadata.files, missing], metadata.root)
+    assert downloader().metadata(metadata.files, metadata.root) == ["fashion.json"]
 
 
 def test_metadata_of_the_user_is_neither_fetched_nor_claimed(server: PhotoServer, metadata: Metadata) -> None:

@@ -18,7 +18,7 @@ from photo_server import Faults, PhotoServer
 from PIL import Image
 
 from ctl_lightning.conf import config_dir
-from ctl_lightning.data import download
+from ctl_lightning.data import fetching
 from ctl_lightning.errors import InputError
 from ctl_lightning.prepare import main, prepare
 from ctl_lightning.train import train
@@ -41,7 +41,7 @@ def composed(tmp_path: Path) -> Prepared:
 @pytest.fixture
 def host(looks: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PhotoServer]:
     """Serves the looks of the other tests as if they were Shop-the-Look."""
-    monkeypatch.setattr(download, "BACKOFF", 0.01)
+    monkeypatch.setattr(fetching, "BACKOFF", 0.01)
     with PhotoServer(looks / "images").running() as server:
         yield server
 

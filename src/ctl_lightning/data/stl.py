@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctl_lightning.data.download import Remote
+from ctl_lightning.data.fetching import Remote
 from ctl_lightning.data.pairs import HEX_ID, PairTable, read_catalogue, read_pairs
 from ctl_lightning.errors import InputError
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ctl_lightning.data.download import Remote
+from ctl_lightning.data.fetching import Remote
 from ctl_lightning.data.folder import images_below
 from ctl_lightning.data.images import size_upright
 from ctl_lightning.data.pairs import Box, Pair, PairTable
