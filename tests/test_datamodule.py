@@ -62,7 +62,7 @@ def test_a_few_bad_images_are_counted_and_listed(tmp_path: Path, caplog: pytest.
     assert sum(len(data.pairs[split]) for split in SPLITS) == 149
     assert "1 unreadable image" in data.summary()
     assert "1 of 156 images" in caplog.text
-    assert broken in (tmp_path / "bad_images.txt").read_text()
+    assert broken in data.store.listing.read_text()
 
 
 def test_a_bad_product_leaves_the_catalogue_and_its_pairs_go(tmp_path: Path) -> None:

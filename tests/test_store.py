@@ -29,7 +29,7 @@ def images(folder: Path, count: int) -> list[ImageItem]:
 
 
 def opened(items: list[ImageItem], cache: Path, kind: StoreKind = "packed", size: int = 16) -> ImageStore:
-    return open_store(items, size, "stretch", cache, kind)
+    return open_store(items, size, "stretch", cache, kind, 1.0)
 
 
 def stored(cache: Path) -> dict[str, bytes]:
@@ -78,7 +78,7 @@ def test_a_store_is_reused_until_something_changes(tmp_path: Path) -> None:
     assert (tmp_path / "stores" / first).stat().st_mtime_ns == written
     opened([item], tmp_path, size=18)
     assert len(stores()) == 2
-    open_store([item], 16, "pad", tmp_path, "packed")
+    open_store([item], 16, "pad", tmp_path, "packed", 1.0)
     assert len(stores()) == 3
     opened([item._replace(crop=(0, 0, 1, 0.5))], tmp_path)
     assert len(stores()) == 4
@@ -105,53 +105,54 @@ def test_a_store_goes_to_a_worker_without_its_pixels(tmp_path: Path) -> None:
 
 
 PACK = """
+import os
+import signal
 import sys
-import time
 from pathlib import Path
-from ctl_lightning.data import store
+from ctl_lightning.data import packing
 from ctl_lightning.data.images import ImageItem
-store.BLOCK = 8
-decode = store.decode
-def slowly(*arguments):
-    time.sleep(0.002)
-    return decode(*arguments)
-store.decode = slowly
-folder, cache = map(Path, sys.argv[1:])
+from ctl_lightning.data.store import open_store
+packing.BLOCK = 8
+folder, cache, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+pwrite, written = os.pwrite, []
+def counted(*arguments):
+    written.append(arguments)
+    if len(written) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pwrite(*arguments)
+os.pwrite = counted
 items = [ImageItem(path.stem, path, None) for path in sorted(folder.glob("*.jpg"))]
-print("begins", flush=True)
-store.open_store(items, 64, "stretch", cache, "packed")
+open_store(items, 64, "stretch", cache, "packed", 1.0)
 """
 
 
 def test_a_packing_that_is_killed_again_and_again_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ctl_lightning.data.store.BLOCK", 8)
+    monkeypatch.setattr("ctl_lightning.data.packing.BLOCK", 8)
     items = sorted(images(tmp_path / "images", 400), key=lambda item: item.path)
     (tmp_path / "images" / "7.jpg").write_text("<html>")
     opened(items, tmp_path / "once", size=64)
-    command = [sys.executable, "-c", PACK, str(tmp_path / "images"), str(tmp_path / "killed")]
+
+    def pack(last: int) -> int:
+        command = [sys.executable, "-c", PACK, str(tmp_path / "images"), str(tmp_path / "killed"), str(last)]
+        return subprocess.run(command, check=False, capture_output=True).returncode
+
     moments = random.Random(0)
-    resumed = []
+    done = []
     for _ in range(4):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(moments.uniform(0.02, 0.2))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        journals = list((tmp_path / "killed").glob("stores/*.journal"))
-        resumed.append(len(journals[0].read_text().splitlines()) if journals else 0)
-    subprocess.run(command, check=True, capture_output=True)
-    assert resumed == sorted(resumed)  # what was done stayed done
-    assert 0 < resumed[-1] < 50
+        assert pack(moments.randrange(20, 90)) == -signal.SIGKILL
+        (journal,) = (tmp_path / "killed").glob("stores/*.journal")
+        done.append(len(journal.read_text().splitlines()))
+    assert pack(0) == 0
+    assert done == sorted(done)  # what was done stayed done
+    assert 0 < done[-1] < 50
     assert stored(tmp_path / "killed") == stored(tmp_path / "once")
-    assert len(stored(tmp_path / "once")) == 2
+    assert {Path(name).suffix for name in stored(tmp_path / "once")} == {".npy", ".json", ".txt"}
 
 
 def test_a_packing_goes_on_after_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctl_lightning.data.store.BLOCK", 4)
+    monkeypatch.setattr("ctl_lightning.data.packing.BLOCK", 4)
     items = images(tmp_path, 12)
     decoded: list[str] = []
 
@@ -161,7 +162,7 @@ def test_a_packing_goes_on_after_what_is_done(tmp_path: Path, monkeypatch: pytes
         decoded.append(item.key)
         return decode(item, *options)
 
-    monkeypatch.setattr("ctl_lightning.data.store.decode", counted)
+    monkeypatch.setattr("ctl_lightning.data.packing.decode", counted)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         opened(items, tmp_path)
@@ -197,7 +198,7 @@ def test_too_small_a_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: p
 
 
 def test_a_disk_that_fills_up_while_packing_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctl_lightning.data.store.BLOCK", 4)
+    monkeypatch.setattr("ctl_lightning.data.packing.BLOCK", 4)
     items = images(tmp_path, 12)
     write, written = os.pwrite, []
 
@@ -238,6 +239,37 @@ def test_the_content_is_a_hash_of_the_images_and_not_of_times_and_places(tmp_pat
     assert opened(there, tmp_path / "cache", kind).content != first
     assert opened(items, tmp_path / "cache", kind, size=18).content != first
     assert opened([items[0], items[1]._replace(crop=(0, 0, 1, 0.5))], tmp_path / "cache", kind).content != first
+
+
+def test_the_same_images_under_other_times_are_not_packed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = images(tmp_path, 300)
+    (tmp_path / "3.jpg").write_text("<html>")
+    first = opened(items, tmp_path)
+    for item in items:
+        os.utime(item.path, (1, 1))
+    monkeypatch.setattr("ctl_lightning.data.packing.decode", lambda *_: pytest.fail("decoded again"))
+    second = opened(items, tmp_path)
+    monkeypatch.undo()
+    assert (second.content, second.bad) == (first.content, first.bad)
+    np.testing.assert_array_equal(second["299"], decode(items[299], 16, "stretch"))
+    assert len(list((tmp_path / "stores").glob("*.npy"))) == 2
+    save_image(items[5].path, 1234)
+    third = opened(items, tmp_path)
+    assert third.content != first.content
+    np.testing.assert_array_equal(third["5"], decode(items[5], 16, "stretch"))
+
+
+def test_too_many_missing_images_are_told_before_anything_is_packed(tmp_path: Path) -> None:
+    items = images(tmp_path, 10)
+    items[4].path.unlink()
+    open_store(items, 16, "stretch", tmp_path, "packed", 0.1)
+    items[5].path.unlink()
+    stores = set((tmp_path / "stores").iterdir())
+    with pytest.raises(InputError, match=r"2 of 10 images \(20\.00%\) are missing, first .*4\.jpg; fetch them"):
+        open_store(items, 16, "stretch", tmp_path, "packed", 0.1)
+    assert set((tmp_path / "stores").iterdir()) == stores
 
 
 def test_two_processes_make_one_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -295,10 +327,10 @@ def test_chunks_lie_where_they_are_told_and_are_written_once(tmp_path: Path) -> 
 
     where = str(tmp_path / "far" / "away")
     before = multiprocessing.get_start_method()
-    open_store(items, 16, "stretch", tmp_path / "cache", "litdata", where)
+    open_store(items, 16, "stretch", tmp_path / "cache", "litdata", 1.0, where)
     seen = chunks()
     assert seen
-    store = open_store(items, 16, "stretch", tmp_path / "cache", "litdata", where)
+    store = open_store(items, 16, "stretch", tmp_path / "cache", "litdata", 1.0, where)
     assert chunks() == seen
     assert multiprocessing.get_start_method() == before
     sent = pickle.loads(pickle.dumps(store))

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from ctl_lightning.data.crop import area, scene_crop
 from ctl_lightning.data.evaluation import EvaluationSet, evaluation_set
-from ctl_lightning.data.files import write_text
 from ctl_lightning.data.images import Aspect, ImageItem
 from ctl_lightning.data.pairs import SPLITS, Pair, PairTable, Split, read_split, split_of, write_split
 from ctl_lightning.data.store import ImageStore, StoreKind, open_store
@@ -208,18 +207,23 @@ class TripletDataModule(LightningDataModule):
         ]
         items = [*crops.values(), *catalogue]
         self.keys = [item.key for item in items]
-        store = open_store(items, self.stored_size, self.aspect, self.cache_dir, self.store_kind, self.chunks_dir)
+        store = open_store(
+            items,
+            self.stored_size,
+            self.aspect,
+            self.cache_dir,
+            self.store_kind,
+            self.max_bad_images,
+            self.chunks_dir,
+        )
         if store.bad:
-            listing = self.cache_dir / "bad_images.txt"
-            write_text(listing, "".join(f"{reason}\n" for reason in sorted(set(store.bad.values()))))
-            share = len(store.bad) / len(items)
-            message = f"{len(store.bad)} of {len(items)} images ({share:.2%}) can not be read, first {next(iter(store.bad.values()))}"
-            if share > self.max_bad_images:
-                raise InputError(
-                    f"{message}; all of them are listed in {listing}; mend them, fetch the missing ones with "
-                    f"`python -m ctl_lightning.prepare`, or allow a larger share than data.max_bad_images={self.max_bad_images}"
-                )
-            log.warning("%s; going on without them; all of them are listed in %s", message, listing)
+            log.warning(
+                "%d of %d images can not be read, first %s; going on without them; all of them are listed in %s",
+                len(store.bad),
+                len(items),
+                next(iter(store.bad.values())),
+                store.listing,
+            )
         return store
 
     def _evaluation_triplets(self, uniform: NegativeSampler, pairs: list[Pair]) -> list[EvaluationTriplet]:

@@ -19,6 +19,9 @@ Aspect = Literal["stretch", "pad", "crop"]
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused before they are decoded: a file of a few kB can claim to hold gigabytes."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Pillow reads many more, some of them by starting other programs; what comes from the web does not choose."""
+
 WHITE = (255, 255, 255)
 
 # Pillow's own limit is a little higher than ours, and its warning would come first.
@@ -36,7 +39,7 @@ class ImageItem(NamedTuple):
 def open_upright(source: Path | BinaryIO) -> Image.Image:
     """Decodes a picture and turns it as EXIF says. Raises OSError: missing, truncated, undecodable or enormous."""
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise OSError(f"{image.width} x {image.height} pixels: more than {MAX_PIXELS // 10**6} million")
             return ImageOps.exif_transpose(image)
@@ -49,7 +52,7 @@ def open_upright(source: Path | BinaryIO) -> Image.Image:
 def size_upright(path: Path) -> tuple[int, int]:
     """Width and height of a picture as EXIF turns it, without decoding it. Raises OSError: missing or not an image."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return image.size[::-1] if turned else image.size
     except OSError:

@@ -5,16 +5,20 @@ import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fsspec.core import url_to_fs
 
 from ctl_lightning.data.images import Aspect, ImageItem, Pixels, decode
+from ctl_lightning.data.packing import Index
 from ctl_lightning.errors import InputError
 
 try:
     import litdata
-except ImportError:
+except ModuleNotFoundError as error:
+    if error.name != "litdata":
+        raise
     raise InputError(
         "data.store=litdata needs LitData: pip install 'ctl_lightning[litdata]'; or data.store=packed"
     ) from None
@@ -33,14 +37,14 @@ class ChunkedStore:
     Args:
         folder: of the chunks, or its address in a bucket.
         keys: of the stored pictures, in the order in which they were written.
-        size: side of the stored squares, in pixels.
-        content: the hash of what is stored.
-        bad: key -> why its image could not be read.
+        index: of the images.
+        listing: of the bad ones.
     """
 
-    def __init__(self, folder: str, keys: Sequence[str], size: int, content: str, bad: Mapping[str, str]) -> None:
-        self.size, self.content = size, content
-        self.bad = bad
+    def __init__(self, folder: str, keys: Sequence[str], index: Index, listing: Path) -> None:
+        self.size, self.content = index.size, index.content
+        self.bad: Mapping[str, str] = index.bad
+        self.listing = listing
         self._folder = folder
         self._rows = {key: row for row, key in enumerate(keys)}
         self._chunks: Any = None
@@ -57,29 +61,28 @@ class ChunkedStore:
         return self.__dict__ | {"_chunks": None}
 
 
-def open_chunks(
-    items: Sequence[ImageItem], aspect: Aspect, size: int, content: str, bad: Mapping[str, str], folder: str
-) -> ChunkedStore:
+def open_chunks(items: Sequence[ImageItem], aspect: Aspect, index: Index, listing: Path, folder: str) -> ChunkedStore:
     """Opens the chunks of these items, and writes them first, on all cores, if `folder` does not have them.
 
     Args:
         items: what to store; keys are unique.
         aspect: how a picture becomes a square.
-        size: side of the stored squares, in pixels.
-        content: the hash of what is stored.
-        bad: key -> why its image cannot be read; these are left out.
+        index: of these items; those that cannot be read are left out.
+        listing: of those.
         folder: where the chunks are or will be: a folder, or what LitData can write to, such as s3://bucket/folder.
     """
-    readable = [item for item in items if item.key not in bad]
+    readable = [item for item in items if item.key not in index.bad]
     files, path = url_to_fs(folder)
     if not files.exists(f"{path}/{LAST_FILE}"):
         if files.exists(path):  # of a killed process
             files.rm(path, recursive=True)
-        log.info("writing %d images at %d x %d pixels as chunks, once: %s", len(readable), size, size, folder)
+        log.info(
+            "writing %d images at %d x %d pixels as chunks, once: %s", len(readable), index.size, index.size, folder
+        )
         start_method = multiprocessing.get_start_method()
         try:
             litdata.optimize(
-                partial(_pixels, readable, size, aspect),
+                partial(_pixels, readable, index.size, aspect),
                 list(range(len(readable))),
                 folder,
                 chunk_bytes=CHUNK,
@@ -91,7 +94,7 @@ def open_chunks(
         finally:
             # LitData changes it for the whole process, and every loader process would then take seconds to start.
             multiprocessing.set_start_method(start_method, force=True)
-    return ChunkedStore(folder, [item.key for item in readable], size, content, bad)
+    return ChunkedStore(folder, [item.key for item in readable], index, listing)
 
 
 def _pixels(items: Sequence[ImageItem], size: int, aspect: Aspect, row: int) -> Pixels:
