@@ -36,7 +36,7 @@ def test_the_loader_is_measured_in_three_ways(tmp_path: Path, looks: Path, cache
     assert value["a worker's own, 1 worker"] > 1
 
 
-@pytest.mark.parametrize("override", ["what=laoder", "seconds=0", "workers=-1", "rounds=x"])
+@pytest.mark.parametrize("override", ["what=laoder", "seconds=0", "workers=-1", "workers=1.5", "rounds=x"])
 def test_options_that_make_no_sense_are_refused(tmp_path: Path, looks: Path, cache: Path, override: str) -> None:
     with pytest.raises(InputError, match=override.split("=")[0]):
         run(tmp_path, looks, cache, override)

@@ -10,7 +10,7 @@ from ctl_lightning.data.pairs import Pair
 from ctl_lightning.errors import InputError
 
 BOX = [0.1, 0.2, 0.4, 0.9]
-CATALOGUE = {"lamp 7": "Lamps", "lamp8": "Lamps", "Sofa-1": "Sofas"}
+CATALOGUE = {"lamp 7": "Lamps", "lamp8": "Lamps", "Sofa-1": "Sofas", "sofa2": "Sofas"}
 
 
 def line(**changes: Any) -> str:
@@ -21,7 +21,9 @@ def folder(root: Path, lines: list[str], catalogue: object = CATALOGUE) -> Path:
     (root / "images").mkdir(parents=True)
     (root / "pairs.jsonl").write_text("".join(one + "\n" for one in lines))
     (root / "categories.json").write_text(json.dumps(catalogue))
-    for seed, name in enumerate(("room1.jpg", "lamps/lamp 7.png", "lamps/lamp8.JPEG", "sofas/Sofa-1.webp")):
+    for seed, name in enumerate(
+        ("room1.jpg", "lamps/lamp 7.png", "lamps/lamp8.JPEG", "sofas/Sofa-1.webp", "sofa2.png")
+    ):
         save_image(root / "images" / name, seed)
     return root
 
@@ -48,7 +50,9 @@ def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
         line(scene="lamp8"),
         line(scene="room2"),
     ]
-    root = folder(tmp_path, lines, CATALOGUE | {"vase": "", "/etc/passwd": "Lamps"})
+    root = folder(tmp_path, lines, CATALOGUE | {"vase": "", "/etc/passwd": "Lamps", "rug": "Rugs"})
+    (root / "categories.json").write_text('{"lamp8": "Rugs", ' + (root / "categories.json").read_text()[1:])
+    save_image(root / "images" / "rug.jpg")
     save_image(root / "images" / "sofas" / "lamp8.jpg")
     (root / "images" / "sofas" / "Sofa-1.webp").write_bytes(b"RIFF")
     (root / "images" / "lamps" / "lamp 7.png").write_bytes(b"")
@@ -58,6 +62,8 @@ def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     for expected in (
         f"{root / 'categories.json'}: the category of product vase must be a text",
         f"{root / 'categories.json'}: product '/etc/passwd' is not a name",
+        f"{root / 'categories.json'}: product lamp8 has several categories",
+        f"{root / 'categories.json'}: category 'Rugs' has a single product",
         f"{pairs}:2: not a JSON object",
         f"{pairs}:4: product '../../x' is not a name",
         f"{pairs}:5: box [0.4, 0.2, 0.1, 0.9] is empty or outside",

@@ -79,6 +79,12 @@ def test_an_image_bomb_is_refused_before_it_is_decoded(side: int) -> None:
     assert side**2 > MAX_PIXELS
 
 
+def test_formats_that_start_other_programs_are_no_images() -> None:
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(OSError, match="cannot identify"):
+        open_upright(BytesIO(eps))
+
+
 def test_a_zero_byte_file_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the message is looked at

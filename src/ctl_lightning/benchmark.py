@@ -36,9 +36,11 @@ def benchmark(config: DictConfig) -> None:
         raise InputError(
             f"what={config.what}: there is no such benchmark{suggestion(str(config.what), WHAT)}; there are: {', '.join(WHAT)}"
         )
-    for option in ("seconds", "rounds", "workers"):
-        if not isinstance(config[option], (int, float)) or config[option] <= 0:
-            raise InputError(f"{option}={config[option]}: must be a number above 0")
+    for option, kinds in (("seconds", (int, float)), ("rounds", (int,)), ("workers", (int,))):
+        if not isinstance(config[option], kinds) or config[option] <= 0:
+            raise InputError(
+                f"{option}={config[option]}: must be a {'whole ' if kinds == (int,) else ''}number above 0"
+            )
     run_dir = Path(config.paths.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
 

@@ -1,6 +1,7 @@
 """Which pairs of a ranked split are worth looking at, and what is in their pictures."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,10 +78,12 @@ def pair_rows(data: TripletDataModule) -> list[Cut]:
 
 def _spread(categories: Sequence[int], count: int) -> list[int]:
     """The first pair of every category, then the second of every category, ... up to `count`; by category."""
-    order = sorted(
-        range(len(categories)), key=lambda pair: (categories[:pair].count(categories[pair]), categories[pair])
-    )
-    return sorted(order[:count], key=lambda pair: categories[pair])
+    before: Counter[int] = Counter()
+    turns = []
+    for pair, category in enumerate(categories):
+        turns.append((before[category], category, pair))
+        before[category] += 1
+    return sorted((pair for _, _, pair in sorted(turns)[:count]), key=lambda pair: categories[pair])
 
 
 def _aspect(data: TripletDataModule, pair: Pair) -> float:

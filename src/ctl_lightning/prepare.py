@@ -33,7 +33,7 @@ def main(config: DictConfig) -> None:
 def prepare(config: DictConfig) -> None:
     """Fetches, checks, crops and packs a data set; leaves split, evaluation triplets, counts and a picture in `paths.run_dir`.
 
-    Every step is passed over if its result is there, so a second run takes seconds.
+    What is there is not fetched and not packed again; the images of a folder of one's own are checked each time.
 
     Raises:
         InputError: what the user can mend.
@@ -77,7 +77,9 @@ def _check_published(source: ShopTheLook, root: Path) -> None:
     """What was fetched must have as many pairs and products as were published: it stands in for an unknown hash."""
     table, published = source.read_metadata(root), source.published or {}
     in_pairs = len({pair.product for pair in table.pairs})
-    found = {"pairs": {len(table.pairs)}, "products": {len(table.catalogue), in_pairs}}
+    with (root / source.pairs_file).open("rb") as file:
+        lines = sum(1 for line in file if line.strip())  # it is not said whether repeated ones were counted
+    found = {"pairs": {len(table.pairs), lines}, "products": {len(table.catalogue), in_pairs}}
     for name, counts in found.items():
         if name in published and published[name] not in counts:
             raise InputError(
@@ -87,9 +89,9 @@ def _check_published(source: ShopTheLook, root: Path) -> None:
 
 
 def _check(source: LooksFolder, root: Path, run_dir: Path) -> None:
-    problems = source.check(root)
+    problems, listing = source.check(root), run_dir / "problems.txt"
+    listing.unlink(missing_ok=True)
     if problems:
-        listing = run_dir / "problems.txt"
         write_text(listing, "".join(f"{problem}\n" for problem in problems))
         for problem in problems:
             console.print(problem, markup=False)
@@ -106,9 +108,9 @@ def summarise(data: TripletDataModule, dead: Mapping[str, str]) -> dict[str, Any
         dead: image id -> why it is not to be had.
 
     Returns:
-        Plain values: "here", "published", "dropped", "dead_images", "store", "used", "splits", "by_category", "crop_area".
+        Plain values: "here", "published", "excluded", "dropped", "dead_images", "store", "used", "splits", "by_category", "crop_area".
     """
-    table = data.table
+    table = data.table  # without the excluded categories
     pairs = [pair for split in SPLITS for pair in data.pairs[split]]
     areas = [area(scene_crop(pair.box, data.margin)) for pair in pairs]
     published = data.source.published if isinstance(data.source, ShopTheLook) else None
@@ -122,6 +124,7 @@ def summarise(data: TripletDataModule, dead: Mapping[str, str]) -> dict[str, Any
             "categories": len(table.products_of_category),
         },
         "published": dict(published or {}),
+        "excluded": list(data.exclude_categories),
         "dropped": {why: count for why, count in data.dropped.items() if count},
         "dead_images": len(dead),
         "store": {"content": data.store.content, "size": data.stored_size, "aspect": data.aspect},
@@ -144,7 +147,11 @@ def _print(summary: Mapping[str, Any]) -> None:
         console.print(
             "  (the paper's number of scenes fits neither the scene ids nor the scene crops of the released file: an open question)"
         )
-    if published and any(published.get(name) not in (None, summary["here"][name]) for name in ("pairs", "products")):
+    if (
+        published
+        and not summary["excluded"]
+        and any(published.get(name) not in (None, summary["here"][name]) for name in ("pairs", "products"))
+    ):
         console.print("  (not the whole published data)")
     categories = Table("category", "pairs", box=None, header_style="bold")
     categories.columns[1].justify = "right"

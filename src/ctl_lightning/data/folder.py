@@ -2,9 +2,11 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ctl_lightning.data.images import open_upright, reason
@@ -62,6 +64,11 @@ class LooksFolder:
         """Every problem of the files in `root`, a line each: of format, of missing images, of images that cannot be decoded."""
         self._found.pop(root, None)
         table, problems = self._read(root)
+        for category, products in table.products_of_category.items():
+            if len(products) == 1:
+                problems.append(
+                    f"{root / CATEGORIES}: category {category!r} has a single product, so it has no negatives"
+                )
         return [*problems, *self._image_problems(root, table)]
 
     def _read(self, root: Path) -> tuple[PairTable, list[str]]:
@@ -72,11 +79,13 @@ class LooksFolder:
                     "(README, 'Your data'); give their folder with data.root=DIR"
                 )
         path = root / CATEGORIES
+        repeated: list[str] = []
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=partial(_object, repeated))
         except ValueError as error:
             raise InputError(f"{path}: not valid JSON ({error})") from None
-        problems = list(catalogue_problems(content, path, NAME_ID))
+        problems = [f"{path}: product {product} has several categories" for product in repeated]
+        problems += catalogue_problems(content, path, NAME_ID)
         entries = content.items() if isinstance(content, dict) else ()
         catalogue = {product: category for product, category in entries if isinstance(category, str)}
         pairs = read_pairs(root / PAIRS, catalogue, NAME_ID, problems)
@@ -99,6 +108,15 @@ class LooksFolder:
                 shown.advance()
                 if why is not None:
                     yield f"{path}: {why}"
+
+
+def _object(repeated: list[str], entries: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; notes the keys that occur more than once, which JSON allows and `dict` would hide."""
+    content = dict(entries)
+    if len(content) < len(entries):
+        counts = Counter(key for key, _ in entries)
+        repeated += [key for key, count in counts.items() if count > 1]
+    return content
 
 
 def _unreadable(path: Path) -> str | None:

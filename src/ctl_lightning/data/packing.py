@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,9 +111,12 @@ def make_once(path: Path, make: Callable[[], object]) -> None:
 def _adopt(plan: Plan, path: Path) -> bool:
     """Takes over the store of the same images under other times: after a copy or a second download, nothing is decoded again."""
     keys = [item.key for item in plan.items]
-    others = [(other, other.with_suffix(".json")) for other in path.parent.glob("*.npy")]
-    indices = [(other, read_index(index)) for other, index in others if index.exists()]
-    equal = [(other, index) for other, index in indices if (index.size, index.keys) == (plan.size, keys)]
+    equal = []
+    for other in path.parent.glob("*.npy"):
+        with suppress(InputError):  # another store's broken index is no concern of this one
+            index = read_index(other.with_suffix(".json"))
+            if (index.size, index.keys) == (plan.size, keys):
+                equal.append((other, index))
     if not equal:
         return False
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress("comparing images", len(keys)) as shown:

@@ -33,6 +33,8 @@ class Street2Shop:
     The image of photo 47 is any file below `images/` whose name is that number (`47.jpg`, `000000047.png`). `photos/*.txt`
     has `id,url` lines, for those who want to fetch what still lives. A product is shown by several shop photos: it is
     represented by the one with the lowest number that is there. Ids are `47` for scenes, `CATEGORY/PRODUCT` for products.
+    All of a product's shop photos are asked for, because nobody knows which of their addresses still live.
+    The published division into train and test is not used: like Kang et al., this package splits by scene.
     Boxes are in pixels, so a pair whose scene is not there, or whose box lies outside of it, is left out and counted.
     """
 
