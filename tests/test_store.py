@@ -304,10 +304,14 @@ def test_a_store_that_was_cut_off_says_what_to_delete(tmp_path: Path) -> None:
     items = images(tmp_path, 3)
     opened(items, tmp_path)
     (path,) = (tmp_path / "stores").glob("*.npy")
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(InputError, match=r"npy: shorter than its 3 pictures.*delete it"):
-        opened(items, tmp_path)
+    whole = path.read_bytes()
+    for broken in (whole[:-200], b"\0" * 64 + whole[64:], b""):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match=r"npy: broken, or not the 3 pictures of its index.*Delete it"):
+            opened(items, tmp_path)
     path.unlink()
+    np.testing.assert_array_equal(opened(items, tmp_path)["2"], decode(items[2], 16, "stretch"))
+    path.with_suffix(".json").unlink()
     np.testing.assert_array_equal(opened(items, tmp_path)["2"], decode(items[2], 16, "stretch"))
 
 
@@ -325,7 +329,7 @@ def test_chunks_lie_where_they_are_told_and_are_written_once(tmp_path: Path) -> 
     def chunks() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "far" / "away").rglob("*") if path.is_file()}
 
-    where = str(tmp_path / "far" / "away")
+    where = tmp_path / "far" / "away"
     before = multiprocessing.get_start_method()
     open_store(items, 16, "stretch", tmp_path / "cache", "litdata", 1.0, where)
     seen = chunks()

@@ -85,6 +85,9 @@ def crop_sheet(path: Path, rows: Sequence[Cut]) -> None:
     grid = figure.subplots(lines, 6, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
+    figure.suptitle(
+        "blue: the product's box; green: the scene crop, in which nothing of the product is left", fontsize=8
+    )
     for number, row in enumerate(rows):
         whole, stored, product = grid[number // 2, 3 * (number % 2) : 3 * (number % 2) + 3]
         whole.set_axis_on()

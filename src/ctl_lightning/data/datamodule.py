@@ -93,7 +93,7 @@ class TripletDataModule(LightningDataModule):
         eval_batch_size: int,
         num_workers: int,
         seed: int,
-        salt: str,
+        salt: str | int,
         split_file: str | None,
         triplets_file: str | None,
     ) -> None:
@@ -106,6 +106,12 @@ class TripletDataModule(LightningDataModule):
             raise ValueError(f"min_area must be between 0 and 1, not {min_area}")
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2 for batch normalisation, not {batch_size}")
+        if chunks_dir is not None and "://" in chunks_dir:
+            raise ValueError(
+                f"chunks_dir must be a folder, not {chunks_dir}; a bucket can be mounted as one (docs/scaling.md)"
+            )
+        if not 0 <= max_bad_images <= 1:
+            raise ValueError(f"max_bad_images is a share from 0 to 1, not {max_bad_images}")
         if num_workers < 0 or eval_batch_size < 1:
             raise ValueError("num_workers must be at least 0 and eval_batch_size at least 1")
         self.root = Path(root).expanduser()
@@ -114,7 +120,7 @@ class TripletDataModule(LightningDataModule):
         self.stored_size = stored_size
         self.aspect: Aspect = aspect
         self.store_kind: StoreKind = store
-        self.chunks_dir = chunks_dir
+        self.chunks_dir = Path(chunks_dir).expanduser() if chunks_dir else None
         self.image_size = image_size
         self.margin = margin
         self.min_area = min_area
@@ -125,7 +131,7 @@ class TripletDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self.salt = salt
+        self.salt = str(salt)
         self.split_file = split_file
         self.triplets_file = triplets_file
         self.table: PairTable
@@ -181,9 +187,9 @@ class TripletDataModule(LightningDataModule):
         for split in SPLITS:
             needed = self.batch_size if split == "train" else 1
             if len(pairs[split]) < needed:
+                smaller = "a smaller data.batch_size" if split == "train" else "another data.salt"
                 raise InputError(
-                    f"{self.root}: {len(pairs[split])} pairs in the {split} split, at least {needed} needed; "
-                    "more data, a smaller data.batch_size, or another data.salt"
+                    f"{self.root}: {len(pairs[split])} pairs in the {split} split, at least {needed} needed; more data, or {smaller}"
                 )
         self.triplets = {split: self._evaluation_triplets(uniform, pairs[split]) for split in SPLITS[1:]}
         self.pairs = pairs
@@ -218,7 +224,8 @@ class TripletDataModule(LightningDataModule):
         )
         if store.bad:
             log.warning(
-                "%d of %d images can not be read, first %s; going on without them; all of them are listed in %s",
+                "%d of %d images can not be read, first %s; going on without them; all are listed in %s: "
+                "mend them, or delete those that `prepare` can fetch again",
                 len(store.bad),
                 len(items),
                 next(iter(store.bad.values())),

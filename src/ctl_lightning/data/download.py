@@ -92,6 +92,7 @@ class Downloader:
 
         for file in files:
             if not file.path.exists() and not self.offline:
+                log.info("fetching %s", file.url)
                 report = self._fetch([file], root, "metadata", check)
                 for why in (report.dead | report.failed).values():
                     raise InputError(

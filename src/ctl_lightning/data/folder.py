@@ -123,7 +123,7 @@ def _unreadable(path: Path) -> str | None:
     try:
         open_upright(path)
     except FileNotFoundError:
-        return "missing"
+        return f"missing, and there is none of that name with another ending ({', '.join(sorted(SUFFIXES))}) below {IMAGES}/"
     except OSError as error:
         return reason(error)
     return None

@@ -94,7 +94,7 @@ def listing_of(path: Path) -> Path:
 
 def make_once(path: Path, make: Callable[[], object]) -> None:
     """Calls `make` if `path` is not there. Of several processes one does; the others wait."""
-    if path.exists():
+    if _is_made(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_suffix(".lock"))
@@ -104,8 +104,12 @@ def make_once(path: Path, make: Callable[[], object]) -> None:
         log.info("another process is making %s; waiting for it", path)
         held = lock.acquire()
     with held:
-        if not path.exists():
+        if not _is_made(path):
             make()
+
+
+def _is_made(path: Path) -> bool:
+    return path.exists() and path.with_suffix(".json").exists()  # of an index alone, both are one
 
 
 def _adopt(plan: Plan, path: Path) -> bool:
@@ -219,9 +223,10 @@ def _in_blocks(
 
     done = _read_journal(journal)
     unreadable = sum(len(block.bad) for block in done.values())
-    log.info("%s %d images at %d x %d pixels, once", verb, len(plan.items), plan.size, plan.size)
     starts = range(0, len(plan.items), BLOCK)
     before = min(len(done) * BLOCK, len(plan.items))
+    already = f", {before} of them done before" if before else ""
+    log.info("%s %d images at %d x %d pixels, once%s", verb, len(plan.items), plan.size, plan.size, already)
     # Threads, not processes: Pillow and the file system work without Python's lock, and a killed process leaves none behind.
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,

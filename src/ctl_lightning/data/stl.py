@@ -70,7 +70,7 @@ class ShopTheLook:
         for name in names:
             if not (root / name).exists():
                 raise InputError(
-                    f"data.root={root}: {name} is not there; `python -m ctl_lightning.prepare` fetches the Shop-the-Look data, or "
+                    f"data.root={root}: {name} is not there; `python -m ctl_lightning.prepare data=NAME` fetches it (stl_fashion, stl_home), or "
                     f"give a folder with {self.pairs_file}, {self.categories_file} and {self.images_dir}/ab/<id>.jpg "
                     "as data.root=DIR (https://github.com/kang205/STL-Dataset)"
                 )

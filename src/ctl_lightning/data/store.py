@@ -44,9 +44,14 @@ class PackedStore:
         self._path = path
         self._rows = {key: row for row, key in enumerate(index.keys)}
         self._pixels: Pixels | None = None
-        if path.stat().st_size <= len(index.keys) * self.size * self.size * 3:
+        shape = (len(index.keys), self.size, self.size, 3)
+        try:
+            whole = np.load(path, mmap_mode="r").shape == shape
+        except (ValueError, EOFError):
+            whole = False
+        if not whole:
             raise InputError(
-                f"{path}: shorter than its {len(index.keys):,} pictures, a copy that was cut off; delete it: it is made anew"
+                f"{path}: broken, or not the {shape[0]:,} pictures of its index: a copy that was cut off? Delete it: it is made anew"
             )
 
     def __getitem__(self, key: str) -> Pixels:
@@ -87,7 +92,7 @@ def open_store(
     cache_dir: Path,
     kind: StoreKind,
     max_bad: float,
-    chunks_dir: str | None = None,
+    chunks_dir: Path | None = None,
 ) -> ImageStore:
     """Opens the store of exactly these items, and makes it first if the cache does not have it.
 
@@ -104,7 +109,7 @@ def open_store(
         kind: "packed": one memory-mapped file; "litdata": chunks, which can be streamed; "none": the images are checked once
             and decoded anew each time.
         max_bad: the share of images that may be missing or unreadable.
-        chunks_dir: where LitData's chunks are kept, a folder or an address in a bucket; None: in the cache.
+        chunks_dir: where LitData's chunks are kept, a folder; None: in the cache.
 
     Raises:
         InputError: too many images are missing or unreadable; no room on the disk; litdata is not installed.
@@ -120,13 +125,13 @@ def open_store(
     if len(store.bad) > max_bad * len(items):
         raise InputError(
             f"{len(store.bad)} of {len(items)} images ({len(store.bad) / len(items):.2%}) can not be read, first "
-            f"{next(iter(store.bad.values()))}; all of them are listed in {store.listing}; mend them, "
+            f"{next(iter(store.bad.values()))}; all of them are listed in {store.listing}; mend them, or delete them and fetch them again, "
             f"or allow a larger share than data.max_bad_images={max_bad}"
         )
     return store
 
 
-def _open(plan: Plan, path: Path, kind: StoreKind, chunks_dir: str | None) -> ImageStore:
+def _open(plan: Plan, path: Path, kind: StoreKind, chunks_dir: Path | None) -> ImageStore:
     if kind == "packed":
         make_once(path, lambda: pack(plan, path))
         return PackedStore(path)
@@ -138,6 +143,6 @@ def _open(plan: Plan, path: Path, kind: StoreKind, chunks_dir: str | None) -> Im
 
         with FileLock(path.with_suffix(".chunks.lock")):
             return open_chunks(
-                plan.items, plan.aspect, index, listing_of(checked), f"{chunks_dir or path.parent}/{path.stem}.chunks"
+                plan.items, plan.aspect, index, listing_of(checked), (chunks_dir or path.parent) / f"{path.stem}.chunks"
             )
     return DecodedImages(plan, index, listing_of(checked))

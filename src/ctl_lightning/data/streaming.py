@@ -1,14 +1,13 @@
-"""The image store as LitData's chunks: they can lie in a bucket, and a machine holds only those that it reads (docs/scaling.md)."""
+"""The image store as LitData's chunks (docs/scaling.md)."""
 
 import logging
 import multiprocessing
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from fsspec.core import url_to_fs
 
 from ctl_lightning.data.images import Aspect, ImageItem, Pixels, decode
 from ctl_lightning.data.packing import Index
@@ -35,13 +34,13 @@ class ChunkedStore:
     """Random access to chunks. A worker process opens them anew.
 
     Args:
-        folder: of the chunks, or its address in a bucket.
+        folder: of the chunks.
         keys: of the stored pictures, in the order in which they were written.
         index: of the images.
         listing: of the bad ones.
     """
 
-    def __init__(self, folder: str, keys: Sequence[str], index: Index, listing: Path) -> None:
+    def __init__(self, folder: Path, keys: Sequence[str], index: Index, listing: Path) -> None:
         self.size, self.content = index.size, index.content
         self.bad: Mapping[str, str] = index.bad
         self.listing = listing
@@ -53,7 +52,7 @@ class ChunkedStore:
         """The picture of a key, uint8 (size, size, 3)."""
         if self._chunks is None:
             # Pictures are asked for in random order: decoding their neighbours too would take twenty times as long.
-            self._chunks = litdata.StreamingDataset(self._folder, batch_decode=False)
+            self._chunks = litdata.StreamingDataset(str(self._folder), batch_decode=False)
         pixels: Pixels = self._chunks[self._rows[key]]
         return pixels
 
@@ -61,7 +60,7 @@ class ChunkedStore:
         return self.__dict__ | {"_chunks": None}
 
 
-def open_chunks(items: Sequence[ImageItem], aspect: Aspect, index: Index, listing: Path, folder: str) -> ChunkedStore:
+def open_chunks(items: Sequence[ImageItem], aspect: Aspect, index: Index, listing: Path, folder: Path) -> ChunkedStore:
     """Opens the chunks of these items, and writes them first, on all cores, if `folder` does not have them.
 
     Args:
@@ -69,13 +68,11 @@ def open_chunks(items: Sequence[ImageItem], aspect: Aspect, index: Index, listin
         aspect: how a picture becomes a square.
         index: of these items; those that cannot be read are left out.
         listing: of those.
-        folder: where the chunks are or will be: a folder, or what LitData can write to, such as s3://bucket/folder.
+        folder: where the chunks are or will be.
     """
     readable = [item for item in items if item.key not in index.bad]
-    files, path = url_to_fs(folder)
-    if not files.exists(f"{path}/{LAST_FILE}"):
-        if files.exists(path):  # of a killed process
-            files.rm(path, recursive=True)
+    if not (folder / LAST_FILE).exists():
+        shutil.rmtree(folder, ignore_errors=True)  # of a killed process
         log.info(
             "writing %d images at %d x %d pixels as chunks, once: %s", len(readable), index.size, index.size, folder
         )
@@ -84,7 +81,7 @@ def open_chunks(items: Sequence[ImageItem], aspect: Aspect, index: Index, listin
             litdata.optimize(
                 partial(_pixels, readable, index.size, aspect),
                 list(range(len(readable))),
-                folder,
+                str(folder),
                 chunk_bytes=CHUNK,
                 num_workers=min(os.cpu_count() or 1, len(readable)),
                 reorder_files=False,
