@@ -9,7 +9,7 @@ import torch
 from conftest import MakeData
 
 from ctl_lightning.benchmark import benchmark
-from ctl_lightning.benchmarks.loader import MEAN, STD, UsualTriplets
+from ctl_lightning.benchmarks.loader import FILES, MEAN, STD, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.rows import rates
 from ctl_lightning.conf import config_dir
 from ctl_lightning.data.triplets import TripletDataset
@@ -27,10 +27,10 @@ def run(tmp_path: Path, looks: Path, cache: Path, *overrides: str) -> Any:
 def test_the_loader_is_measured_in_three_ways(tmp_path: Path, looks: Path, cache: Path) -> None:
     found = run(tmp_path, looks, cache, "what=loader")
     value = {row["name"]: row["value"] for row in found["rows"]}
-    for name in ("store", "files", "usual"):
+    for name in (STORE, FILES, USUAL):
         for where in ("in the main process", "1 worker"):
             assert value[f"{name}, {where}"] > 0
-    expected = value["store, in the main process"] / value["usual, in the main process"]
+    expected = value[f"{STORE}, in the main process"] / value[f"{USUAL}, in the main process"]
     assert found["ratios"]["store_over_pil"] == pytest.approx(expected)
     assert found["machine"]["cores"] >= 1
     assert value["a worker's own, 1 worker"] > 1

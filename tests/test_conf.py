@@ -67,6 +67,8 @@ def test_the_command_line_wins_over_protocol_and_experiment() -> None:
         ("experiment=hybrid", r"write \+experiment=NAME"),
         ("protocoll=stl_fashion", "no option 'protocoll'|did you mean 'protocol'"),
         ("data=synthetics", "no data=synthetics; did you mean 'synthetic'"),
+        ("stl_fashion", "cannot read the option stl_fashion: write NAME=VALUE"),
+        ("data.root=~/photos", r"cannot read the option data\.root=~/photos: .*write \$HOME"),
     ],
 )
 def test_a_typo_in_an_override_says_what_was_probably_meant(override: str, says: str) -> None:

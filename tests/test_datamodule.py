@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,11 +140,17 @@ def test_too_little_data_is_an_error(tmp_path: Path) -> None:
         {"batch_size": 1},
         {"num_workers": -1},
         {"eval_batch_size": 0},
+        {"max_bad_images": 5.0},
+        {"chunks_dir": "s3://bucket/folder"},
     ],
 )
-def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: dict[str, float]) -> None:
+def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         data_module(tmp_path, tmp_path, **options)
+
+
+def test_a_salt_may_be_written_as_a_number(make_data: MakeData) -> None:
+    assert make_data(salt=3).pairs == make_data(salt="3").pairs
 
 
 def test_published_files_reproduce_split_and_triplets(make_data: MakeData, tmp_path: Path) -> None:

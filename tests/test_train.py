@@ -280,6 +280,16 @@ def test_a_run_with_other_options_is_not_continued_and_stays_as_it_was(compose: 
 
 
 @pytest.mark.usefixtures("without_pictures")
+def test_a_run_goes_on_from_another_store_but_not_with_fewer_epochs(compose: Compose, tmp_path: Path) -> None:
+    train(compose(*TINY, "trainer.max_epochs=2"))
+    (tmp_path / "run" / "results.json").unlink()
+    with pytest.raises(InputError, match=r"trainer\.max_epochs=1: .*last\.ckpt has finished epoch 1.*give more epochs"):
+        train(compose(*TINY, "trainer.max_epochs=1", "ckpt_path=auto"))
+    train(compose(*TINY, "trainer.max_epochs=3", "data.store=none", "ckpt_path=auto"))
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.usefixtures("without_pictures")
 def test_auto_without_anything_to_continue_starts_anew(
     compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

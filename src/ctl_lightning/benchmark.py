@@ -50,6 +50,8 @@ def benchmark(config: DictConfig) -> None:
         data: TripletDataModule = build(OmegaConf.create({**plain, **options}), "data")
         return data
 
+    measurements = 3 * 2 * config.rounds
+    console.print(f"measuring for about {measurements * config.seconds:.0f} s; leave the machine alone meanwhile")
     rows = loader_rows(make, config.seconds, config.rounds, config.workers)
     ratios = loader_ratios(rows)
     content = {"machine": machine(), "rows": [row._asdict() for row in rows], "ratios": ratios}

@@ -19,7 +19,7 @@ LAST = Path("checkpoints/last.ckpt")
 MAY_DIFFER = ("ckpt_path", "paths", "logger", "callbacks")
 """Parts of the config in which the two halves of one run may differ."""
 
-DATA_MAY_DIFFER = ("root", "cache_dir", "num_workers", "eval_batch_size")
+DATA_MAY_DIFFER = ("root", "cache_dir", "store", "chunks_dir", "num_workers", "eval_batch_size")
 """Options of the data that do not change what is learned or measured."""
 
 

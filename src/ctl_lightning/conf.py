@@ -12,7 +12,13 @@ from typing import Any, NoReturn, get_type_hints
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -85,6 +91,11 @@ def one_line(error: Exception, name: str) -> str:
         return f"there is no {group}={choice}{suggestion(choice, error.options)}; there are: {options}"
     if isinstance(error, ConfigCompositionException):
         return _bad_override(error, name)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read the option {error.override}: write NAME=VALUE, and a value with special characters in quotes of its own, "
+            "such as 'data.root=\"my photos (2)\"'; for your home write $HOME, not ~"
+        )
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} has no value; give one with {error.full_key}=VALUE"
     if isinstance(error, OSError) and error.filename:

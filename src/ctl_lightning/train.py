@@ -92,6 +92,11 @@ def train(config: DictConfig) -> float | None:
     seconds, history = 0.0, []
     if resumed is not None:
         checkpoint = check_resumable(resumed, module, plain["data"])
+        if 0 <= (plain["trainer"]["max_epochs"] or -1) <= checkpoint["epoch"]:
+            raise InputError(
+                f"trainer.max_epochs={config.trainer.max_epochs}: {resumed} has finished epoch {checkpoint['epoch']}, counted from 0; "
+                "give more epochs"
+            )
         console.print(f"continuing {resumed}, which has finished epoch {checkpoint['epoch']}")
         seconds = checkpoint.get("train_seconds", 0.0)
         rows = read_metrics(resumed.parents[1] / "metrics.csv")

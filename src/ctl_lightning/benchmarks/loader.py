@@ -20,6 +20,8 @@ from ctl_lightning.data.triplets import TripletDataset
 
 IMAGES_A_TRIPLET = 3
 
+STORE, FILES, USUAL = "packed store", "image files (store=none)", "PIL, torchvision v1, float"
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -63,7 +65,7 @@ def loader_rows(make: Callable[..., TripletDataModule], seconds: float, rounds: 
         workers: loader processes of the rows that have some.
 
     Returns:
-        Rows "store", "files", "usual", each alone on one core and with workers; then the memory of a worker.
+        Rows STORE, FILES, USUAL, each alone on one core and with workers; then the memory of a worker.
     """
     torch.set_num_threads(1)  # what a loader process has
     work: dict[str, Callable[[], Iterator[int]]] = {}
@@ -74,7 +76,7 @@ def loader_rows(make: Callable[..., TripletDataModule], seconds: float, rounds: 
         usual = DataLoader(
             UsualTriplets(packed, triplets), packed.batch_size, shuffle=True, num_workers=count, drop_last=True
         )
-        loaders = {"store": packed.train_dataloader(), "files": files.train_dataloader(), "usual": usual}
+        loaders = {STORE: packed.train_dataloader(), FILES: files.train_dataloader(), USUAL: usual}
         for name, loader in loaders.items():
             work[f"{name}, {_processes(count)}"] = partial(_images, loader, packed.batch_size)
     found = rates(work, seconds, rounds)
@@ -126,10 +128,10 @@ def _private_memory(data: TripletDataModule) -> list[float]:
 
 
 def loader_ratios(rows: list[Row]) -> dict[str, float]:
-    """What the rows say in one number each; larger is better for us."""
+    """What the rows of one core say in one number each: images/s over those of USUAL; larger is better for us."""
     value = {row.name: row.value for row in rows}
     alone = _processes(0)
     return {
-        "store_over_pil": value[f"store, {alone}"] / value[f"usual, {alone}"],
-        "files_over_pil": value[f"files, {alone}"] / value[f"usual, {alone}"],
+        "store_over_pil": value[f"{STORE}, {alone}"] / value[f"{USUAL}, {alone}"],
+        "files_over_pil": value[f"{FILES}, {alone}"] / value[f"{USUAL}, {alone}"],
     }

@@ -111,7 +111,7 @@ class TripletDataModule(LightningDataModule):
                 f"chunks_dir must be a folder, not {chunks_dir}; a bucket can be mounted as one (docs/scaling.md)"
             )
         if not 0 <= max_bad_images <= 1:
-            raise ValueError(f"max_bad_images is a share from 0 to 1, not {max_bad_images}")
+            raise ValueError(f"max_bad_images must be a share from 0 to 1, not {max_bad_images}")
         if num_workers < 0 or eval_batch_size < 1:
             raise ValueError("num_workers must be at least 0 and eval_batch_size at least 1")
         self.root = Path(root).expanduser()
