@@ -11,7 +11,7 @@ TRAIN ?= +experiment=hybrid
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1@\2/' | column -t -s @
 
-install: $(VENV)/installed ## make .venv and install the tested versions (about 4 minutes, 5 GB)
+install: $(VENV)/installed ## make .venv and install the tested versions (2 to 4 minutes, 6 GB)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 1; }

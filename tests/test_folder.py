@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from conftest import save_image
 from ctl_lightning.data.folder import LooksFolder
 from ctl_lightning.data.pairs import Pair
 from ctl_lightning.errors import InputError
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
 
 BOX = [0.1, 0.2, 0.4, 0.9]
 CATALOGUE = {"lamp 7": "Lamps", "lamp8": "Lamps", "Sofa-1": "Sofas", "sofa2": "Sofas"}
@@ -28,7 +31,22 @@ def folder(root: Path, lines: list[str], catalogue: object = CATALOGUE) -> Path:
     return root
 
 
-def test_the_example_of_the_readme_is_read(tmp_path: Path) -> None:
+def test_the_example_of_the_readme_is_in_order(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^    pairs\.jsonl(?:.*\n)+?(?=    \()", README, re.MULTILINE)
+    pairs = re.findall(r'\{"scene".*\}', example)
+    (catalogue,) = re.findall(r"categories\.json +(\{.*\})", example)
+    (names,) = re.findall(r"images/ +(.*)", example)
+    assert len(pairs) == 2
+    (tmp_path / "images").mkdir()
+    (tmp_path / "pairs.jsonl").write_text("\n".join(pairs))
+    (tmp_path / "categories.json").write_text(catalogue)
+    for seed, name in enumerate(names.split(", ")):
+        save_image(tmp_path / "images" / name, seed)
+    assert LooksFolder().check(tmp_path) == []
+    assert len(LooksFolder().read(tmp_path).pairs) == 2
+
+
+def test_ids_find_their_images_wherever_they_lie(tmp_path: Path) -> None:
     source, root = LooksFolder(), folder(tmp_path, [line(), line(product="Sofa-1")])
     table = source.read(root)
     assert table.pairs[0] == Pair("room1", (0.1, 0.2, 0.4, 0.9), "lamp 7", "Lamps")

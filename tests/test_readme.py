@@ -12,7 +12,7 @@ from ctl_lightning.conf import _check_config, config_dir
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
-RESULTS = (REPOSITORY / "docs" / "results.md").read_text()
+DOCS = "".join(path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md")))
 HEADERS = [
     line.removeprefix("#").strip()
     for path in sorted((REPOSITORY / "conf").rglob("*.yaml"))
@@ -22,14 +22,14 @@ HEADERS = [
 COMMANDS = re.findall(r"`(python -m ctl_lightning\.[^`]*)`", README)
 MEASURED = [
     found.replace("\\\n", "")
-    for found in re.findall(r"^    (python -m ctl_lightning\.train(?:.*\\\n)*.*)$", RESULTS, re.MULTILINE)
+    for found in re.findall(r"^    (python -m ctl_lightning\.(?:.*\\\n)*.*)$", DOCS, re.MULTILINE)
 ]
 
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) >= 10
     assert len(HEADERS) >= 20
-    assert len(MEASURED) == 2
+    assert len(MEASURED) == 3
 
 
 @pytest.mark.parametrize("command", sorted({*COMMANDS, *HEADERS, *MEASURED}))
@@ -56,4 +56,4 @@ def test_every_make_target_that_is_named_exists() -> None:
 
 
 def test_no_placeholder_is_left() -> None:
-    assert not re.search("@[A-Z]+@", README + RESULTS)
+    assert not re.search("@[A-Z]+@", README + DOCS)
