@@ -250,12 +250,14 @@ def _in_blocks(
 
 
 def _read_journal(path: Path) -> dict[int, _Block]:
-    """The blocks that are done. Takes the last line away if a killed process has not written it whole."""
+    """The blocks that are done. Takes away what a killed process has not written whole."""
     if not path.exists():
         return {}
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    write_text(path, "".join(lines))
-    blocks = [_Block(*json.loads(line)) for line in lines]
+    blocks = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, TypeError):
+            blocks.append(_Block(*json.loads(line)))
+    write_text(path, "".join(json.dumps(block) + "\n" for block in blocks))
     return {block.start: block for block in blocks}
 
 

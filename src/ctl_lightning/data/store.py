@@ -98,8 +98,7 @@ def open_store(
 
     The file's name is a hash of the items, their files' sizes and times, size and aspect, so that a change is seen without
     reading all images; the index has the hash of the images themselves, so that nothing is packed again because files have
-    other times. A process that finds another one at work on the same
-    store waits for it; one that is killed loses at most `BLOCK` pictures.
+    other times. A process that finds another one at work on the same store waits for it; one that is killed loses little.
 
     Args:
         items: what to store; keys are unique.
