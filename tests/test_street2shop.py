@@ -20,7 +20,7 @@ def entry(photo: object, product: object = 5, **box: Any) -> dict[str, Any]:
 
 
 def published(root: Path, train: list[Any], test: list[Any] | None = None) -> Path:
-    meta = root / "meta"
+    meta = root / "meta" / "json"  # as meta.zip unpacks
     meta.mkdir(parents=True)
     (meta / "train_pairs_dresses.json").write_text(json.dumps(train))
     (meta / "test_pairs_dresses.json").write_text(json.dumps(test or []))
@@ -125,7 +125,7 @@ def test_broken_json_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"retrieval_CATEGORY\.json.*data\.root=DIR"):
         Street2Shop().read(tmp_path)
     root = published(tmp_path / "a", [entry(1)])
-    (root / "meta" / "retrieval_bags.json").write_text("[")
+    (root / "meta" / "json" / "retrieval_bags.json").write_text("[")
     with pytest.raises(InputError, match=r"retrieval_bags\.json: not valid JSON"):
         Street2Shop().read(root)
 

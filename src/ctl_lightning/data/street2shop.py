@@ -28,7 +28,7 @@ class _Street(NamedTuple):
 
 @dataclass(frozen=True)
 class Street2Shop:
-    """Reads `meta/{train,test}_pairs_CATEGORY.json`, `meta/retrieval_CATEGORY.json` and the images of photos.
+    """Reads `{train,test}_pairs_CATEGORY.json` and `retrieval_CATEGORY.json` below `meta/`, and the images of photos.
 
     The image of photo 47 is any file below `images/` whose name is that number (`47.jpg`, `000000047.png`). `photos/*.txt`
     has `id,url` lines, for those who want to fetch what still lives. A product is shown by several shop photos: it is
@@ -98,7 +98,7 @@ class Street2Shop:
 
     def _published(self, root: Path) -> tuple[list[_Street], dict[str, list[int]]]:
         """The pairs, and product -> its shop photos in ascending order."""
-        retrievals = sorted((root / META).glob("retrieval_*.json"))
+        retrievals = sorted((root / META).rglob("retrieval_*.json"))
         street: list[_Street] = []
         shop: dict[str, list[int]] = {}
         for path in retrievals:
@@ -107,7 +107,7 @@ class Street2Shop:
                 photo, product = _number(entry, "photo", where), _number(entry, "product", where)
                 shop.setdefault(f"{category}/{product}", []).append(photo)
             for split in ("train", "test"):
-                file = root / META / f"{split}_pairs_{category}.json"
+                file = path.with_name(f"{split}_pairs_{category}.json")
                 for where, entry in _entries(file) if file.exists() else ():
                     photo, product = _number(entry, "photo", where), _number(entry, "product", where)
                     street.append(_Street(photo, f"{category}/{product}", _box(entry, where), category))
