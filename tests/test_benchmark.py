@@ -11,9 +11,18 @@ from conftest import MakeData
 from ctl_lightning.benchmark import benchmark
 from ctl_lightning.benchmarks.loader import FILES, MEAN, STD, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.rows import rates
+from ctl_lightning.benchmarks.scoring import (
+    ONE_QUERY,
+    REGION_LOOP,
+    largest_difference,
+    random_embeddings,
+    scoring_ratios,
+    scoring_rows,
+)
 from ctl_lightning.conf import config_dir
 from ctl_lightning.data.triplets import TripletDataset
 from ctl_lightning.errors import InputError
+from ctl_lightning.style.distance import query, query_distance
 
 
 def run(tmp_path: Path, looks: Path, cache: Path, *overrides: str) -> Any:
@@ -34,6 +43,37 @@ def test_the_loader_is_measured_in_three_ways(tmp_path: Path, looks: Path, cache
     assert found["ratios"]["store_over_pil"] == pytest.approx(expected)
     assert found["machine"]["cores"] >= 1
     assert value["a worker's own, 1 worker"] > 1
+
+
+def test_both_ways_of_scoring_give_the_same_distances_and_are_measured() -> None:
+    style, catalogue = random_embeddings(5, 300)
+    fast = query_distance(query("hybrid", *style), catalogue)
+    for row in range(5):
+        for product in (0, 7, 299):
+            regions = sum(
+                float(weight) * float((region - catalogue[product]).square().sum())
+                for weight, region in zip(style.attention[row], style.regions[row], strict=True)
+            )
+            expected = (float((style.scene[row] - catalogue[product]).square().sum()) + regions) / 2
+            assert float(fast[row, product]) == pytest.approx(expected, abs=1e-5)
+    assert largest_difference(style, catalogue) < 1e-5
+    rows = scoring_rows(0.05, 1, products=2000, queries=3)
+    value = {row.name: row.value for row in rows}
+    assert scoring_ratios(rows)["region_loop_over_query"] == value[ONE_QUERY] / value[REGION_LOOP]
+    assert 0 < value["largest difference"] < 1e-5
+
+
+def test_only_what_is_asked_for_is_measured(
+    tmp_path: Path, looks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ctl_lightning.benchmark.scoring_rows", lambda seconds, rounds: scoring_rows(seconds, rounds, 500, 2)
+    )
+    found = run(tmp_path, looks, cache, "what=scoring")
+    assert found["ratios"].keys() == {"region_loop_over_query"}
+    assert {row["group"] for row in found["rows"]} == {"scoring"}
+    everything = run(tmp_path, looks, cache, "what=all")
+    assert everything["ratios"].keys() == {"store_over_pil", "files_over_pil", "region_loop_over_query"}
 
 
 @pytest.mark.parametrize("override", ["what=laoder", "seconds=0", "workers=-1", "workers=1.5", "rounds=x"])

@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from ctl_lightning.benchmarks.loader import loader_ratios, loader_rows
+from ctl_lightning.benchmarks.rows import Row
+from ctl_lightning.benchmarks.scoring import scoring_ratios, scoring_rows
 from ctl_lightning.conf import build, program
 from ctl_lightning.console import console
 from ctl_lightning.data.datamodule import TripletDataModule
@@ -17,7 +19,7 @@ from ctl_lightning.data.files import write_text
 from ctl_lightning.errors import InputError, suggestion
 from ctl_lightning.results import versions
 
-WHAT = ("all", "loader")
+WHAT = ("all", "loader", "scoring")
 
 
 @program("benchmark")
@@ -50,10 +52,17 @@ def benchmark(config: DictConfig) -> None:
         data: TripletDataModule = build(OmegaConf.create({**plain, **options}), "data")
         return data
 
-    measurements = 3 * 2 * config.rounds
+    measured = WHAT[1:] if config.what == "all" else (config.what,)
+    measurements = (6 * ("loader" in measured) + 2 * ("scoring" in measured)) * config.rounds
     console.print(f"measuring for about {measurements * config.seconds:.0f} s; leave the machine alone meanwhile")
-    rows = loader_rows(make, config.seconds, config.rounds, config.workers)
-    ratios = loader_ratios(rows)
+    rows: list[Row] = []
+    ratios: dict[str, float] = {}
+    if "loader" in measured:
+        rows += (found := loader_rows(make, config.seconds, config.rounds, config.workers))
+        ratios |= loader_ratios(found)
+    if "scoring" in measured:
+        rows += (found := scoring_rows(config.seconds, config.rounds))
+        ratios |= scoring_ratios(found)
     content = {"machine": machine(), "rows": [row._asdict() for row in rows], "ratios": ratios}
     write_text(run_dir / "benchmark.json", json.dumps(content, indent=2) + "\n")
 
@@ -61,11 +70,15 @@ def benchmark(config: DictConfig) -> None:
     for column in (table.columns[1], *table.columns[3:]):
         column.justify = "right"
     for row in rows:
-        table.add_row(f"{row.group}: {row.name}", f"{row.value:,.0f}", row.unit, f"{row.low:,.0f}", f"{row.high:,.0f}")
+        table.add_row(f"{row.group}: {row.name}", _number(row.value), row.unit, _number(row.low), _number(row.high))
     console.print(table)
     for name, ratio in ratios.items():
         console.print(f"{name}: {ratio:.1f}")
     console.print(f"  {run_dir / 'benchmark.json'}", markup=False)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def machine() -> dict[str, object]:
