@@ -257,6 +257,20 @@ def test_several_devices_are_refused(compose: Compose) -> None:
         train(compose(*TINY, "trainer.devices=2"))
 
 
+@pytest.mark.parametrize("option", ["limit_val_batches=3", "limit_test_batches=0.5", "fast_dev_run=true"])
+def test_a_part_of_a_split_is_refused_before_the_first_epoch(compose: Compose, tmp_path: Path, option: str) -> None:
+    with pytest.raises(InputError, match="ranked whole; give neither limit_val_batches"):
+        train(compose(*TINY, f"+trainer.{option}"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_missing_weights_are_told_before_anything_is_packed(compose: Compose, tmp_path: Path, looks: Path) -> None:
+    options = [f"data.root={looks}", f"paths.cache_dir={tmp_path / 'cache'}", "backbone.weights=nowhere.pth"]
+    with pytest.raises(InputError, match=r"backbone\.weights=nowhere\.pth"):
+        train(compose(*TINY[3:], "data=stl_fashion", *options))
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.usefixtures("without_pictures")
 def test_a_directory_that_holds_a_run_is_not_overwritten(compose: Compose, tmp_path: Path) -> None:
     train(compose(*TINY))

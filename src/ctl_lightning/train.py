@@ -84,11 +84,12 @@ def train(config: DictConfig) -> float | None:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: TripletDataModule = build(config.data, "data")
     data.prepare_data()
+    data.read_table()
+    module: CompleteTheLook = build(config.model, "model", categories=data.categories)
+    module.load_backbone_weights()  # before the images are packed: if there are none, nobody has waited
     data.setup()
     console.print(data.summary(), markup=False)
 
-    module: CompleteTheLook = build(config.model, "model", categories=data.categories)
-    module.load_backbone_weights()
     seconds, history = 0.0, []
     if resumed is not None:
         checkpoint = check_resumable(resumed, module, plain["data"])
@@ -175,6 +176,10 @@ def _trainer(config: DictConfig, run_dir: Path, loggers: list[Logger], callbacks
         callbacks=[*chosen, *callbacks, last],
         default_root_dir=str(run_dir),
     )
+    if trainer.fast_dev_run or (trainer.limit_val_batches, trainer.limit_test_batches) != (1, 1):  # type: ignore[attr-defined]
+        raise InputError(
+            "trainer: validation and test splits are ranked whole; give neither limit_val_batches, limit_test_batches nor fast_dev_run"
+        )
     if trainer.world_size > 1:
         raise InputError("trainer.devices: a run uses one device; a sweep can use many, a job each")
     return trainer

@@ -151,22 +151,31 @@ class TripletDataModule(LightningDataModule):
         """Makes what the source can make; once a machine."""
         self.source.prepare(self.root)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Reads the pairs, cuts the crops, opens the store, splits by scene. Does nothing the second time.
+    def read_table(self) -> None:
+        """Reads the pairs and the catalogue, which takes seconds and tells the categories. `setup` does it if nobody has.
 
         Raises:
-            InputError: unreadable source, a category with a single product, too many bad images, an empty split.
+            InputError: unreadable source, a category with a single product.
         """
-        if self.pairs:
-            return
         self.table = self.source.read(self.root).without_categories(self.exclude_categories)
-        self.dropped.update(self.table.left_out)
         for category, products in self.table.products_of_category.items():
             if len(products) == 1:
                 raise InputError(
                     f"{self.root}: category {category!r} has a single product ({products[0]}), so it has no negatives; "
                     f"leave it out with 'data.exclude_categories=[\"{category}\"]'"
                 )
+
+    def setup(self, stage: str | None = None) -> None:
+        """Cuts the crops, opens the store, splits by scene. Does nothing the second time.
+
+        Raises:
+            InputError: as `read_table`; too many bad images, an empty split.
+        """
+        if self.pairs:
+            return
+        if not hasattr(self, "table"):
+            self.read_table()
+        self.dropped.update(self.table.left_out)
         large = [pair for pair in self.table.pairs if area(scene_crop(pair.box, self.margin)) >= self.min_area]
         self.dropped["crop smaller than min_area"] = len(self.table.pairs) - len(large)
         self.store = self._open_store(large)
