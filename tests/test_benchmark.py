@@ -9,7 +9,7 @@ import torch
 from conftest import MakeData
 
 from ctl_lightning.benchmark import benchmark
-from ctl_lightning.benchmarks.loader import FILES, MEAN, STD, STORE, USUAL, UsualTriplets
+from ctl_lightning.benchmarks.loader import FILES, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.rows import rates
 from ctl_lightning.benchmarks.scoring import (
     ONE_QUERY,
@@ -22,6 +22,7 @@ from ctl_lightning.benchmarks.scoring import (
 from ctl_lightning.conf import config_dir
 from ctl_lightning.data.triplets import TripletDataset
 from ctl_lightning.errors import InputError
+from ctl_lightning.style.backbone import IMAGENET_MEAN, IMAGENET_STD
 from ctl_lightning.style.distance import query, query_distance
 
 
@@ -87,7 +88,7 @@ def test_the_usual_way_loads_the_same_pictures(make_data: MakeData) -> None:
     triplets = data.train_dataloader().dataset
     assert isinstance(triplets, TripletDataset)
     usual = UsualTriplets(data, triplets)
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
     for index in (0, 7):
         *theirs, category = usual[index]
         ours = triplets[0, index]

@@ -200,7 +200,15 @@ def test_connections_and_rate_are_limited(server: PhotoServer, tmp_path: Path) -
     assert report.seconds > 39 / 50
 
 
-def test_addresses_that_are_none(server: PhotoServer, tmp_path: Path) -> None:
+def test_addresses_that_are_none(server: PhotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = aiohttp.TCPConnector._resolve_host
+
+    async def known_names(connector: Any, host: str, *arguments: Any, **options: Any) -> Any:
+        if host.endswith(".invalid"):  # without a network a resolver may answer with another word
+            raise socket.gaierror(socket.EAI_NONAME, "no")
+        return await resolve(connector, host, *arguments, **options)
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "_resolve_host", known_names)
     files = [
         Remote("word", "nonsense", tmp_path / "word.jpg"),
         Remote("ftp", "ftp://127.0.0.1/a.jpg", tmp_path / "ftp.jpg"),

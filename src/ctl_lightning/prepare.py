@@ -64,28 +64,13 @@ def _fetch(data: TripletDataModule, source: Published, downloader: Downloader) -
     """Fetches what is not there. Returns the dead ids with their reasons."""
     ours = downloader.metadata(source.metadata(data.root), data.root)
     if isinstance(source, ShopTheLook) and source.pairs_file in ours:
-        _check_published(source, data.root)
+        source.check_published(data.root)
     images = source.images(data.root)
     if not images:
         return {}
     report = downloader.images(images, data.root)
     console.print(f"images: {report}", markup=False)
     return report.dead
-
-
-def _check_published(source: ShopTheLook, root: Path) -> None:
-    """What was fetched must have as many pairs and products as were published: it stands in for an unknown hash."""
-    table, published = source.read_metadata(root), source.published or {}
-    in_pairs = len({pair.product for pair in table.pairs})
-    with (root / source.pairs_file).open("rb") as file:
-        lines = sum(1 for line in file if line.strip())  # it is not said whether repeated ones were counted
-    found = {"pairs": {len(table.pairs), lines}, "products": {len(table.catalogue), in_pairs}}
-    for name, counts in found.items():
-        if name in published and published[name] not in counts:
-            raise InputError(
-                f"{root}: {max(counts):,} {name} in the files that were fetched, {published[name]:,} are published; delete them and run "
-                "the command again, or say that you expect others with 'data.source.published=null'"
-            )
 
 
 def _check(source: LooksFolder, root: Path, run_dir: Path) -> None:
@@ -128,7 +113,7 @@ def summarise(data: TripletDataModule, dead: Mapping[str, str]) -> dict[str, Any
         "dropped": {why: count for why, count in data.dropped.items() if count},
         "dead_images": len(dead),
         "store": {"content": data.store.content, "size": data.stored_size, "aspect": data.aspect},
-        "used": {"pairs": len(pairs), "pictures": len(data.keys), "bytes": len(data.keys) * data.stored_size**2 * 3},
+        "used": {"pairs": len(pairs)},
         "splits": {split: len(data.pairs[split]) for split in SPLITS},
         "by_category": dict(Counter(pair.category for pair in pairs).most_common()),
         "crop_area": {"median": statistics.median(areas), "smallest": min(areas)},

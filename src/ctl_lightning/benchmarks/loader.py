@@ -17,12 +17,11 @@ from ctl_lightning.benchmarks.rows import Row, rates
 from ctl_lightning.data.crop import scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.triplets import TripletDataset
+from ctl_lightning.style.backbone import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGES_A_TRIPLET = 3
 
 STORE, FILES, USUAL = "packed store", "image files (store=none)", "PIL, torchvision v1, float"
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class UsualTriplets(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
@@ -36,7 +35,7 @@ class UsualTriplets(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
                 transforms.RandomCrop(data.image_size),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize(MEAN, STD),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             ]
         )
 
@@ -80,7 +79,7 @@ def loader_rows(make: Callable[..., TripletDataModule], seconds: float, rounds: 
         for name, loader in loaders.items():
             work[f"{name}, {_processes(count)}"] = partial(_images, loader, packed.batch_size)
     found = rates(work, seconds, rounds)
-    rows = [Row("loader", name, *_value_first(values, "images/s")) for name, values in found.items()]
+    rows = [Row("loader", name, value, "images/s", low, high) for name, (value, low, high) in found.items()]
     for count in sorted({1, workers}):
         memory = _private_memory(_ready(make(store="packed", num_workers=count)))
         if memory:
@@ -96,10 +95,6 @@ def _ready(data: TripletDataModule) -> TripletDataModule:
     data.prepare_data()
     data.setup()
     return data
-
-
-def _value_first(values: tuple[float, float, float], unit: str) -> tuple[float, str, float, float]:
-    return values[0], unit, values[1], values[2]
 
 
 def _processes(count: int) -> str:

@@ -136,7 +136,6 @@ class TripletDataModule(LightningDataModule):
         self.triplets_file = triplets_file
         self.table: PairTable
         self.store: ImageStore
-        self.keys: list[str] = []
         self.pairs: dict[Split, list[Pair]] = {}
         self.triplets: dict[Split, list[EvaluationTriplet]] = {}
         self.dropped: Counter[str] = Counter()
@@ -221,7 +220,6 @@ class TripletDataModule(LightningDataModule):
             for product in sorted(self.table.catalogue)
         ]
         items = [*crops.values(), *catalogue]
-        self.keys = [item.key for item in items]
         store = open_store(
             items,
             self.stored_size,

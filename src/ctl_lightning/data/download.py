@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from filelock import FileLock, Timeout
 
 from ctl_lightning.data.fetching import Check, Limits, Remote, Report, fetch
-from ctl_lightning.data.files import write_text
+from ctl_lightning.data.files import sha256_of, write_text
 from ctl_lightning.data.images import open_upright
 from ctl_lightning.data.progress import progress
 from ctl_lightning.errors import InputError
@@ -99,7 +99,7 @@ class Downloader:
                         f"{file.url}: {why}; put {file.name} into {root} yourself, or give a mirror with data.source.metadata_url=URL"
                     )
             known = file.sha256 or noted.get(file.name, {}).get("sha256")
-            if known and file.path.exists() and (found := _sha256(file.path)) != known:
+            if known and file.path.exists() and (found := sha256_of(file.path)) != known:
                 raise InputError(
                     f"{file.path}: checksum mismatch: sha256 {found}, expected {known}; it has changed or is another version: "
                     f"delete it and {root / FETCHED}, and run the command again"
@@ -187,11 +187,6 @@ def _is_there(path: Path) -> bool:
         return path.stat().st_size > 0
     except FileNotFoundError:
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, dict[str, str]]:

@@ -1,6 +1,8 @@
 """An image file -> a square of pixels: upright, cropped, resized."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -38,23 +40,24 @@ class ImageItem(NamedTuple):
 
 def open_upright(source: Path | BinaryIO) -> Image.Image:
     """Decodes a picture and turns it as EXIF says. Raises OSError: missing, truncated, undecodable or enormous."""
-    try:
-        with Image.open(source, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise OSError(f"{image.width} x {image.height} pixels: more than {MAX_PIXELS // 10**6} million")
-            return ImageOps.exif_transpose(image)
-    except OSError:
-        raise
-    except Exception as error:  # a broken file can make a decoder raise anything
-        raise OSError(f"{type(error).__name__}: {error}") from None
+    with _opened(source) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise OSError(f"{image.width} x {image.height} pixels: more than {MAX_PIXELS // 10**6} million")
+        return ImageOps.exif_transpose(image)
 
 
 def size_upright(path: Path) -> tuple[int, int]:
     """Width and height of a picture as EXIF turns it, without decoding it. Raises OSError: missing or not an image."""
+    with _opened(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return image.size[::-1] if turned else image.size
+
+
+@contextmanager
+def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return image.size[::-1] if turned else image.size
+        with Image.open(source, formats=FORMATS) as image:
+            yield image
     except OSError:
         raise
     except Exception as error:  # a broken file can make a decoder raise anything

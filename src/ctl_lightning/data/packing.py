@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ctl_lightning.data.files import write_text
+from ctl_lightning.data.files import sha256_of, write_text
 from ctl_lightning.data.images import Aspect, ImageItem, Pixels, decode, reason
 from ctl_lightning.data.progress import progress
 from ctl_lightning.errors import InputError
@@ -46,16 +46,16 @@ class Plan(NamedTuple):
 
     def fingerprint(self) -> str:
         """A hash of what is seen without reading any image; not of where the files lie."""
-        digest = hashlib.sha256(f"{FORMAT}|{self.size}|{self.aspect}".encode())
-        for (key, _, crop), version in zip(self.items, self.versions, strict=True):
-            digest.update(repr((key, version, crop)).encode())
-        return digest.hexdigest()[:20]
+        return self._digest(self.versions)[:20]
 
     def content(self, hashes: Sequence[str]) -> str:
         """A hash of the images themselves; `hashes`: of each item's file."""
+        return self._digest(hashes)
+
+    def _digest(self, files: Sequence[object]) -> str:
         digest = hashlib.sha256(f"{FORMAT}|{self.size}|{self.aspect}".encode())
-        for item, found in zip(self.items, hashes, strict=True):
-            digest.update(repr((item.key, item.crop, found)).encode())
+        for item, file in zip(self.items, files, strict=True):
+            digest.update(repr((item.key, item.crop, file)).encode())
         return digest.hexdigest()
 
 
@@ -145,8 +145,7 @@ def _adopt(plan: Plan, path: Path) -> bool:
 def _hash(path: Path) -> str:
     """Of a file's bytes; empty if it cannot be opened."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return ""
 

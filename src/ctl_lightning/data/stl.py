@@ -66,6 +66,24 @@ class ShopTheLook:
         catalogue = read_catalogue(root / self.categories_file, HEX_ID)
         return PairTable(read_pairs(root / self.pairs_file, catalogue), catalogue)
 
+    def check_published(self, root: Path) -> None:
+        """Compares files that were fetched with the published counts, which stand in for hashes that are not known.
+
+        Raises:
+            InputError: there are not as many pairs and products as were published.
+        """
+        table, published = self.read_metadata(root), self.published or {}
+        in_pairs = len({pair.product for pair in table.pairs})
+        with (root / self.pairs_file).open("rb") as file:
+            lines = sum(1 for line in file if line.strip())  # it is not said whether repeated ones were counted
+        found = {"pairs": {len(table.pairs), lines}, "products": {len(table.catalogue), in_pairs}}
+        for name, counts in found.items():
+            if name in published and published[name] not in counts:
+                raise InputError(
+                    f"{root}: {max(counts):,} {name} in the files that were fetched, {published[name]:,} are published; delete them and run "
+                    "the command again, or say that you expect others with 'data.source.published=null'"
+                )
+
     def _require(self, root: Path, *names: str) -> None:
         for name in names:
             if not (root / name).exists():
