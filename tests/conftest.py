@@ -68,6 +68,7 @@ def data_module(root: Path, cache: Path, **options: Any) -> TripletDataModule:
     defaults: dict[str, Any] = {
         "stored_size": 36,
         "image_size": 32,
+        "augment": "crop",
         "aspect": "stretch",
         "store": "packed",
         "chunks_dir": None,
@@ -76,6 +77,7 @@ def data_module(root: Path, cache: Path, **options: Any) -> TripletDataModule:
         "exclude_categories": [],
         "max_bad_images": 0.01,
         "negatives": "uniform",
+        "same_category": 4,
         "batch_size": 4,
         "eval_batch_size": 8,
         "num_workers": 0,

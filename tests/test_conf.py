@@ -10,7 +10,7 @@ from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.errors import InputError, suggestion
 
 ALL = sorted(path.relative_to(config_dir()) for path in config_dir().rglob("*.yaml"))
-GROUPS = ("data", "model", "backbone", "trainer", "callbacks", "logger", "protocol", "experiment")
+GROUPS = ("data", "model", "loss", "backbone", "trainer", "callbacks", "logger", "protocol", "experiment")
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -57,8 +57,8 @@ def test_the_command_line_wins_over_protocol_and_experiment() -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("modle.margin=1", r"no option 'modle\.margin'; did you mean 'model\.margin'\?"),
-        ("margin=1", r"no option 'margin'; did you mean '(data|model)\.margin'\?"),
+        ("modle.dim=1", r"no option 'modle\.dim'; did you mean 'model\.dim'\?"),
+        ("margin=1", r"no option 'margin'; did you mean '(data|loss)\.margin'\?"),
         ("trainer.max_epoch=1", r"did you mean 'trainer\.max_epochs'\?"),
         (
             "+experiment=hybird",
@@ -83,11 +83,11 @@ def test_a_typo_in_an_override_says_what_was_probably_meant(override: str, says:
     ("override", "says"),
     [
         ("+experimnt=hybrid", "no option or group 'experimnt'; did you mean 'experiment'"),
-        ("+model.margn=1", r"no option 'model\.margn'; did you mean 'margin'"),
+        ("+model.hiden=1", r"no option 'model\.hiden'; did you mean 'hidden'"),
         ("+data.source.scene=1", r"no option 'data\.source\.scene'; did you mean 'scenes'"),
         ("+trainer.max_epoch=1", r"no option 'trainer\.max_epoch'; did you mean 'max_epochs'"),
         ("+backbone.weight=x", r"model\.backbone\.weight='x': extra inputs"),
-        ("model.margin=abc", r"model\.margin='abc': input should be a valid number"),
+        ("loss.margin=abc", r"model\.loss\.margin='abc': input should be a valid number"),
         ("model.attention=categroy", r"should be 'category' or 'uniform'; did you mean 'category'"),
         ("data.negatives=uniforn", r"data\.negatives='uniforn': .*did you mean 'uniform'"),
         ("data.batch_size=1.5", r"data\.batch_size=1\.5: input should be a valid integer"),

@@ -23,12 +23,11 @@ def test_the_grid_shows_the_nearest_products_of_the_category(make_data: MakeData
     data = make_data()
     task = data.evaluation("test")
     ranking: Ranking = ByNumber()  # type: ignore[assignment]
-    pictures = data.product_images(task)
     for row in retrieval_rows(data, task, ranking, score_pairs(task, ranking.distances)):
         category = task.categories.index(row.category)
         wanted = np.flatnonzero(task.product_category == category)[::-1]
         for shown, product in zip(row.nearest, wanted, strict=False):
-            np.testing.assert_array_equal(shown.image, pictures.pixels(int(product)))
+            np.testing.assert_array_equal(shown.image, data.pictures.centre(task.products[product]))
             if shown.hit:
                 np.testing.assert_array_equal(shown.image, row.truth)
 

@@ -24,7 +24,12 @@ BACKBONE = {
     "region_layer": "regions",
     "grid": 4,
     "frozen": False,
+    "checkpointing": False,
+    "cache": "auto",
+    "cache_views": 0,
+    "cache_dtype": "float16",
 }
+TRIPLET = {"name": "triplet", "margin": 0.2}
 
 
 def module(**options: Any) -> CompleteTheLook:
@@ -37,7 +42,7 @@ def module(**options: Any) -> CompleteTheLook:
         "dropout": 0.0,
         "attention": "category",
         "squared": True,
-        "margin": 0.2,
+        "loss": TRIPLET,
         "learning_rate": 0.001,
         "weight_decay": 0.0,
         "warmup_steps": 0,
@@ -95,6 +100,11 @@ def test_the_logged_metrics_are_those_of_the_region_by_region_distance(
     np.testing.assert_array_equal(model.scores.rank, scores.rank)
 
 
+def distances(model: CompleteTheLook, batch: Triplet) -> tuple[torch.Tensor, torch.Tensor]:
+    style, (near, far) = model.network(batch.scene, (batch.positive, batch.negative), batch.category)
+    return model.network.distance(style, near), model.network.distance(style, far)
+
+
 def test_training_brings_the_true_product_nearer_than_the_negative(make_data: MakeData, tmp_path: Path) -> None:
     batch: Triplet = next(iter(make_data(batch_size=8).train_dataloader()))
     loader: DataLoader[Triplet] = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
@@ -102,13 +112,13 @@ def test_training_brings_the_true_product_nearer_than_the_negative(make_data: Ma
 
     def right() -> float:
         with torch.no_grad():
-            near, far = model.eval().network(*batch)
+            near, far = distances(model.eval(), batch)
         return float((near < far).double().mean())
 
     trainer(tmp_path, max_epochs=40, log_every_n_steps=1).fit(model, train_dataloaders=loader)
     assert right() >= 7 / 8
     with torch.no_grad():
-        near, far = model.network(*batch)
+        near, far = distances(model, batch)
     assert float((far - near).mean()) > 0.2  # the margin
 
 
@@ -187,7 +197,8 @@ def test_a_part_of_a_split_is_not_ranked_as_if_it_were_the_whole(make_data: Make
 
 
 @pytest.mark.parametrize(
-    "options", [{"dim": 0}, {"margin": -1.0}, {"learning_rate": 0.0}, {"dropout": 1.0}, {"warmup_steps": -1}]
+    "options",
+    [{"dim": 0}, {"loss": TRIPLET | {"margin": -1.0}}, {"learning_rate": 0.0}, {"dropout": 1.0}, {"warmup_steps": -1}],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):

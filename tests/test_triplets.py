@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from conftest import MakeData, image_id
 
+from ctl_lightning.data.draws import random_integers
+from ctl_lightning.data.negatives import NegativeSampler
 from ctl_lightning.data.pairs import Pair, PairTable
 from ctl_lightning.data.triplets import (
     EpochSampler,
-    NegativeSampler,
     TripletDataset,
-    random_integers,
     read_triplets,
     region_centre,
     write_triplets,
@@ -20,6 +20,7 @@ from ctl_lightning.errors import InputError
 
 BOX = (0.0, 0.0, 0.5, 0.5)
 PRODUCTS = [image_id(f"p{n}") for n in range(5)]
+ITEMS = ["a", "b"] * 25
 CATALOGUE = dict.fromkeys(PRODUCTS, "c") | {image_id("other"): "d"}
 
 
@@ -85,13 +86,13 @@ def test_without_any_negative_there_is_none() -> None:
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     epoch = 0
-    sampler = EpochSampler(50, 3, lambda: epoch)
+    sampler = EpochSampler(ITEMS, 3, lambda: epoch)
     first = list(sampler)
-    assert first == list(EpochSampler(50, 3, lambda: 0))
+    assert first == list(EpochSampler(ITEMS, 3, lambda: 0))
     assert sorted(index for _, index in first) == list(range(50))
     epoch = 1
     assert [index for _, index in sampler] != [index for _, index in first]
-    assert list(EpochSampler(50, 4, lambda: 0)) != first
+    assert list(EpochSampler(ITEMS, 4, lambda: 0)) != first
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -24,8 +24,7 @@ def retrieval_rows(
     data: TripletDataModule, task: EvaluationSet, ranking: Ranking, scores: PairScores
 ) -> list[Retrieval]:
     """Ten pairs spread evenly over the categories, not chosen by success, with their ten nearest products."""
-    crops, products = data.query_images(task), data.product_images(task)
-    rows = []
+    pictures, rows = data.pictures, []
     for pair in _spread(task.category.tolist(), RETRIEVALS):
         candidates = np.flatnonzero(task.product_category == task.category[pair])
         distance = ranking.distances(task.query[[pair]], candidates)[0]
@@ -34,13 +33,14 @@ def retrieval_rows(
         rows.append(
             Retrieval(
                 category=task.pairs[pair].category,
-                scene=crops.pixels(int(task.query[pair])),
+                scene=pictures.centre(task.queries[task.query[pair]][0]),
                 aspect=_aspect(data, task.pairs[pair]),
-                truth=products.pixels(int(task.positive[pair])),
+                truth=pictures.centre(task.products[task.positive[pair]]),
                 rank=float(scores.rank[pair]),
                 candidates=len(candidates) - len(masked & set(candidates.tolist())),
                 nearest=[
-                    Shown(products.pixels(one), one == task.positive[pair], one in masked) for one in nearest.tolist()
+                    Shown(pictures.centre(task.products[one]), one == task.positive[pair], one in masked)
+                    for one in nearest.tolist()
                 ],
             )
         )
@@ -49,17 +49,22 @@ def retrieval_rows(
 
 def attention_rows(data: TripletDataModule, task: EvaluationSet, module: CompleteTheLook) -> list[Overlay]:
     """Four scene crops, each with one attention map a category."""
-    crops = data.query_images(task)
     network, categories = module.network.eval(), torch.arange(len(task.categories), device=module.device)
     rows = []
     for pair in _spread(task.category.tolist(), OVERLAYS):
-        image = crops[int(task.query[pair])].image.to(module.device)
+        crop, _ = task.queries[task.query[pair]]
+        image = data.pictures.evaluation([crop]).to(module.device)
         with torch.no_grad():
             weights = network.embed_scene(image.expand(len(categories), -1, -1, -1), categories).attention
         grid = math.isqrt(weights.shape[1])
         maps = weights.reshape(-1, grid, grid).double().cpu().numpy()
-        scene = crops.pixels(int(task.query[pair]))
-        rows.append(Overlay(scene, _aspect(data, task.pairs[pair]), dict(zip(task.categories, maps, strict=True))))
+        rows.append(
+            Overlay(
+                data.pictures.centre(crop),
+                _aspect(data, task.pairs[pair]),
+                dict(zip(task.categories, maps, strict=True)),
+            )
+        )
     return rows
 
 

@@ -1,11 +1,12 @@
 """The LightningModule: network + loss + exact ranking metrics + optimiser."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from lightning import LightningModule
+from pydantic import Discriminator
 from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
@@ -13,11 +14,19 @@ from typing_extensions import TypedDict
 
 from ctl_lightning.baselines.imagenet import RawFeatures
 from ctl_lightning.data.evaluation import EvaluationSet, Integers
-from ctl_lightning.data.triplets import EvaluationImage, Triplet
+from ctl_lightning.data.features import FeatureType
+from ctl_lightning.data.triplets import EvaluationImage, PairBatch, Triplet
 from ctl_lightning.errors import InputError
 from ctl_lightning.metrics import Floats, PairScores, mean, metric_values, score_pairs
 from ctl_lightning.style.backbone import Backbone
-from ctl_lightning.style.loss import hinge_loss
+from ctl_lightning.style.loss import (
+    Mining,
+    Temperature,
+    hinge_loss,
+    in_batch_negatives,
+    in_batch_triplet_loss,
+    info_nce_loss,
+)
 from ctl_lightning.style.network import SceneStyle, StyleNetwork
 
 MONITOR = "val/auc"
@@ -25,7 +34,7 @@ MONITOR = "val/auc"
 
 
 class BackboneOptions(TypedDict):
-    """Plain values; see style.backbone.Backbone. `weights` are loaded by `load_backbone_weights`."""
+    """Plain values; see style.backbone.Backbone and `caching.cache_features`. `load_backbone_weights` loads `weights`."""
 
     __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
 
@@ -35,6 +44,42 @@ class BackboneOptions(TypedDict):
     region_layer: str
     grid: int
     frozen: bool
+    checkpointing: bool
+    cache: Literal["auto", "always", "never"]
+    cache_views: int
+    cache_dtype: FeatureType
+
+
+class TripletLoss(TypedDict):
+    """The paper's; see `hinge_loss`."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: Literal["triplet"]
+    margin: float
+
+
+class InBatchTripletLoss(TypedDict):
+    """See `in_batch_triplet_loss`."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: Literal["in_batch_triplet"]
+    margin: float
+    mining: Mining
+
+
+class InfoNCELoss(TypedDict):
+    """See `info_nce_loss` and `Temperature`."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: Literal["info_nce"]
+    temperature: float
+    learn_temperature: bool
+
+
+LossOptions = Annotated[TripletLoss | InBatchTripletLoss | InfoNCELoss, Discriminator("name")]
 
 
 class CompleteTheLook(LightningModule):
@@ -49,7 +94,7 @@ class CompleteTheLook(LightningModule):
         dropout: of the heads.
         attention: by category as in the paper, or uniform.
         squared: squared Euclidean distances as in the paper's equations, or plain ones.
-        margin: α of the hinge loss.
+        loss: which loss, and its options.
         learning_rate: Adam's.
         weight_decay: Adam's.
         warmup_steps: steps of linear growth to the learning rate.
@@ -67,7 +112,7 @@ class CompleteTheLook(LightningModule):
         dropout: float,
         attention: Literal["category", "uniform"],
         squared: bool,
-        margin: float,
+        loss: LossOptions,
         learning_rate: float,
         weight_decay: float,
         warmup_steps: int,
@@ -75,8 +120,13 @@ class CompleteTheLook(LightningModule):
         seed: int,
     ) -> None:
         super().__init__()
-        for name, value in (("dim", dim), ("hidden", hidden), ("learning_rate", learning_rate), ("margin", margin)):
-            if value <= 0:
+        for name, value in (
+            ("dim", dim),
+            ("hidden", hidden),
+            ("learning_rate", learning_rate),
+            *((f"loss.{name}", value) for name, value in loss.items()),
+        ):
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
                 raise ValueError(f"{name} must be positive, not {value}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
@@ -84,7 +134,12 @@ class CompleteTheLook(LightningModule):
             raise ValueError("weight_decay and warmup_steps must not be negative")
         self.save_hyperparameters(logger=False)  # the program hands the whole config to the loggers
         trunk = Backbone(
-            backbone["name"], backbone["pooled_layer"], backbone["region_layer"], backbone["grid"], backbone["frozen"]
+            backbone["name"],
+            backbone["pooled_layer"],
+            backbone["region_layer"],
+            backbone["grid"],
+            backbone["frozen"],
+            backbone["checkpointing"],
         )
         self.network: StyleNetwork | RawFeatures
         if method == "imagenet":
@@ -92,7 +147,8 @@ class CompleteTheLook(LightningModule):
         else:
             self.network = StyleNetwork(trunk, len(categories), method, dim, hidden, dropout, attention, squared)
         self.learns = method != "imagenet"
-        self.margin = margin
+        if loss["name"] == "info_nce":
+            self.temperature = Temperature(loss["temperature"], loss["learn_temperature"])
         self.ranking: Ranking
         self.scores: PairScores
         self._embedded: list[list[Any]] = [[], []]
@@ -108,7 +164,9 @@ class CompleteTheLook(LightningModule):
         """Adam, with warm-up and schedule by the step."""
         options = self.hparams
         learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimiser = Adam(learned, options["learning_rate"], weight_decay=options["weight_decay"])
+        # Fused: one kernel for all weights. Lightning unscales the gradients of float16 itself, which that does not allow.
+        fused = self.trainer.precision != "16-mixed"
+        optimiser = Adam(learned, options["learning_rate"], weight_decay=options["weight_decay"], fused=fused)
         warmup, total = options["warmup_steps"], self.trainer.estimated_stepping_batches
 
         def factor(step: int) -> float:
@@ -124,20 +182,56 @@ class CompleteTheLook(LightningModule):
         """Starts to watch the loss."""
         self._finite = torch.tensor(True, device=self.device)
 
-    def on_train_batch_start(self, batch: Triplet, batch_idx: int) -> None:
-        """Makes the step's dropout a function of seed and step."""
-        torch.manual_seed((self.hparams["seed"] << 32) + self.global_step)
+    def on_train_batch_start(self, batch: Triplet | PairBatch, batch_idx: int) -> None:
+        """Makes the batch's dropout a function of seed and batch."""
+        torch.manual_seed((self.hparams["seed"] << 32) + self.trainer.fit_loop.epoch_loop.total_batch_idx)
 
-    def training_step(self, batch: Triplet, batch_idx: int) -> Tensor:
-        """The hinge loss of a batch of triplets; three backbone passes."""
-        positive, negative = self.network(batch.scene, batch.positive, batch.negative, batch.category)
-        loss = hinge_loss(positive, negative, self.margin)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+    def training_step(self, batch: Triplet | PairBatch, batch_idx: int) -> Tensor:
+        """The loss of a batch: three backbone passes a triplet, two a pair, none if the batch holds features."""
+        loss = self.triplet_loss(batch) if isinstance(batch, Triplet) else self.in_batch_loss(batch)
+        # Not in Lightning's progress bar: it would read the number from the device in each step.
+        self.log("train/loss", loss.detach())
         self._finite &= torch.isfinite(loss.detach())
         # Not each step: the host would wait for the device.
         if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._stop_unless(bool(self._finite))
         return loss
+
+    def triplet_loss(self, batch: Triplet) -> Tensor:
+        """The hinge loss of triplets with sampled negatives."""
+        style, (positive, negative) = self.network(batch.scene, (batch.positive, batch.negative), batch.category)
+        loss: TripletLoss = self.hparams["loss"]
+        return hinge_loss(
+            self.network.distance(style, positive), self.network.distance(style, negative), loss["margin"]
+        )
+
+    def in_batch_loss(self, batch: PairBatch) -> Tensor:
+        """The loss of pairs whose products are each other's negatives; of all processes' products, if there are several.
+
+        A process takes the mean over its own queries. Gradients flow back to the process that a product came from.
+        """
+        style, (products,) = self.network(batch.scene, (batch.product,), batch.category)
+        category, identity, first = batch.category, batch.identity, 0
+        if self.trainer.world_size > 1:
+            first = self.global_rank * len(identity)
+            products = self._of_all(products, sync_grads=True)
+            category, identity = self._of_all(category), self._of_all(identity)
+        negatives = in_batch_negatives(batch.category, batch.named, category, identity)
+        positive = torch.arange(first, first + len(batch.identity), device=products.device)
+        distance = self.network.distances(style, products)
+        loss: LossOptions = self.hparams["loss"]
+        if loss["name"] == "info_nce":
+            temperature = self.temperature()
+            self.log("train/temperature", temperature.detach())
+            return info_nce_loss(distance, positive, negatives, temperature)
+        assert loss["name"] == "in_batch_triplet"
+        return in_batch_triplet_loss(distance, positive, negatives, loss["margin"], loss["mining"])
+
+    def _of_all(self, part: Tensor, sync_grads: bool = False) -> Tensor:
+        """(B, ...) of each of W processes -> (W · B, ...), in the order of the ranks."""
+        gathered = self.all_gather(part, sync_grads=sync_grads)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)
 
     def on_train_epoch_end(self) -> None:
         """Runs before the checkpoint callbacks: a network that is no longer finite is not saved."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
@@ -43,6 +44,18 @@ class RunInCheckpoint(Callback):
         """Adds the keys `config` and `train_seconds`."""
         checkpoint["config"] = self._config
         checkpoint["train_seconds"] = self.seconds()
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's, with the loss. It reads it from the device only when it is logged: in each step, the host would wait."""
+
+    _loss: dict[str, float] = {}  # noqa: RUF012 - replaced, never changed
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What stands behind the bar."""
+        if (trainer.fit_loop.epoch_loop.batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._loss = {"loss": float(trainer.logged_metrics["train/loss"])}
+        return super().get_metrics(trainer, pl_module) | self._loss
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
+from ctl_lightning.caching import cache_features, uses_cache
 from ctl_lightning.checkpoints import LAST, BestCheckpoint, check_resumable, is_finished, unfinished_run
 from ctl_lightning.conf import build, program
 from ctl_lightning.console import console
@@ -74,6 +75,8 @@ def train(config: DictConfig) -> float | None:
         raise InputError(
             f"hydra.run.dir={run_dir} holds a run already; continue it with ckpt_path=auto, or choose another directory"
         )
+    _check_negatives(plain)
+    cached = uses_cache(plain["backbone"], plain["data"]["augment"])
     config.paths.run_dir = str(run_dir)
     plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -109,6 +112,17 @@ def train(config: DictConfig) -> float | None:
         best = BestCheckpoint(run_dir / LAST.parent, MONITOR, resumed)
         run = RunInCheckpoint(plain, seconds)
         trainer = _trainer(config, run_dir, loggers, [best, run])
+        if cached:
+            cache_features(module, data, trainer.strategy.root_device)
+        elif plain["backbone"]["frozen"] and plain["backbone"]["cache"] == "auto" and module.learns:
+            console.print(
+                "the backbone is frozen, but random pictures keep it at work; data.augment=none or backbone.cache_views=4 "
+                "computes features once, and an epoch takes seconds",
+                markup=False,
+            )
+        if config.compile:
+            module.network.backbone.compile()
+            module.network.compile()
         with _told_how_to_continue(trainer, run_dir):
             if module.learns:
                 trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
@@ -131,10 +145,17 @@ def train(config: DictConfig) -> float | None:
     return float(best.best_model_score) if best.best_model_score is not None else None
 
 
+def _check_negatives(plain: dict[str, Any]) -> None:
+    loss, negatives = plain["model"]["loss"]["name"], plain["data"]["negatives"]
+    if (loss == "triplet") == (negatives == "in_batch"):
+        wanted = "uniform or pairs" if loss == "triplet" else "in_batch"
+        raise InputError(f"loss={loss}: its negatives are data.negatives={wanted}, not {negatives}")
+
+
 def _short_form(plain: dict[str, Any], run_dir: Path) -> str:
     """The resolved config, a line a group; the whole of it is in config.yaml."""
     lines = [f"run directory: {run_dir}"]
-    for group in ("model", "backbone", "data", "trainer"):
+    for group in ("model", "loss", "backbone", "data", "trainer"):
         values = " ".join(
             f"{key}={value}" for key, value in plain[group].items() if not isinstance(value, dict) and key != "_target_"
         )

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from ctl_lightning.style.backbone import Backbone
 from ctl_lightning.style.distance import query, query_distance
-from ctl_lightning.style.network import SceneStyle
+from ctl_lightning.style.network import Images, SceneStyle
 
 
 class RawFeatures(nn.Module):
@@ -15,14 +15,15 @@ class RawFeatures(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def embed_scene(self, images: Tensor, category: Tensor) -> SceneStyle:
-        """uint8 scene crops (B, 3, S, S) -> SceneStyle without regions; the category does not matter."""
+    def embed_scene(self, images: Images, category: Tensor) -> SceneStyle:
+        """uint8 scene crops (B, 3, S, S), or features, -> SceneStyle without regions; the category does not matter."""
         scene = self.embed_product(images)
         return SceneStyle(scene, scene.new_zeros(len(scene), 0, scene.shape[1]), scene.new_zeros(len(scene), 0))
 
-    def embed_product(self, images: Tensor) -> Tensor:
-        """uint8 products (B, 3, S, S) -> unit vectors (B, F)."""
-        return F.normalize(self.backbone(images).pooled, dim=-1)
+    def embed_product(self, images: Images) -> Tensor:
+        """uint8 products (B, 3, S, S), or features, -> unit vectors (B, F)."""
+        pooled = self.backbone(images).pooled if isinstance(images, Tensor) else images[0]
+        return F.normalize(pooled.float(), dim=-1)
 
     def distance(self, style: SceneStyle, product: Tensor) -> Tensor:
         """Each scene to its own product, (B, F) -> (B,)."""

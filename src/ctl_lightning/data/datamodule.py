@@ -4,16 +4,22 @@ import hashlib
 import logging
 import statistics
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from ctl_lightning.data.colours import jitter_colours
 from ctl_lightning.data.crop import area, scene_crop
+from ctl_lightning.data.draws import random_integers
 from ctl_lightning.data.evaluation import EvaluationSet, evaluation_set
+from ctl_lightning.data.features import FeaturePlan, FeatureType, FeatureViews, open_features
 from ctl_lightning.data.images import Aspect, ImageItem
+from ctl_lightning.data.negatives import Negatives, NegativeSampler
 from ctl_lightning.data.pairs import SPLITS, Pair, PairTable, Split, read_split, split_of, write_split
 from ctl_lightning.data.store import ImageStore, StoreKind, open_store
 from ctl_lightning.data.triplets import (
@@ -21,8 +27,8 @@ from ctl_lightning.data.triplets import (
     EvaluationImage,
     EvaluationImages,
     EvaluationTriplet,
-    Negatives,
-    NegativeSampler,
+    PairBatch,
+    PairDataset,
     Triplet,
     TripletDataset,
     crop_key,
@@ -30,6 +36,7 @@ from ctl_lightning.data.triplets import (
     read_triplets,
     write_triplets,
 )
+from ctl_lightning.data.views import Augment, PictureViews, Views
 from ctl_lightning.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -59,13 +66,16 @@ class TripletDataModule(LightningDataModule):
         aspect: how a picture becomes a square: "stretch", "pad" or "crop".
         store: "packed", "litdata" or "none"; see `open_store`.
         chunks_dir: where the chunks of "litdata" are kept; see `open_store`.
-        image_size: side of what the network sees: a random part in training, the centre otherwise.
+        image_size: side of what the network sees of it.
+        augment: of training pictures: "none": their centres, as in evaluation; "crop": a random part, mirrored half of the time
+            (the paper's); "colour": and other brightness, contrast and saturation, changed on the device.
         margin: by how much a box grows before it is cut away, as a share of the image side.
         min_area: pairs whose scene crop is a smaller share of the scene are dropped.
         exclude_categories: their products and pairs are left out.
         max_bad_images: the share of unreadable images up to which the run goes on without them.
-        negatives: "uniform" (the paper's) or "pairs"; see NegativeSampler.
-        batch_size: triplets a step.
+        negatives: "uniform" (the paper's) or "pairs": see NegativeSampler; "in_batch": none are drawn, batches are of pairs.
+        same_category: "in_batch": so many pairs in a row are of one category, and are each other's negatives.
+        batch_size: triplets or pairs a step.
         eval_batch_size: pictures a step of validation and test.
         num_workers: loader processes; the result does not depend on it.
         seed: of negatives, order and augmentation.
@@ -84,11 +94,13 @@ class TripletDataModule(LightningDataModule):
         store: StoreKind,
         chunks_dir: str | None,
         image_size: int,
+        augment: Augment,
         margin: float,
         min_area: float,
         exclude_categories: list[str],
         max_bad_images: float,
         negatives: Negatives,
+        same_category: int,
         batch_size: int,
         eval_batch_size: int,
         num_workers: int,
@@ -112,6 +124,8 @@ class TripletDataModule(LightningDataModule):
             )
         if not 0 <= max_bad_images <= 1:
             raise ValueError(f"max_bad_images must be a share from 0 to 1, not {max_bad_images}")
+        if negatives == "in_batch" and not 2 <= same_category <= batch_size:
+            raise ValueError(f"same_category must be between 2 and batch_size={batch_size}, not {same_category}")
         if num_workers < 0 or eval_batch_size < 1:
             raise ValueError("num_workers must be at least 0 and eval_batch_size at least 1")
         self.root = Path(root).expanduser()
@@ -122,11 +136,13 @@ class TripletDataModule(LightningDataModule):
         self.store_kind: StoreKind = store
         self.chunks_dir = Path(chunks_dir).expanduser() if chunks_dir else None
         self.image_size = image_size
+        self.augment: Augment = augment
         self.margin = margin
         self.min_area = min_area
         self.exclude_categories = exclude_categories
         self.max_bad_images = max_bad_images
-        self.negatives = negatives
+        self.negatives: Negatives = negatives
+        self.same_category = same_category
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -139,6 +155,7 @@ class TripletDataModule(LightningDataModule):
         self.pairs: dict[Split, list[Pair]] = {}
         self.triplets: dict[Split, list[EvaluationTriplet]] = {}
         self.dropped: Counter[str] = Counter()
+        self._features: FeatureViews | None = None
         self._first_epoch = 0
 
     @property
@@ -282,24 +299,74 @@ class TripletDataModule(LightningDataModule):
         """What `split` asks of a ranking."""
         return evaluation_set(self.table, self._products, self.pairs[split], self.triplets[split], self.pairs["train"])
 
+    @property
+    def pictures(self) -> PictureViews:
+        """What the backbone is given of every image."""
+        return PictureViews(self.store, self.image_size, self.augment, self.seed)
+
+    @property
+    def _views(self) -> Views:
+        return self._features or self.pictures
+
+    def use_features(
+        self,
+        backbone: Mapping[str, Any],
+        views: int,
+        dtype: FeatureType,
+        encode: Callable[[Tensor], tuple[Tensor, Tensor]],
+    ) -> None:
+        """Batches hold a frozen backbone's features from now on, in place of pictures. They are computed if the cache has none.
+
+        Args:
+            backbone: what identifies it: name, hash of its weights, layers, grid.
+            views: how many random views of each picture training chooses from; 0: it uses the centres.
+            dtype: of the stored numbers.
+            encode: pictures, uint8 (B, 3, S, S) -> pooled (B, F) and regions (B, R, C).
+
+        Raises:
+            InputError: no room on the disk; numbers too large for the type.
+        """
+        crops = {crop_key(pair.scene, pair.box) for pairs in self.pairs.values() for pair in pairs}
+        plan = FeaturePlan(self.store.content, self.image_size, backbone, sorted(crops), self._products, views, dtype)
+        self._features = open_features(
+            plan, self.cache_dir, self.pictures.fixed, encode, self.eval_batch_size, self.seed
+        )
+
     def query_images(self, task: EvaluationSet) -> EvaluationImages:
         """The scene crops of a task's queries."""
         keys, categories = zip(*task.queries, strict=True)
-        return EvaluationImages(keys, categories, self.store, self.image_size)
+        return EvaluationImages(keys, categories, self._views)
 
     def product_images(self, task: EvaluationSet) -> EvaluationImages:
         """The products of a task's catalogue."""
-        return EvaluationImages(task.products, task.product_category.tolist(), self.store, self.image_size)
+        return EvaluationImages(task.products, task.product_category.tolist(), self._views)
 
-    def train_dataloader(self) -> DataLoader[Triplet]:
-        """Batches of Triplet."""
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of Triplet; of PairBatch if negatives are in the batch."""
         pairs = self.pairs["train"]
-        negatives = NegativeSampler(self.table, frozenset(self._products), pairs, self.negatives)
-        # With negatives=pairs a pair can have no negative although its category has other products.
-        pairs = [pair for pair in pairs if negatives.exists(pair)]
-        dataset = TripletDataset(pairs, self.categories, self.store, negatives, self.image_size, self.seed)
-        sampler = EpochSampler(len(pairs), self.seed, self._epoch)
+        dataset: Dataset[Any]
+        if self.negatives == "in_batch":
+            dataset = PairDataset(pairs, self.table, self._views)
+        else:
+            negatives = NegativeSampler(self.table, frozenset(self._products), pairs, self.negatives)
+            # With negatives=pairs a pair can have no negative although its category has other products.
+            pairs = [pair for pair in pairs if negatives.exists(pair)]
+            dataset = TripletDataset(pairs, self.categories, self._views, negatives, self.seed)
+        same = self.same_category if self.negatives == "in_batch" else 1
+        sampler = EpochSampler([pair.category for pair in pairs], self.seed, self._epoch, same)
         return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **self._loader_options())
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Changes the colours of training pictures, if `augment` says so."""
+        if self.augment != "colour" or not isinstance(batch, (Triplet, PairBatch)):
+            return batch
+        number = self.trainer.fit_loop.epoch_loop.total_batch_idx  # type: ignore[union-attr]
+        changed = {
+            name: jitter_colours(pictures, random_integers([2**40], "colour", self.seed, number, name)[0])
+            for name in ("scene", "positive", "negative", "product")
+            if isinstance(pictures := getattr(batch, name, None), Tensor)
+        }
+        return batch._replace(**changed)
 
     def val_dataloader(self) -> list[DataLoader[EvaluationImage]]:
         """Scene crops and catalogue of the validation split."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ctl_lightning.data.files import sha256_of, write_text
+from ctl_lightning.data.files import array_file, sha256_of, write_at, write_text
 from ctl_lightning.data.images import Aspect, ImageItem, Pixels, decode, reason
 from ctl_lightning.data.progress import progress
 from ctl_lightning.errors import InputError
@@ -157,16 +157,16 @@ def pack(plan: Plan, path: Path) -> None:
     partial, journal = path.with_suffix(".partial"), path.with_suffix(".journal")
     shape = (len(plan.items), plan.size, plan.size, 3)
     picture = plan.size * plan.size * 3
-    if not (partial.exists() and journal.exists()):
+    begun = partial.exists() and journal.exists()
+    if not begun:
         _check_room(path, len(plan.items) * picture)
         journal.unlink(missing_ok=True)
-        np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-    header = partial.stat().st_size - len(plan.items) * picture
+    header = array_file(partial, shape, np.uint8, keep=begun)
 
     with partial.open("r+b") as file:
 
         def write(row: int, pixels: Pixels) -> None:
-            _write_all(file.fileno(), pixels.tobytes(), header + row * picture)
+            write_at(file.fileno(), pixels.tobytes(), header + row * picture)
 
         try:
             blocks = _in_blocks(plan, "packing", journal, write, lambda: os.fsync(file.fileno()))
@@ -180,13 +180,6 @@ def pack(plan: Plan, path: Path) -> None:
     _write_index(path.with_suffix(".json"), plan, blocks)
     partial.replace(path)
     journal.unlink()
-
-
-def _write_all(file: int, content: bytes, offset: int) -> None:
-    rest = memoryview(content)
-    while rest:  # a disk that is nearly full takes a part
-        written = os.pwrite(file, rest, offset)
-        rest, offset = rest[written:], offset + written
 
 
 def check(plan: Plan, path: Path) -> None:

@@ -1,24 +1,25 @@
 """Pairs -> training triplets and evaluation triplets. Every random choice is a hash of what it is for."""
 
-import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset, Sampler
 
 from ctl_lightning.data.crop import scene_crop
+from ctl_lightning.data.features import Features
 from ctl_lightning.data.files import write_text
-from ctl_lightning.data.images import Pixels
+from ctl_lightning.data.negatives import NegativeSampler
 from ctl_lightning.data.pairs import Box, Pair, PairTable, Split
-from ctl_lightning.data.store import ImageStore
+from ctl_lightning.data.views import Views, centre
 from ctl_lightning.errors import InputError
-
-Negatives = Literal["uniform", "pairs"]
 
 
 def crop_key(scene: str, box: Box) -> str:
@@ -26,92 +27,51 @@ def crop_key(scene: str, box: Box) -> str:
     return f"{scene}@{','.join(map(str, box))}"
 
 
-def random_integers(bounds: Sequence[int], *key: object) -> list[int]:
-    """One integer in [0, bound) for each of the bounds: a function of `key` alone, whatever worker asks."""
-    stream = hashlib.shake_128("|".join(map(str, key)).encode()).digest(6 * len(bounds))
-    return [int.from_bytes(stream[6 * i : 6 * i + 6], "big") % bound for i, bound in enumerate(bounds)]
-
-
-class NegativeSampler:
-    """Draws a product of the positive's category that no pair of the scene names (design: positives are sets).
-
-    Args:
-        table: all pairs of the source: what they name is never a negative.
-        usable: the products whose image can be read.
-        pairs: from whose products to draw if `negatives` is "pairs", in each category.
-        negatives: "uniform": any product of the category (the paper's); "pairs": the product of a random one of `pairs`, so that
-            a product is as often a negative as a positive, and its popularity teaches nothing.
-    """
-
-    def __init__(self, table: PairTable, usable: frozenset[str], pairs: Sequence[Pair], negatives: Negatives) -> None:
-        self._named = table.products_of_scene
-        self._usable = usable
-        self._pools: dict[str, Sequence[str]]
-        if negatives == "uniform":
-            # All products, not the usable ones: an image that breaks must not change the other draws.
-            self._pools = dict(table.products_of_category)
-        else:
-            pools: dict[str, list[str]] = {}
-            for pair in pairs:
-                pools.setdefault(pair.category, []).append(pair.product)
-            self._pools = {category: sorted(products) for category, products in pools.items()}
-
-    def exists(self, pair: Pair) -> bool:
-        """Whether the pair has any possible negative."""
-        return any(self.allowed(pair, product) for product in self._pools.get(pair.category, ()))
-
-    def draw(self, pair: Pair, *key: object) -> str:
-        """A negative for a pair that has one, chosen by `key`."""
-        pool = self._pools[pair.category]
-        for attempt in range(1000):
-            product = pool[random_integers([len(pool)], *key, attempt)[0]]
-            if self.allowed(pair, product):
-                return product
-        allowed = [product for product in pool if self.allowed(pair, product)]
-        return allowed[random_integers([len(allowed)], *key)[0]]
-
-    def allowed(self, pair: Pair, product: str) -> bool:
-        """Whether a product of the pair's category can be its negative: readable, and named by no pair of the scene."""
-        return product in self._usable and product not in self._named[pair.scene]
-
-
 class Triplet(NamedTuple):
-    """What the network sees of scene crops, positives and negatives: uint8 (B, 3, S, S) each, and category indices (B,)."""
+    """B scene crops, positives, negatives: uint8 pictures (B, 3, S, S) each, or their features; and category indices (B,)."""
 
-    scene: Tensor
-    positive: Tensor
-    negative: Tensor
+    scene: Tensor | Features
+    positive: Tensor | Features
+    negative: Tensor | Features
     category: Tensor
 
 
+class PairBatch(NamedTuple):
+    """B scene crops and their products, as in `Triplet`, which are each other's negatives.
+
+    Attributes:
+        category: indices, (B,).
+        identity: a number of each product, (B,): equal numbers, equal products.
+        named: the numbers of all products that any pair of the scene names, (B, N), filled up with -1: never negatives.
+    """
+
+    scene: Tensor | Features
+    product: Tensor | Features
+    category: Tensor
+    identity: Tensor
+    named: Tensor
+
+
 class TripletDataset(Dataset[Triplet]):
-    """Training triplets. One is asked for by (epoch, index): its negative and its augmentation depend on nothing else.
+    """Training triplets. One is asked for by (epoch, index): its negative and its views depend on nothing else.
 
     A loader asks for a whole batch at once, which is then copied from the store once and not collated.
 
     Args:
         pairs: the training pairs.
         categories: in the order of their indices.
-        store: of scene crops and products.
+        views: of scene crops and products.
         negatives: where negatives come from.
-        size: side of the pictures, cut at random from the stored ones, mirrored half of the time.
         seed: of the run.
     """
 
     def __init__(
-        self,
-        pairs: Sequence[Pair],
-        categories: Sequence[str],
-        store: ImageStore,
-        negatives: NegativeSampler,
-        size: int,
-        seed: int,
+        self, pairs: Sequence[Pair], categories: Sequence[str], views: Views, negatives: NegativeSampler, seed: int
     ) -> None:
         self.pairs = pairs
         self._category = {category: index for index, category in enumerate(categories)}
-        self._store = store
+        self._views = views
         self._negatives = negatives
-        self._size = size
         self._seed = seed
 
     def __len__(self) -> int:
@@ -123,74 +83,122 @@ class TripletDataset(Dataset[Triplet]):
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Triplet:
         """A batch of the triplets of (epoch, index)."""
-        scene, positive, negative = (_empty(len(keys), self._size) for _ in range(3))
-        for row, (epoch, index) in enumerate(keys):
-            pair = self.pairs[index]
-            self._view(scene[row], crop_key(pair.scene, pair.box), "scene", epoch, index)
-            self._view(positive[row], pair.product, "positive", epoch, index)
-            self._view(negative[row], self.negative(epoch, index), "negative", epoch, index)
-        category = torch.tensor([self._category[self.pairs[index].category] for _, index in keys])
-        return Triplet(_channels_first(scene), _channels_first(positive), _channels_first(negative), category)
+        pairs = [self.pairs[index] for _, index in keys]
+        return Triplet(
+            _views_of("scene", [crop_key(pair.scene, pair.box) for pair in pairs], keys, self._views),
+            _views_of("positive", [pair.product for pair in pairs], keys, self._views),
+            _views_of("negative", [self.negative(*key) for key in keys], keys, self._views),
+            torch.tensor([self._category[pair.category] for pair in pairs]),
+        )
 
     def negative(self, epoch: int, index: int) -> str:
         """The negative of a triplet."""
         return self._negatives.draw(self.pairs[index], "negative", self._seed, epoch, index)
 
-    def _view(self, out: Tensor, image: str, *key: object) -> None:
-        room = self._store.size - self._size + 1
-        top, left, mirror = random_integers([room, room, 2], "view", self._seed, *key)
-        out.numpy()[...] = self._store[image][top : top + self._size, left : left + self._size]
-        if mirror:
-            picture = _channels_first(out[None])  # torch mirrors this memory format several times faster than numpy
-            picture.copy_(picture.flip(-1))
+
+class PairDataset(Dataset[PairBatch]):
+    """Training pairs, asked for as those of `TripletDataset`.
+
+    Args:
+        pairs: the training pairs.
+        table: all pairs of the source: what they name is never a negative.
+        views: of scene crops and products.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], table: PairTable, views: Views) -> None:
+        self.pairs = pairs
+        self._category = {category: index for index, category in enumerate(table.products_of_category)}
+        self._identity = {product: number for number, product in enumerate(sorted(table.catalogue))}
+        self._named = {
+            scene: [self._identity[product] for product in sorted(table.products_of_scene[scene])]
+            for scene in {pair.scene for pair in pairs}
+        }
+        self._views = views
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: tuple[int, int]) -> PairBatch:
+        """A batch of one."""
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
+        """A batch of the pairs of (epoch, index)."""
+        pairs = [self.pairs[index] for _, index in keys]
+        named = [torch.tensor(self._named[pair.scene]) for pair in pairs]
+        return PairBatch(
+            _views_of("scene", [crop_key(pair.scene, pair.box) for pair in pairs], keys, self._views),
+            _views_of("positive", [pair.product for pair in pairs], keys, self._views),
+            torch.tensor([self._category[pair.category] for pair in pairs]),
+            torch.tensor([self._identity[pair.product] for pair in pairs]),
+            pad_sequence(named, batch_first=True, padding_value=-1),
+        )
+
+
+def _views_of(role: str, images: Sequence[str], keys: Sequence[tuple[int, int]], views: Views) -> Tensor | Features:
+    return views.training(images, [(role, *key) for key in keys])
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """Every index once an epoch, as (epoch, index), in an order that depends on seed and epoch alone.
 
     Args:
-        length: how many items.
+        categories: of each item.
         seed: of the run.
         epoch: tells the current epoch. Asked when an iteration begins: Lightning announces the epoch of a resumed run only
             after its loader has begun to fetch.
+        same_category: about so many items in a row are of one category.
     """
 
-    def __init__(self, length: int, seed: int, epoch: Callable[[], int]) -> None:
-        self._length = length
+    def __init__(self, categories: Sequence[str], seed: int, epoch: Callable[[], int], same_category: int = 1) -> None:
+        self._categories = np.unique(np.array(categories), return_inverse=True)[1]
         self._seed = seed
         self._epoch = epoch
+        self._same_category = same_category
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._categories)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self._epoch()
         generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
-        return iter([(epoch, int(index)) for index in generator.permutation(self._length)])
+        order = generator.permutation(len(self._categories))
+        if self._same_category > 1:
+            order = _in_groups(order, self._categories[order], self._same_category, generator)
+        return iter([(epoch, int(index)) for index in order])
+
+
+def _in_groups(
+    order: NDArray[np.int64], categories: NDArray[np.int64], size: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Brings `order` into groups of one category, as equal in size as can be, at most `size`; the groups in random order."""
+    groups: list[NDArray[np.int64]] = []
+    for category in range(categories.max() + 1):
+        members = order[categories == category]
+        groups += np.array_split(members, math.ceil(len(members) / size))
+    return np.concatenate([groups[number] for number in generator.permutation(len(groups))])
 
 
 class EvaluationImage(NamedTuple):
-    """Pictures to embed: uint8 (B, 3, S, S), and the indices of their categories (B,)."""
+    """Pictures to embed, uint8 (B, 3, S, S), or their features; and the indices of their categories (B,)."""
 
-    image: Tensor
+    image: Tensor | Features
     category: Tensor
 
 
 class EvaluationImages(Dataset[EvaluationImage]):
-    """The centres of stored pictures, with their categories.
+    """Scene crops or products as they are measured with, and their categories.
 
     Args:
         keys: of the store.
         categories: index of each picture's category.
-        store: of scene crops and products.
-        size: side of the pictures.
+        views: of scene crops and products.
     """
 
-    def __init__(self, keys: Sequence[str], categories: Sequence[int], store: ImageStore, size: int) -> None:
+    def __init__(self, keys: Sequence[str], categories: Sequence[int], views: Views) -> None:
         self.keys = keys
         self._categories = categories
-        self._store = store
-        self._size = size
+        self._views = views
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -200,22 +208,9 @@ class EvaluationImages(Dataset[EvaluationImage]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> EvaluationImage:
-        """A batch of pictures."""
-        images = _empty(len(indices), self._size)
-        for row, index in enumerate(indices):
-            images[row].numpy()[...] = self.pixels(index)
-        return EvaluationImage(_channels_first(images), torch.tensor([self._categories[index] for index in indices]))
-
-    def pixels(self, index: int) -> Pixels:
-        """What the network sees of a picture, uint8 (S, S, 3)."""
-        start, end = centre(self._store.size, self._size)
-        return self._store[self.keys[index]][start:end, start:end]
-
-
-def centre(stored: int, size: int) -> tuple[int, int]:
-    """Start and end of the central `size` of `stored` pixels."""
-    start = (stored - size) // 2
-    return start, start + size
+        """A batch."""
+        images = self._views.evaluation([self.keys[index] for index in indices])
+        return EvaluationImage(images, torch.tensor([self._categories[index] for index in indices]))
 
 
 def region_centre(
@@ -238,17 +233,6 @@ def region_centre(
     x, y = ((start + (cell + 0.5) / grid * size) / stored for cell in (column, row))
     x, y = (x - place[0]) / (place[2] - place[0]), (y - place[1]) / (place[3] - place[1])
     return left + x * (right - left), top + y * (bottom - top)
-
-
-def _empty(count: int, size: int) -> Tensor:
-    """Room for pictures, uint8 (count, size, size, 3); in a worker it is shared memory: a batch is not copied on its way."""
-    pictures = torch.empty((count, size, size, 3), dtype=torch.uint8)
-    return pictures if get_worker_info() is None else pictures.share_memory_()  # type: ignore[no-untyped-call]
-
-
-def _channels_first(pictures: Tensor) -> Tensor:
-    """(B, S, S, 3) -> (B, 3, S, S) without a copy: what torch calls the channels-last memory format."""
-    return pictures.permute(0, 3, 1, 2)
 
 
 class EvaluationTriplet(NamedTuple):

@@ -1,5 +1,6 @@
 """The image network: uint8 pictures -> one pooled vector and one region map. The one place that knows preprocessing."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from ctl_lightning.errors import InputError, suggestion
+from ctl_lightning.style.recompute import Recomputed
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -56,6 +58,7 @@ class Backbone(nn.Module):
         region_layer: node whose output is the region map.
         grid: the region map is averaged down to grid x grid regions.
         frozen: no gradients, always eval mode; BatchNorm statistics do not move.
+        checkpointing: in training, activations are computed again in place of being kept; see `Recomputed`.
 
     Raises:
         InputError: unknown network or layer.
@@ -64,7 +67,9 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, pooled_layer: str, region_layer: str, grid: int, frozen: bool) -> None:
+    def __init__(
+        self, name: str, pooled_layer: str, region_layer: str, grid: int, frozen: bool, checkpointing: bool = False
+    ) -> None:
         super().__init__()
         network = _network(name)
         try:
@@ -78,6 +83,8 @@ class Backbone(nn.Module):
         self.to_grid = nn.AdaptiveAvgPool2d(grid)
         self.grid = grid
         self.frozen = frozen
+        self._identity = {"name": name, "pooled_layer": pooled_layer, "region_layer": region_layer, "grid": grid}
+        self._recomputed = Recomputed(self.network) if checkpointing else None
         # In the state dict: preprocessing travels with the weights.
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
@@ -103,7 +110,8 @@ class Backbone(nn.Module):
         """
         pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            maps = self.network(pixels.contiguous(memory_format=torch.channels_last))
+            network = self._recomputed if self._recomputed is not None and self.training else self.network
+            maps = network(pixels.contiguous(memory_format=torch.channels_last))
             pooled, found = maps["pooled"], maps["regions"]
             if min(found.shape[2:]) < self.grid:
                 raise InputError(
@@ -114,6 +122,14 @@ class Backbone(nn.Module):
         if pooled.ndim == 4:
             pooled = pooled.mean((2, 3))
         return Features(pooled, regions.flatten(2).transpose(1, 2))
+
+    def identity(self) -> dict[str, Any]:
+        """What its features depend on, as plain values: name, layers, grid, and a hash of weights and preprocessing."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return self._identity | {"weights": digest.hexdigest()}
 
     def load_weights(self, weights: str, name: str) -> None:
         """Loads pretrained weights, and the preprocessing that they were trained with.

@@ -38,7 +38,8 @@ class Head(nn.Module):
         """Features (..., F) of pictures of one kind -> unit vectors (..., D)."""
         flat = feature.reshape(-1, feature.shape[-1])
         hidden = self.dropout(F.relu(self.norm[kind](self.inner(flat)) * self.scale + self.shift))
-        return F.normalize(self.outer(hidden), dim=-1).reshape(*feature.shape[:-1], -1)
+        # In full precision also where the layers run in half: distances are differences of nearly equal numbers.
+        return F.normalize(self.outer(hidden).float(), dim=-1).reshape(*feature.shape[:-1], -1)
 
 
 class CategoryEmbedding(nn.Module):

@@ -1,5 +1,7 @@
 """The style network: pictures -> scene and product embeddings -> distances (Kang et al. 2019, section 3)."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,6 +19,9 @@ from ctl_lightning.style.distance import (
     query_distance,
 )
 from ctl_lightning.style.heads import CategoryEmbedding, Head
+
+Images = Tensor | tuple[Tensor, Tensor]
+"""uint8 pictures (B, 3, S, S), or a frozen backbone's features of them: pooled (B, F) and, of scenes, regions (B, R, C)."""
 
 
 class SceneStyle(NamedTuple):
@@ -67,33 +72,38 @@ class StyleNetwork(nn.Module):
             self.key_head = Head(backbone.region_features, hidden, dim, dropout, ("scene",))
             self.category_embedding = CategoryEmbedding(categories, dim)
 
-    def forward(self, scene: Tensor, positive: Tensor, negative: Tensor, category: Tensor) -> tuple[Tensor, Tensor]:
-        """The two distances of B triplets; three backbone passes each.
+    def forward(
+        self, scene: Images, products: Sequence[Images], category: Tensor
+    ) -> tuple[SceneStyle, tuple[Tensor, ...]]:
+        """Embeds a training batch; every picture goes through the backbone once.
 
-        All pictures go through the backbone as one batch: the BatchNorm of a tuned backbone then sees scenes and products
-        together in training, as its running statistics do.
+        All pictures go as one batch: the BatchNorm of a tuned backbone then sees scenes and products together in training, as its
+        running statistics do.
 
         Args:
-            scene: uint8 scene crops, (B, 3, S, S).
-            positive: uint8 products, (B, 3, S, S).
-            negative: uint8 products, (B, 3, S, S).
+            scene: uint8 scene crops, (B, 3, S, S), or their features.
+            products: of each scene, such as its positive and its negative: uint8 pictures, (B, 3, S, S), or their features.
             category: index of each product's category, (B,).
 
         Returns:
-            d(s, p⁺) and d(s, p⁻), (B,) each.
+            The styles of the scenes and f_p, (B, D), of each of `products`.
         """
-        features = self.backbone(torch.cat([scene, positive, negative]))
-        count = len(scene)
-        style = self._scene_style(Features(features.pooled[:count], features.regions[:count]), category)
-        positives, negatives = self.pooled_head(features.pooled[count:], "product").chunk(2)
-        return self.distance(style, positives), self.distance(style, negatives)
+        count = len(category)
+        if isinstance(scene, Tensor):
+            features = self.backbone(torch.cat([scene, *products]))  # type: ignore[list-item]
+            scene, pooled = Features(features.pooled[:count], features.regions[:count]), features.pooled[count:]
+        else:
+            pooled = torch.cat([product[0] for product in products])
+        embedded = self.pooled_head(self._in_full(pooled), "product")
+        return self._scene_style(scene, category), embedded.split(count)
 
-    def embed_scene(self, images: Tensor, category: Tensor) -> SceneStyle:
-        """uint8 scene crops (B, 3, S, S) and category indices (B,) -> SceneStyle. One backbone pass."""
-        return self._scene_style(self.backbone(images), category)
+    def embed_scene(self, images: Images, category: Tensor) -> SceneStyle:
+        """uint8 scene crops (B, 3, S, S), or features, and category indices (B,) -> SceneStyle. One backbone pass at most."""
+        return self._scene_style(self.backbone(images) if isinstance(images, Tensor) else images, category)
 
-    def _scene_style(self, features: Features, category: Tensor) -> SceneStyle:
-        scene, regions = self.pooled_head(features.pooled, "scene"), features.regions
+    def _scene_style(self, features: tuple[Tensor, Tensor], category: Tensor) -> SceneStyle:
+        pooled, regions = map(self._in_full, features)
+        scene = self.pooled_head(pooled, "scene")
         if self.method == "global":
             return SceneStyle(scene, scene.new_zeros(len(scene), 0, scene.shape[1]), scene.new_zeros(len(scene), 0))
         if self.attends:
@@ -102,21 +112,33 @@ class StyleNetwork(nn.Module):
             weights = regions.new_full(regions.shape[:2], 1 / regions.shape[1])
         return SceneStyle(scene, self.region_head(regions, "scene"), weights)
 
-    def embed_product(self, images: Tensor) -> Tensor:
-        """uint8 products (B, 3, S, S) -> f_p (B, D). One backbone pass."""
-        return self.pooled_head(self.backbone(images).pooled, "product")
+    def embed_product(self, images: Images) -> Tensor:
+        """uint8 products (B, 3, S, S), or features, -> f_p (B, D). One backbone pass at most."""
+        pooled = self.backbone(images).pooled if isinstance(images, Tensor) else images[0]
+        return self.pooled_head(self._in_full(pooled), "product")
+
+    def _in_full(self, features: Tensor) -> Tensor:
+        """Features that were stored in half precision, in that of the heads."""
+        return features.to(self.pooled_head.scale.dtype)
 
     def distance(self, style: SceneStyle, product: Tensor) -> Tensor:
         """Each scene to its own product, (B, D) -> (B,)."""
-        if self.squared:
-            return 2 - (query(self.method, *style) * product).sum(-1)
-        return region_distance(self.method, style, product, squared=False)
+        with _full_precision(product):
+            if self.squared:
+                return 2 - (query(self.method, *style) * product).sum(-1)
+            return region_distance(self.method, style, product, squared=False)
 
     def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
         """Every scene to every product, (M, D) -> (B, M); one matrix product if the distance is squared."""
-        if self.squared:
-            return query_distance(query(self.method, *style), products)
-        return plain_distance(self.method, *style, products)
+        with _full_precision(products):
+            if self.squared:
+                return query_distance(query(self.method, *style), products)
+            return plain_distance(self.method, *style, products)
+
+
+def _full_precision(tensor: Tensor) -> AbstractContextManager[None]:
+    """Switches off the automatic half precision: with eight bits of a number, near distances are equal."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def region_distance(method: Method, style: SceneStyle, product: Tensor, squared: bool = True) -> Tensor:

@@ -1,0 +1,56 @@
+"""Whether a run trains on features that a frozen backbone computed once, and who computes them."""
+
+import torch
+from torch import Tensor
+
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.errors import InputError
+from ctl_lightning.module import BackboneOptions, CompleteTheLook
+
+
+def uses_cache(backbone: BackboneOptions, augment: str) -> bool:
+    """What the options ask for.
+
+    Args:
+        backbone: `cache` "auto": if the features of a picture are the same whenever training asks for it, or `cache_views` of
+            them are to do; "always": or else an error; "never".
+        augment: of training pictures; see TripletDataModule.
+
+    Raises:
+        InputError: "always", but the features of a picture would not stay the same.
+    """
+    if backbone["cache"] == "never":
+        return False
+    reason = None
+    if not backbone["frozen"]:
+        reason = "the backbone is tuned, so its features change; give backbone.frozen=true"
+    elif augment == "colour":
+        reason = "data.augment=colour changes pictures anew in each step; give data.augment=crop or none"
+    elif augment == "crop" and not backbone["cache_views"]:
+        reason = (
+            "data.augment=crop cuts pictures anew in each step; give data.augment=none, or backbone.cache_views=4 for a choice of "
+            "four random views"
+        )
+    if reason and backbone["cache"] == "always":
+        raise InputError(f"backbone.cache=always: {reason}, or backbone.cache=auto")
+    return reason is None
+
+
+def cache_features(module: CompleteTheLook, data: TripletDataModule, device: torch.device) -> None:
+    """Lets `data` give features in place of pictures; computes them on `device` if its cache has none.
+
+    Raises:
+        InputError: no room on the disk; numbers too large for the type.
+    """
+    options: BackboneOptions = module.hparams["backbone"]
+    backbone = module.network.backbone.to(device)
+
+    @torch.inference_mode()
+    def encode(pictures: Tensor) -> tuple[Tensor, Tensor]:
+        return backbone(pictures.to(device, non_blocking=True))
+
+    training = backbone.training
+    backbone.eval()
+    views = options["cache_views"] if data.augment != "none" else 0
+    data.use_features(backbone.identity(), views, options["cache_dtype"], encode)
+    backbone.train(training)
