@@ -7,9 +7,12 @@ import hydra
 import pytest
 import torch
 from conftest import MakeData
+from test_module import BACKBONE, module, trainer
 
 from ctl_lightning.benchmark import benchmark
+from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, UNCACHED
 from ctl_lightning.benchmarks.loader import FILES, STORE, USUAL, UsualTriplets
+from ctl_lightning.benchmarks.naive import NaiveScore
 from ctl_lightning.benchmarks.rows import rates
 from ctl_lightning.benchmarks.scoring import (
     ONE_QUERY,
@@ -19,15 +22,37 @@ from ctl_lightning.benchmarks.scoring import (
     scoring_ratios,
     scoring_rows,
 )
+from ctl_lightning.benchmarks.step import (
+    BACKBONE as ALONE,
+)
+from ctl_lightning.benchmarks.step import (
+    END_TO_END,
+    FORWARD,
+    LOGGING,
+    NAIVE,
+    STEP,
+    _operations,
+    fit_rate,
+)
 from ctl_lightning.conf import config_dir
 from ctl_lightning.data.triplets import TripletDataset
 from ctl_lightning.errors import InputError
 from ctl_lightning.style.backbone import IMAGENET_MEAN, IMAGENET_STD
 from ctl_lightning.style.distance import query, query_distance
+from ctl_lightning.style.network import StyleNetwork
 
 
 def run(tmp_path: Path, looks: Path, cache: Path, *overrides: str) -> Any:
-    small = ["data.stored_size=36", "data.image_size=32", "data.batch_size=4", "seconds=0.05", "rounds=1", "workers=1"]
+    small = [
+        "data.stored_size=36",
+        "data.image_size=32",
+        "data.batch_size=4",
+        "trainer=cpu",
+        "seconds=0.05",
+        "rounds=1",
+        "workers=1",
+        "cache_batch_size=8",
+    ]
     paths = [f"data.root={looks}", f"paths.run_dir={tmp_path / 'run'}", f"paths.cache_dir={cache}"]
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         benchmark(hydra.compose("benchmark", ["data=stl_fashion", *small, *paths, *overrides]))
@@ -44,6 +69,69 @@ def test_the_loader_is_measured_in_three_ways(tmp_path: Path, looks: Path, cache
     assert found["ratios"]["store_over_pil"] == pytest.approx(expected)
     assert found["machine"]["cores"] >= 1
     assert value["a worker's own, 1 worker"] > 1
+
+
+def test_a_step_is_measured_beside_its_backbone_and_the_naive_way(tmp_path: Path, looks: Path, cache: Path) -> None:
+    found = run(tmp_path, looks, cache, "what=step", "backbone.grid=4")
+    value = {(row["group"], row["name"]): row["value"] for row in found["rows"]}
+    rates = {name: rate for (group, name), rate in value.items() if group == "step"}
+    assert rates.keys() == {FORWARD, ALONE, STEP, END_TO_END, NAIVE}
+    assert min(rates.values()) > 0
+    assert rates[FORWARD] > rates[ALONE]
+    ratios = found["ratios"]
+    assert ratios["step_over_backbone"] == pytest.approx(rates[ALONE] / rates[STEP])
+    assert ratios["end_to_end_over_step"] == pytest.approx(rates[STEP] / rates[END_TO_END])
+    assert ratios["naive_over_end_to_end"] == pytest.approx(rates[END_TO_END] / rates[NAIVE])
+    assert 0 < ratios["step_over_matrix_rate"] < 1
+    assert 0 < value["logging", LOGGING] < 100
+
+
+def test_an_epoch_on_features_is_measured_beside_one_on_pictures(tmp_path: Path, looks: Path, cache: Path) -> None:
+    found = run(tmp_path, looks, cache, "what=cache", "backbone.grid=4")
+    value = {row["name"]: row["value"] for row in found["rows"]}
+    assert value.keys() == {CACHED, UNCACHED, CACHED_STEP}
+    assert min(value.values()) > 0
+    assert found["ratios"] == {"uncached_over_cached_epoch": pytest.approx(value[UNCACHED] / value[CACHED])}
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_naive_way_computes_the_same_distances(make_data: MakeData, frozen: bool) -> None:
+    data = make_data(augment="none")
+    model = module(backbone=BACKBONE | {"frozen": frozen}, categories=data.categories).eval()
+    assert isinstance(model.network, StyleNetwork)
+    naive = NaiveScore(model.network).eval()
+    batch = next(iter(data.train_dataloader()))
+    backbone = model.network.backbone
+    scene, product = ((part / 255 - backbone.mean) / backbone.std for part in (batch.scene, batch.positive))
+    passes = []
+    naive.backbone.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    with torch.no_grad():
+        style, (f_p,) = model.network(batch.scene, (batch.positive,), batch.category)
+        expected = model.network.distance(style, f_p)
+        torch.testing.assert_close(naive(scene, product, batch.category), expected, rtol=1e-4, atol=1e-5)
+    assert passes == [4, 4, 4, 4]  # four passes a score
+
+
+def test_the_operations_of_a_step_are_counted(make_data: MakeData) -> None:
+    data = make_data()
+    batch = next(iter(data.train_dataloader()))
+    count = {}
+    for frozen in (True, False):
+        model = module(backbone=BACKBONE | {"frozen": frozen}, categories=data.categories)
+        count[frozen] = _operations(model.network, batch)  # type: ignore[arg-type]
+    # By hand: output places x kernel x channels in x channels out, of a 32 x 32 picture.
+    maps = 64 * 16 * 3 * 48 + 16 * 9 * 48 * 96 + 16 * 9 * 96 * 96 + 4 * 9 * 96 * 128 + 4 * 9 * 128 * 128
+    pooled, regions = 12 * (128 * 8 + 8 * 8), 2 * 4 * 16 * (96 * 8 + 8 * 8)
+    attention = 4 * 16 * 8
+    assert count[True] == 2 * 12 * maps + 3 * 2 * (pooled + regions + attention)
+    assert count[False] - count[True] == 2 * 2 * 12 * maps
+
+
+def test_a_fit_is_measured_from_its_second_step_on(make_data: MakeData, tmp_path: Path) -> None:
+    data = make_data()
+    found = fit_rate(data, module(), lambda **options: trainer(tmp_path, **options), 0.2)
+    assert found.images > 0
+    assert 0 < found.logging < 100
 
 
 def test_both_ways_of_scoring_give_the_same_distances_and_are_measured() -> None:
@@ -73,8 +161,17 @@ def test_only_what_is_asked_for_is_measured(
     found = run(tmp_path, looks, cache, "what=scoring")
     assert found["ratios"].keys() == {"region_loop_over_query"}
     assert {row["group"] for row in found["rows"]} == {"scoring"}
-    everything = run(tmp_path, looks, cache, "what=all")
-    assert everything["ratios"].keys() == {"store_over_pil", "files_over_pil", "region_loop_over_query"}
+    everything = run(tmp_path, looks, cache, "what=all", "backbone.grid=4")
+    assert everything["ratios"].keys() == {
+        "store_over_pil",
+        "files_over_pil",
+        "step_over_backbone",
+        "end_to_end_over_step",
+        "naive_over_end_to_end",
+        "step_over_matrix_rate",
+        "uncached_over_cached_epoch",
+        "region_loop_over_query",
+    }
 
 
 @pytest.mark.parametrize("override", ["what=laoder", "seconds=0", "workers=-1", "workers=1.5", "rounds=x"])
@@ -111,4 +208,4 @@ def test_a_rate_is_the_work_over_the_time_without_the_first_step(monkeypatch: py
             yield amount
 
     found = rates({"one": lambda: steps(1, 0.25), "two": lambda: steps(6, 0.5)}, 10, 3)
-    assert found == {"one": (4, 4, 4), "two": (12, 12, 12)}
+    assert found == {"one": [4, 4, 4], "two": [12, 12, 12]}

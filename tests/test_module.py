@@ -32,7 +32,7 @@ BACKBONE = {
 TRIPLET = {"name": "triplet", "margin": 0.2}
 
 
-def module(**options: Any) -> CompleteTheLook:
+def module(kind: type[CompleteTheLook] = CompleteTheLook, **options: Any) -> CompleteTheLook:
     defaults: dict[str, Any] = {
         "method": "hybrid",
         "categories": ["Apparel & Accessories|Hats", "Apparel & Accessories|Shoes"],
@@ -49,7 +49,7 @@ def module(**options: Any) -> CompleteTheLook:
         "schedule": "constant",
         "seed": 0,
     }
-    return CompleteTheLook(**defaults | options)
+    return kind(**defaults | options)
 
 
 def trainer(tmp_path: Path, **options: Any) -> Trainer:
@@ -200,7 +200,7 @@ def test_a_part_of_a_split_is_not_ranked_as_if_it_were_the_whole(make_data: Make
     "options",
     [{"dim": 0}, {"loss": TRIPLET | {"margin": -1.0}}, {"learning_rate": 0.0}, {"dropout": 1.0}, {"warmup_steps": -1}],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
+def test_options_that_make_no_sense_are_refused(options: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         module(**options)
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctl_lightning.baselines.imagenet import RawFeatures
@@ -181,15 +181,26 @@ def test_a_head_is_the_papers_by_hand(kind: Kind) -> None:
     torch.manual_seed(0)
     head = Head(5, 4, 3, 0.5, ("scene", "product")).eval()
     norm = head.norm[kind]
-    norm.running_mean.uniform_()  # type: ignore[operator]
-    norm.running_var.uniform_(0.5, 2)  # type: ignore[operator]
-    head.scale.data.uniform_()
-    head.shift.data.uniform_()
+    assert isinstance(norm, nn.BatchNorm1d)
+    mean, var = torch.rand(4), torch.rand(4) + 0.5
+    norm.running_mean, norm.running_var = mean, var
+    norm.weight.data.uniform_()
+    norm.bias.data.uniform_()
     feature = torch.randn(2, 5)
     hidden = feature @ head.inner.weight.T
-    hidden = (hidden - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * head.scale + head.shift  # type: ignore[operator]
+    hidden = (hidden - mean) / (var + norm.eps).sqrt() * norm.weight + norm.bias
     out = hidden.clamp_min(0) @ head.outer.weight.T + head.outer.bias
     torch.testing.assert_close(head(feature, kind), out / out.norm(dim=1, keepdim=True))
+
+
+def test_scenes_and_products_share_every_weight_of_a_head() -> None:
+    head = Head(5, 4, 3, 0.0, ("scene", "product"))
+    assert sum(parameter.numel() for parameter in head.parameters()) == 5 * 4 + 4 + 4 + 4 * 3 + 3
+    for kind in ("scene", "product"):
+        head(torch.randn(6, 5), kind).sum().backward()
+    shared = [head.norm[kind].weight for kind in ("scene", "product")]
+    assert shared[0] is shared[1]
+    assert not torch.equal(head.norm["scene"].running_mean, head.norm["product"].running_mean)  # type: ignore[arg-type]
 
 
 def test_a_head_treats_regions_as_it_treats_vectors() -> None:

@@ -1,9 +1,12 @@
+import itertools
+import math
 from collections import Counter
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
+import torch
 from conftest import MakeData, image_id
 
 from ctl_lightning.data.draws import random_integers
@@ -11,7 +14,9 @@ from ctl_lightning.data.negatives import NegativeSampler
 from ctl_lightning.data.pairs import Pair, PairTable
 from ctl_lightning.data.triplets import (
     EpochSampler,
+    PairBatch,
     TripletDataset,
+    crop_key,
     read_triplets,
     region_centre,
     write_triplets,
@@ -93,6 +98,48 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     epoch = 1
     assert [index for _, index in sampler] != [index for _, index in first]
     assert list(EpochSampler(ITEMS, 4, lambda: 0)) != first
+
+
+@pytest.mark.parametrize("size", [2, 5, 16])
+def test_items_of_a_category_stand_together_in_groups(size: int) -> None:
+    categories = ["a"] * 33 + ["b"] * 7 + ["c"] * 60
+    sampler = EpochSampler(categories, 3, lambda: 0, size)
+    order = [index for _, index in sampler]
+    assert order == [index for _, index in sampler]
+    assert sorted(order) == list(range(100))
+    runs = [(name, len(list(run))) for name, run in itertools.groupby(categories[index] for index in order)]
+    # Groups of one category can meet; so what is counted is how many there are at least.
+    for name in "abc":
+        groups = math.ceil(categories.count(name) / size)
+        lengths = [length for other, length in runs if other == name]
+        assert len(lengths) <= groups
+        assert sum(lengths) == categories.count(name)
+        assert min(lengths) >= categories.count(name) // groups
+    assert len({name for name, _ in runs[:3]}) > 1 or size == 16
+    assert order != [index for _, index in EpochSampler(categories, 3, lambda: 1, size)]
+
+
+def test_a_batch_of_pairs_says_what_each_scene_names(make_data: MakeData) -> None:
+    data = make_data(negatives="in_batch", batch_size=8, augment="none")
+    numbers = {product: number for number, product in enumerate(sorted(data.table.catalogue))}
+    loader = data.train_dataloader()
+    seen = []
+    for batch in loader:
+        assert isinstance(batch, PairBatch)
+        for row in range(8):
+            product = sorted(data.table.catalogue)[int(batch.identity[row])]
+            assert torch.equal(batch.product[row], data.pictures.evaluation([product])[0])
+            (pair,) = [
+                pair
+                for pair in data.pairs["train"]
+                if pair.product == product
+                and torch.equal(batch.scene[row], data.pictures.evaluation([crop_key(pair.scene, pair.box)])[0])
+            ]
+            assert data.categories[int(batch.category[row])] == pair.category
+            named = {numbers[other.product] for other in data.table.pairs if other.scene == pair.scene}
+            assert {int(number) for number in batch.named[row] if number >= 0} == named
+            seen.append(pair)
+    assert len(set(seen)) == len(seen) == len(data.pairs["train"]) // 8 * 8
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,7 +1,25 @@
-"""Where the programs print."""
+"""Where the programs print, and what is kept from there."""
 
+import logging
 import sys
+import warnings
 
 from rich.console import Console
 
 console = Console(width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=True)
+
+
+def quiet_lightning() -> None:
+    """Silences advice of Lightning's that does not apply: loaders without workers are right for a mapped store."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*could not find the monitored key in the returned metrics.*",  # in an epoch that is not validated
+        ".*Consider setting `persistent_workers=True`.*",
+        ".*is smaller than the logging interval.*",
+        ".*Found .* module.s. in eval mode.*",
+        ".*defined a `validation_step` but have no `val_dataloader`.*",  # the benchmark
+        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -189,13 +189,17 @@ class CompleteTheLook(LightningModule):
     def training_step(self, batch: Triplet | PairBatch, batch_idx: int) -> Tensor:
         """The loss of a batch: three backbone passes a triplet, two a pair, none if the batch holds features."""
         loss = self.triplet_loss(batch) if isinstance(batch, Triplet) else self.in_batch_loss(batch)
-        # Not in Lightning's progress bar: it would read the number from the device in each step.
-        self.log("train/loss", loss.detach())
         self._finite &= torch.isfinite(loss.detach())
-        # Not each step: the host would wait for the device.
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._stop_unless(bool(self._finite))
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log(loss.detach())
         return loss
+
+    def _log(self, loss: Tensor) -> None:
+        """Not in each step: the host would wait for the device, and steps on cached features are short."""
+        self._stop_unless(bool(self._finite))
+        self.log("train/loss", loss)
+        if self.hparams["loss"]["name"] == "info_nce":
+            self.log("train/temperature", self.temperature().detach())
 
     def triplet_loss(self, batch: Triplet) -> Tensor:
         """The hinge loss of triplets with sampled negatives."""
@@ -212,7 +216,7 @@ class CompleteTheLook(LightningModule):
         """
         style, (products,) = self.network(batch.scene, (batch.product,), batch.category)
         category, identity, first = batch.category, batch.identity, 0
-        if self.trainer.world_size > 1:
+        if torch.distributed.is_initialized():
             first = self.global_rank * len(identity)
             products = self._of_all(products, sync_grads=True)
             category, identity = self._of_all(category), self._of_all(identity)
@@ -221,9 +225,7 @@ class CompleteTheLook(LightningModule):
         distance = self.network.distances(style, products)
         loss: LossOptions = self.hparams["loss"]
         if loss["name"] == "info_nce":
-            temperature = self.temperature()
-            self.log("train/temperature", temperature.detach())
-            return info_nce_loss(distance, positive, negatives, temperature)
+            return info_nce_loss(distance, positive, negatives, self.temperature())
         assert loss["name"] == "in_batch_triplet"
         return in_batch_triplet_loss(distance, positive, negatives, loss["margin"], loss["mining"])
 

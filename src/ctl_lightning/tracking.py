@@ -53,7 +53,7 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
-        if (trainer.fit_loop.epoch_loop.batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if trainer.global_step % trainer.log_every_n_steps == 0 and "train/loss" in trainer.logged_metrics:  # type: ignore[attr-defined]
             self._loss = {"loss": float(trainer.logged_metrics["train/loss"])}
         return super().get_metrics(trainer, pl_module) | self._loss
 

@@ -3,7 +3,6 @@
 import logging
 import shlex
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from ctl_lightning.caching import cache_features, uses_cache
 from ctl_lightning.checkpoints import LAST, BestCheckpoint, check_resumable, is_finished, unfinished_run
 from ctl_lightning.conf import build, program
-from ctl_lightning.console import console
+from ctl_lightning.console import console, quiet_lightning
 from ctl_lightning.data.crop import scene_crop
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation import EvaluationSet
@@ -31,6 +30,7 @@ from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.synthetic import SCENE_SIZE, SyntheticLooks
 from ctl_lightning.errors import InputError
 from ctl_lightning.looks import attention_rows, retrieval_rows
+from ctl_lightning.memory import keep_freed_memory, leave_new_memory_as_it_is
 from ctl_lightning.module import MONITOR, CompleteTheLook
 from ctl_lightning.pictures import attention_overlays, curves, retrieval_grid
 from ctl_lightning.results import (
@@ -62,7 +62,10 @@ def train(config: DictConfig) -> float | None:
     Raises:
         InputError: what the user can mend.
     """
-    _quiet()
+    quiet_lightning()
+    leave_new_memory_as_it_is()
+    if config.keep_memory:
+        keep_freed_memory()
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**31:
         raise InputError(f"seed={config.seed!r}: must be a whole number from 0 to 2147483647")
@@ -264,21 +267,6 @@ def _places(data: TripletDataModule, task: EvaluationSet) -> list[Box]:
     crops = [scene_crop(pair.box, data.margin) for pair in task.pairs]
     width, height = SCENE_SIZE
     return [placed((crop[2] - crop[0]) * width / ((crop[3] - crop[1]) * height), data.aspect) for crop in crops]
-
-
-def _quiet() -> None:
-    """Silences advice of Lightning's that does not apply: loaders without workers are right for a mapped store."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*exists and is not empty.*",
-        ".*could not find the monitored key in the returned metrics.*",  # in an epoch that is not validated
-        ".*Consider setting `persistent_workers=True`.*",
-        ".*is smaller than the logging interval.*",
-        ".*Found .* module.s. in eval mode.*",
-        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
-    ):
-        warnings.filterwarnings("ignore", message)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from ctl_lightning.benchmarks.rows import Row, rates
+from ctl_lightning.benchmarks.rows import Row, rates, row_of
 from ctl_lightning.data.crop import scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.triplets import TripletDataset
@@ -79,15 +79,11 @@ def loader_rows(make: Callable[..., TripletDataModule], seconds: float, rounds: 
         for name, loader in loaders.items():
             work[f"{name}, {_processes(count)}"] = partial(_images, loader, packed.batch_size)
     found = rates(work, seconds, rounds)
-    rows = [Row("loader", name, value, "images/s", low, high) for name, (value, low, high) in found.items()]
+    rows = [row_of("loader", name, values, "images/s") for name, values in found.items()]
     for count in sorted({1, workers}):
         memory = _private_memory(_ready(make(store="packed", num_workers=count)))
         if memory:
-            rows.append(
-                Row(
-                    "loader memory", f"a worker's own, {_processes(count)}", max(memory), "MB", min(memory), max(memory)
-                )
-            )
+            rows.append(row_of("loader memory", f"a worker's own, {_processes(count)}", memory, "MB"))
     return rows
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ctl_lightning.benchmarks.rows import Row, rates
+from ctl_lightning.benchmarks.rows import Row, rates, row_of
 from ctl_lightning.style.distance import query, query_distance
 from ctl_lightning.style.network import SceneStyle, region_distance
 
@@ -41,9 +41,8 @@ def scoring_rows(seconds: float, rounds: int, products: int = PRODUCTS, queries:
         REGION_LOOP: lambda: _by_region(style, catalogue),
     }
     found = rates(work, seconds, rounds)
-    rows = [Row("scoring", name, value, "distances/s", low, high) for name, (value, low, high) in found.items()]
-    difference = largest_difference(style, catalogue)
-    return [*rows, Row("scoring", "largest difference", difference, "", difference, difference)]
+    rows = [row_of("scoring", name, values, "distances/s") for name, values in found.items()]
+    return [*rows, row_of("scoring", "largest difference", [largest_difference(style, catalogue)], "")]
 
 
 def scoring_ratios(rows: list[Row]) -> dict[str, float]:

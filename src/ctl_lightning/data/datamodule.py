@@ -354,7 +354,14 @@ class TripletDataModule(LightningDataModule):
             dataset = TripletDataset(pairs, self.categories, self._views, negatives, self.seed)
         same = self.same_category if self.negatives == "in_batch" else 1
         sampler = EpochSampler([pair.category for pair in pairs], self.seed, self._epoch, same)
-        return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **self._loader_options())
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=sampler,
+            drop_last=True,
+            persistent_workers=self.num_workers > 0,  # an epoch on features is over before new ones have started
+            **self._loader_options(),
+        )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Changes the colours of training pictures, if `augment` says so."""

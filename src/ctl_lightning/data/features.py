@@ -109,10 +109,11 @@ class FeatureViews:
 
     def _take(self, images: Sequence[str], views: Sequence[int]) -> Features:
         pooled, regions = self._mapped()
-        rows, view = torch.tensor([self._rows[image] for image in images]), torch.tensor(views)
+        rows = [self._rows[image] for image in images]
+        places = torch.tensor([row * (1 + self._views) + view for row, view in zip(rows, views, strict=True)])
         if rows[0] < self._crops:
-            return Features(pooled[rows, view], regions[rows, view])
-        return Features(pooled[rows, view], regions.new_empty(len(rows), 0, regions.shape[3]))
+            return Features(pooled.index_select(0, places), regions.index_select(0, places))
+        return Features(pooled.index_select(0, places), regions.new_empty(len(rows), 0, regions.shape[2]))
 
     def _mapped(self) -> Features:
         if self._features is None:
@@ -120,7 +121,7 @@ class FeatureViews:
             border = math.prod(self._shapes[0])
             parts = zip((numbers[:border], numbers[border:]), self._shapes, strict=True)
             self._features = Features(
-                *(torch.from_numpy(part).view(_TORCH[self._dtype]).reshape(shape) for part, shape in parts)
+                *(torch.from_numpy(part).view(_TORCH[self._dtype]).reshape(-1, *shape[2:]) for part, shape in parts)
             )
         return self._features
 

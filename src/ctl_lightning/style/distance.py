@@ -18,16 +18,16 @@ def pair_distance(a: Tensor, b: Tensor, squared: bool) -> Tensor:
 
 
 def attention_weights(keys: Tensor, category: Tensor) -> Tensor:
-    """Category-guided attention, a_i = softmax_i(-|k_i - e_c|²) (equation 4).
+    """Category-guided attention, a_i = softmax_i(-|k_i - e_c|²) (equation 4), where |k_i - e_c|² = 2 - 2 k_i·e_c.
 
     Args:
-        keys: k, one attention key a region, (B, R, D).
-        category: e_c, the embedding of each product's category, (B, D).
+        keys: k, one attention key a region, unit vectors, (B, R, D).
+        category: e_c, the embedding of each product's category, unit vectors, (B, D).
 
     Returns:
         Weights over the regions of each scene, (B, R); each row sums to 1.
     """
-    return torch.softmax(-pair_distance(keys, category[:, None], squared=True), dim=1)
+    return torch.softmax(2 * torch.einsum("brd,bd->br", keys, category), dim=1)
 
 
 def global_distance(scene: Tensor, product: Tensor, squared: bool = True) -> Tensor:

@@ -29,15 +29,16 @@ class Head(nn.Module):
     def __init__(self, features: int, hidden: int, dim: int, dropout: float, kinds: Sequence[Kind]) -> None:
         super().__init__()
         self.inner = nn.Linear(features, hidden, bias=False)  # the normalisation takes a bias away
-        self.norm = nn.ModuleDict({kind: nn.BatchNorm1d(hidden, affine=False) for kind in kinds})
-        self.scale, self.shift = nn.Parameter(torch.ones(hidden)), nn.Parameter(torch.zeros(hidden))
+        self.norm = nn.ModuleDict({kind: nn.BatchNorm1d(hidden) for kind in kinds})
+        for norm in self.norm.values():  # one scale and shift for all kinds
+            norm.weight, norm.bias = self.norm[kinds[0]].weight, self.norm[kinds[0]].bias
         self.dropout = nn.Dropout(dropout)
         self.outer = nn.Linear(hidden, dim)
 
     def forward(self, feature: Tensor, kind: Kind) -> Tensor:
         """Features (..., F) of pictures of one kind -> unit vectors (..., D)."""
         flat = feature.reshape(-1, feature.shape[-1])
-        hidden = self.dropout(F.relu(self.norm[kind](self.inner(flat)) * self.scale + self.shift))
+        hidden = self.dropout(F.relu(self.norm[kind](self.inner(flat))))
         # In full precision also where the layers run in half: distances are differences of nearly equal numbers.
         return F.normalize(self.outer(hidden).float(), dim=-1).reshape(*feature.shape[:-1], -1)
 

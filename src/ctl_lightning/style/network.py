@@ -93,7 +93,7 @@ class StyleNetwork(nn.Module):
             features = self.backbone(torch.cat([scene, *products]))  # type: ignore[list-item]
             scene, pooled = Features(features.pooled[:count], features.regions[:count]), features.pooled[count:]
         else:
-            pooled = torch.cat([product[0] for product in products])
+            pooled = torch.cat([self._in_full(product[0]) for product in products])
         embedded = self.pooled_head(self._in_full(pooled), "product")
         return self._scene_style(scene, category), embedded.split(count)
 
@@ -107,7 +107,9 @@ class StyleNetwork(nn.Module):
         if self.method == "global":
             return SceneStyle(scene, scene.new_zeros(len(scene), 0, scene.shape[1]), scene.new_zeros(len(scene), 0))
         if self.attends:
-            weights = attention_weights(self.key_head(regions, "scene"), self.category_embedding(category))
+            keys = self.key_head(regions, "scene")
+            with _full_precision(keys):
+                weights = attention_weights(keys, self.category_embedding(category))
         else:
             weights = regions.new_full(regions.shape[:2], 1 / regions.shape[1])
         return SceneStyle(scene, self.region_head(regions, "scene"), weights)
@@ -119,7 +121,7 @@ class StyleNetwork(nn.Module):
 
     def _in_full(self, features: Tensor) -> Tensor:
         """Features that were stored in half precision, in that of the heads."""
-        return features.to(self.pooled_head.scale.dtype)
+        return features.to(self.pooled_head.outer.weight.dtype)
 
     def distance(self, style: SceneStyle, product: Tensor) -> Tensor:
         """Each scene to its own product, (B, D) -> (B,)."""

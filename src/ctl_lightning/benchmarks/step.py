@@ -1,0 +1,273 @@
+"""How near a training step comes to what its backbone alone takes, and the whole training to its step."""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger
+from torch.optim import Adam
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from ctl_lightning.benchmarks.loader import UsualTriplets
+from ctl_lightning.benchmarks.naive import NaiveStep
+from ctl_lightning.benchmarks.rows import Row, clock, in_turn, rate_of, row_of
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.triplets import Triplet, TripletDataset
+from ctl_lightning.module import CompleteTheLook
+from ctl_lightning.style.network import StyleNetwork
+
+FORWARD, BACKBONE = "backbone alone, forward", "backbone alone, as in training"
+STEP, END_TO_END, NAIVE = (
+    "full step, without loader",
+    "end to end, from the store",
+    "naive: eight passes, PIL, region loop",
+)
+MATRIX = "matrix products alone"
+LOGGING = "logging, share of end to end"
+
+MakeTrainer = Callable[..., Trainer]
+
+
+def step_rows(
+    data: TripletDataModule, module: CompleteTheLook, make_trainer: MakeTrainer, seconds: float, rounds: int
+) -> list[Row]:
+    """Images a second of the parts of training, of all of it, and of the naive way; memory, operations, cost of logging.
+
+    Args:
+        data: set up; its batches are of triplets of pictures.
+        module: with a style network; its weights move.
+        make_trainer: makes the run's trainer, with options changed.
+        seconds: of every measurement.
+        rounds: how often each is repeated.
+    """
+    assert isinstance(module.network, StyleNetwork)
+    trainer = make_trainer()
+    device, precision = trainer.strategy.root_device, trainer.precision_plugin.forward_context
+    step = Step(module.to(device).train(), precision)
+    batch: Triplet = _on(device, next(iter(data.train_dataloader())))
+    images = 3 * len(batch.category)
+    pictures = torch.cat([batch.scene, batch.positive, batch.negative])  # type: ignore[list-item]
+    backbone = module.network.backbone
+
+    def forward() -> None:
+        with torch.no_grad(), precision():
+            backbone(pictures)
+
+    def passes() -> None:
+        if backbone.frozen:
+            return forward()
+        with precision():
+            features = backbone(pictures)
+        (features.pooled.sum() + features.regions.sum()).backward()
+        return None
+
+    memory = _peak_memory(lambda: step(batch))
+    operations = _operations(module.network, batch)
+    naive = NaiveStep(module, module.hparams["loss"]["margin"], device)
+    loader = data.train_dataloader()
+    assert isinstance(loader.dataset, TripletDataset)
+    usual = DataLoader(
+        UsualTriplets(data, loader.dataset), data.batch_size, shuffle=True, drop_last=True, num_workers=data.num_workers
+    )
+
+    def naive_steps() -> Iterator[int]:
+        for epoch in repeat(usual):
+            for triplets in epoch:
+                naive(*triplets)
+                yield images
+
+    parts = {FORWARD: forward, BACKBONE: passes, STEP: lambda: step(batch)}
+    work: dict[str, Callable[[], Iterator[int]]] = {
+        name: lambda part=part: again(part, images)  # type: ignore[misc]
+        for name, part in parts.items()
+    }
+    work[NAIVE] = naive_steps
+    logging: list[float] = []
+
+    def end_to_end() -> float:
+        found = fit_rate(data, module, make_trainer, seconds)
+        logging.append(found.logging)
+        return found.images
+
+    measure = {name: partial(rate_of, start, seconds) for name, start in work.items()}
+    found = in_turn({**measure, END_TO_END: end_to_end}, rounds)
+    rows = [row_of("step", name, found[name], "images/s") for name in (FORWARD, BACKBONE, STEP, END_TO_END, NAIVE)]
+    matrix = [_matrix_rate(device, precision, seconds) for _ in range(rounds)]
+    rows.append(row_of("operations", MATRIX, matrix, "TFLOP/s"))
+    rows.append(row_of("operations", STEP, [rate * operations / images / 1e12 for rate in found[STEP]], "TFLOP/s"))
+    rows.append(row_of("memory", f"of a step of {images} images, at its peak", [memory], "MB"))
+    rows.append(row_of("logging", LOGGING, logging, "%"))
+    return rows
+
+
+def step_ratios(rows: list[Row]) -> dict[str, float]:
+    """Times over times for the step ratios, where 1 is the best; images/s over images/s for `naive`, where larger is better."""
+    value = {(row.group, row.name): row.value for row in rows}
+    step, end = value["step", STEP], value["step", END_TO_END]
+    return {
+        "step_over_backbone": value["step", BACKBONE] / step,
+        "end_to_end_over_step": step / end,
+        "naive_over_end_to_end": end / value["step", NAIVE],
+        "step_over_matrix_rate": value["operations", STEP] / value["operations", MATRIX],
+    }
+
+
+class Step:
+    """A training step without Lightning: forward, loss, backward, optimiser."""
+
+    def __init__(self, module: CompleteTheLook, precision: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._module, self._precision = module, precision
+        learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._optimiser = Adam(learned, module.hparams["learning_rate"], fused=True)
+
+    def __call__(self, batch: Triplet) -> None:
+        """Nothing is read from the device."""
+        self._optimiser.zero_grad()
+        with self._precision():
+            loss = self._module.triplet_loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+
+
+class Fit:
+    """What `fit_rate` found: images a second, and the share of the time that logging took, in percent."""
+
+    def __init__(self, images: float, logging: float) -> None:
+        self.images, self.logging = images, logging
+
+
+class _Clock(Callback):
+    """Counts pictures from the end of the first step on, and stops the training after so many seconds."""
+
+    def __init__(self, images: int, seconds: float) -> None:
+        self._images, self._seconds = images, seconds
+        self.done, self.began, self.ended = 0, math.nan, math.nan
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if math.isnan(self.began):
+            self.began = clock()
+            return
+        self.done += self._images
+        if time.perf_counter() - self.began >= self._seconds and not trainer.should_stop:
+            self.ended = clock()
+            trainer.should_stop = True
+
+
+def fit_rate(data: TripletDataModule, module: CompleteTheLook, make_trainer: MakeTrainer, seconds: float) -> Fit:
+    """Images a second of Lightning's training with loader and logger, as `train` runs it, without validation.
+
+    Args:
+        data: set up.
+        module: its weights move.
+        make_trainer: makes the run's trainer, with options changed.
+        seconds: how long, from the end of the first step on.
+    """
+    spent = _Spent()
+    watch = _Clock(3 * data.batch_size, seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        logger = CSVLogger(folder, name="", version="")
+        trainer = make_trainer(
+            logger=logger,
+            callbacks=[LearningRateMonitor("step"), watch],
+            max_epochs=-1,
+            limit_val_batches=0,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+        )
+        logger.log_metrics, logger.save = spent.on(logger.log_metrics), spent.on(logger.save)  # type: ignore[method-assign]
+        module.log = spent.on(module.log)  # type: ignore[method-assign]
+        try:
+            trainer.fit(module, train_dataloaders=data.train_dataloader())
+        finally:
+            del module.log
+            module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    elapsed = watch.ended - watch.began
+    return Fit(watch.done / elapsed, 100 * spent.seconds / elapsed)
+
+
+class _Spent:
+    """The seconds that were spent in some functions."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*given: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*given, **options)
+            self.seconds += time.perf_counter() - began
+            return result
+
+        return timed
+
+
+def _on(device: torch.device, batch: Triplet) -> Triplet:
+    return Triplet(*(part.to(device) for part in batch))  # type: ignore[union-attr]
+
+
+def again(work: Callable[[], object], amount: int) -> Iterator[int]:
+    """Does the same work for ever; yields `amount` each time."""
+    while True:
+        work()
+        yield amount
+
+
+def _operations(network: StyleNetwork, batch: Triplet) -> int:
+    """Floating-point operations of a training step in matrix products and convolutions, multiplication and addition being two.
+
+    What learns counts three times: forward, and in the backward pass for its inputs and for its weights. torch's own count of a
+    backward pass is not used: for grouped convolutions, as in MobileNet, it is too large by the number of groups (torch 2.15).
+    """
+
+    def count(work: Callable[[], object]) -> int:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            work()
+        return counter.get_total_flops()
+
+    pictures = torch.cat([batch.scene, batch.positive, batch.negative])  # type: ignore[list-item]
+    backbone = count(lambda: network.backbone(pictures))
+    heads = count(lambda: network(batch.scene, (batch.positive, batch.negative), batch.category)) - backbone
+    return backbone * (1 if network.backbone.frozen else 3) + heads * 3
+
+
+def _matrix_rate(device: torch.device, precision: Callable[[], AbstractContextManager[Any]], seconds: float) -> float:
+    """TFLOP/s of large square matrix products in the run's precision: what the device can do at best."""
+    size = 8192 if device.type == "cuda" else 2048
+    left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+    with precision():
+        half = (left @ right).dtype
+        left, right = left.to(half), right.to(half)
+        return rate_of(lambda: again(lambda: left @ right, 2 * size**3), seconds) / 1e12
+
+
+def _peak_memory(work: Callable[[], object]) -> float:
+    """MB by which a second run of `work` raises the memory, at its peak. On a CPU: Linux only, otherwise NaN."""
+    work()
+    if torch.cuda.is_available():
+        allocated = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return (torch.cuda.max_memory_allocated() - allocated) / 2**20
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return math.nan
+
+    def kilobytes(name: str) -> int:
+        return int(status.read_text().partition(f"{name}:")[2].split()[0])
+
+    before = kilobytes("VmRSS")
+    reset.write_text("5")
+    work()
+    return (kilobytes("VmHWM") - before) / 1024
