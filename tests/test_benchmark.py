@@ -174,7 +174,15 @@ def test_only_what_is_asked_for_is_measured(
     }
 
 
-@pytest.mark.parametrize("override", ["what=laoder", "seconds=0", "workers=-1", "workers=1.5", "rounds=x"])
+@pytest.mark.parametrize("override", ["model=global", "model.attention=uniform", "model.squared=false"])
+def test_steps_of_other_methods_are_not_measured(tmp_path: Path, looks: Path, cache: Path, override: str) -> None:
+    with pytest.raises(InputError, match="what=step: steps are measured with the paper's method.*what=loader"):
+        run(tmp_path, looks, cache, "what=step", override)
+
+
+@pytest.mark.parametrize(
+    "override", ["what=laoder", "data.negatives=in_batch", "seconds=0", "workers=-1", "workers=1.5", "rounds=x"]
+)
 def test_options_that_make_no_sense_are_refused(tmp_path: Path, looks: Path, cache: Path, override: str) -> None:
     with pytest.raises(InputError, match=override.split("=")[0]):
         run(tmp_path, looks, cache, override)

@@ -203,6 +203,16 @@ def test_a_compiled_run_keeps_the_names_of_its_weights(
         torch.testing.assert_close(value, traced["state_dict"][name], rtol=1e-4, atol=1e-5)
 
 
+def test_a_machine_that_can_not_compile_is_one_line(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("No working C++ compiler found")
+
+    real = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: real(self, backend=broken))
+    with pytest.raises(InputError, match="compile=true: .*No working C.. compiler found.*compile=false"):
+        train(compose(*TINY, "compile=true"))
+
+
 def test_freed_memory_is_kept_or_the_reason_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.libc_ver", lambda: ("musl", ""))
     with pytest.raises(InputError, match="keep_memory=true: only for glibc"):

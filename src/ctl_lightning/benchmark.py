@@ -55,12 +55,18 @@ def benchmark(config: DictConfig) -> None:
             raise InputError(
                 f"{option}={config[option]}: must be a {'whole ' if kinds == (int,) else ''}number above 0"
             )
+    measured = WHAT[1:] if config.what == "all" else (config.what,)
+    if config.data.negatives == "in_batch":
+        raise InputError(
+            "data.negatives=in_batch: batches of triplets are measured; give data.negatives=uniform or pairs"
+        )
+    if {"step", "cache"} & set(measured):
+        _check_method(config)
     run_dir = Path(config.paths.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
 
     if config.keep_memory:
         keep_freed_memory()
-    measured = WHAT[1:] if config.what == "all" else (config.what,)
     seconds, rounds = config.seconds, config.rounds
     measurements = sum({"loader": 6, "scoring": 2, "step": 6, "cache": 3}[what] for what in measured) * rounds
     console.print(f"measuring for about {measurements * seconds:.0f} s; leave the machine alone meanwhile")
@@ -96,6 +102,16 @@ def benchmark(config: DictConfig) -> None:
     for name, ratio in ratios.items():
         console.print(f"{name}: {ratio:.3g}")
     console.print(f"  {run_dir / 'benchmark.json'}", markup=False)
+
+
+def _check_method(config: DictConfig) -> None:
+    """The naive way is written for the paper's method alone."""
+    model = config.model
+    if (model.method, model.attention, model.squared) != ("hybrid", "category", True):
+        raise InputError(
+            f"what={config.what}: steps are measured with the paper's method; leave model, model.attention and model.squared as they "
+            "are, or give what=loader or what=scoring"
+        )
 
 
 class _Make:

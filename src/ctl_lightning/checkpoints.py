@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,7 @@ def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -
     checkpoint = read_checkpoint(path)
     saved_data = checkpoint.get("config", {}).get("data", data)
     names = sorted((saved_data.keys() | data.keys()) - set(DATA_MAY_DIFFER))
-    saved = {f"model.{name}": value for name, value in checkpoint["hyper_parameters"].items()}
-    wanted = {f"model.{name}": value for name, value in module.hparams.items()}
+    saved, wanted = _flat("model", checkpoint["hyper_parameters"]), _flat("model", module.hparams)
     saved |= {f"data.{name}": saved_data.get(name) for name in names}
     wanted |= {f"data.{name}": data.get(name) for name in names}
     for name in sorted(saved.keys() | wanted.keys()):
@@ -68,6 +68,13 @@ def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -
     if _shapes(checkpoint["state_dict"]) != _shapes(module.state_dict()):
         raise InputError(f"ckpt_path={path}: its weights do not fit this network; start a new run without ckpt_path")
     return checkpoint
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    """Options within options by their full names."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {full: leaf for inner in value for full, leaf in _flat(f"{name}.{inner}", value[inner]).items()}
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:

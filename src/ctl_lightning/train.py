@@ -126,7 +126,7 @@ def train(config: DictConfig) -> float | None:
         if config.compile:
             module.network.backbone.compile()
             module.network.compile()
-        with _told_how_to_continue(trainer, run_dir):
+        with _told_how_to_continue(trainer, run_dir), _told_that_it_can_not_be_compiled():
             if module.learns:
                 trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
             train_seconds = run.seconds() if module.learns else 0.0
@@ -226,6 +226,18 @@ def _told_how_to_continue(trainer: Trainer, run_dir: Path) -> Iterator[None]:
         command = shlex.join([*(["-m"] if multirun else []), *again, place, "ckpt_path=auto"])
         print(f"train: interrupted; continue with: python -m ctl_lightning.train {command}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def _told_that_it_can_not_be_compiled() -> Iterator[None]:
+    """Makes one line of what torch's compiler says, which has no error class of its own outside of private modules."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = " ".join(str(error).strip().split("\n\n")[0].split())
+        raise InputError(f"compile=true: {reason}; install what is missing, or give compile=false") from None
 
 
 def _results(plain: dict[str, Any], data: TripletDataModule, module: CompleteTheLook) -> Results:
