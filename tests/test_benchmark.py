@@ -10,7 +10,7 @@ from conftest import MakeData
 from test_module import BACKBONE, module, trainer
 
 from ctl_lightning.benchmark import benchmark
-from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, UNCACHED
+from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, COMPUTED, UNCACHED
 from ctl_lightning.benchmarks.loader import FILES, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.naive import NaiveScore
 from ctl_lightning.benchmarks.rows import rates
@@ -89,7 +89,7 @@ def test_a_step_is_measured_beside_its_backbone_and_the_naive_way(tmp_path: Path
 def test_an_epoch_on_features_is_measured_beside_one_on_pictures(tmp_path: Path, looks: Path, cache: Path) -> None:
     found = run(tmp_path, looks, cache, "what=cache", "backbone.grid=4")
     value = {row["name"]: row["value"] for row in found["rows"]}
-    assert value.keys() == {CACHED, UNCACHED, CACHED_STEP}
+    assert value.keys() == {CACHED, UNCACHED, CACHED_STEP, COMPUTED}
     assert min(value.values()) > 0
     assert found["ratios"] == {"uncached_over_cached_epoch": pytest.approx(value[UNCACHED] / value[CACHED])}
 
@@ -125,6 +125,13 @@ def test_the_operations_of_a_step_are_counted(make_data: MakeData) -> None:
     attention = 4 * 16 * 8
     assert count[True] == 2 * 12 * maps + 3 * 2 * (pooled + regions + attention)
     assert count[False] - count[True] == 2 * 2 * 12 * maps
+
+
+def test_a_measurement_of_cached_features_leaves_one_file(tmp_path: Path, looks: Path) -> None:
+    for _ in range(2):
+        found = run(tmp_path, looks, tmp_path / "cache", "what=cache", "backbone.grid=4")
+    assert len(list((tmp_path / "cache" / "features").glob("*.npy"))) == 1
+    assert found["config"]["backbone"]["name"] == "small"
 
 
 def test_a_fit_is_measured_from_its_second_step_on(make_data: MakeData, tmp_path: Path) -> None:
@@ -176,12 +183,23 @@ def test_only_what_is_asked_for_is_measured(
 
 @pytest.mark.parametrize("override", ["model=global", "model.attention=uniform", "model.squared=false"])
 def test_steps_of_other_methods_are_not_measured(tmp_path: Path, looks: Path, cache: Path, override: str) -> None:
-    with pytest.raises(InputError, match="what=step: steps are measured with the paper's method.*what=loader"):
+    with pytest.raises(InputError, match=r"what=step: steps are measured beside a naive way.*another what"):
         run(tmp_path, looks, cache, "what=step", override)
 
 
 @pytest.mark.parametrize(
-    "override", ["what=laoder", "data.negatives=in_batch", "seconds=0", "workers=-1", "workers=1.5", "rounds=x"]
+    "override",
+    [
+        "what=laoder",
+        "data.negatives=in_batch",
+        "loss=info_nce",
+        "compile=no",
+        "keep_memory=x",
+        "seconds=0",
+        "workers=-1",
+        "workers=1.5",
+        "rounds=x",
+    ],
 )
 def test_options_that_make_no_sense_are_refused(tmp_path: Path, looks: Path, cache: Path, override: str) -> None:
     with pytest.raises(InputError, match=override.split("=")[0]):

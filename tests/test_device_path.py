@@ -209,7 +209,7 @@ def test_a_machine_that_can_not_compile_is_one_line(compose: Compose, monkeypatc
 
     real = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self: real(self, backend=broken))
-    with pytest.raises(InputError, match="compile=true: .*No working C.. compiler found.*compile=false"):
+    with pytest.raises(InputError, match=r"compile=true: .*No working C.. compiler found.*compile=false"):
         train(compose(*TINY, "compile=true"))
 
 

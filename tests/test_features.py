@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ctl_lightning.data import features as module
 from ctl_lightning.data import files
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.features import FeaturePlan, Features, FeatureType, open_features
+from ctl_lightning.data.features import CachedFeatures, FeaturePlan, FeatureType, open_features
 from ctl_lightning.data.triplets import Triplet
 from ctl_lightning.errors import InputError
 
@@ -61,7 +61,7 @@ def plan(**options: Any) -> FeaturePlan:
 
 
 def opened(folder: Path, encode: Any, batch_size: int = 4, **options: Any) -> Any:
-    return open_features(plan(**options), folder, pictures, encode, batch_size, seed=0)
+    return open_features(plan(**options), folder, pictures, encode, batch_size, 0, seed=0)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -255,7 +255,7 @@ def test_batches_hold_the_features_of_the_pictures_that_they_would_hold(
         assert isinstance(ours, Triplet)
         assert torch.equal(ours.category, theirs.category)
         for name in ("scene", "positive", "negative"):
-            found: Features = getattr(ours, name)
+            found: CachedFeatures = getattr(ours, name)
             pooled, regions = means(getattr(theirs, name)[:, :, :4, :4])
             assert torch.equal(found.pooled, pooled.half())
             assert torch.equal(found.regions, regions.half() if name == "scene" else regions[:, :0].half())

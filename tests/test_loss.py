@@ -167,4 +167,12 @@ def test_a_learned_temperature_starts_where_it_is_told_and_has_a_floor() -> None
     assert not fixed.logarithm.requires_grad
     with torch.no_grad():
         learned.logarithm.fill_(-20)
-    assert float(learned().detach()) == pytest.approx(LOWEST_TEMPERATURE)
+    learned.zero_grad()
+    value = learned()
+    value.backward()
+    assert float(value.detach()) == pytest.approx(LOWEST_TEMPERATURE)
+    assert learned.logarithm.grad is not None
+    assert float(learned.logarithm.grad) > 0  # it can come back
+    assert float(Temperature(0.005, False)()) == pytest.approx(0.005)
+    with pytest.raises(ValueError, match=r"must start at 0\.01 at least"):
+        Temperature(0.005, True)

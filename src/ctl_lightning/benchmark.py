@@ -3,9 +3,12 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning
+import torch
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
@@ -15,7 +18,8 @@ from ctl_lightning.benchmarks.loader import loader_ratios, loader_rows
 from ctl_lightning.benchmarks.rows import Row
 from ctl_lightning.benchmarks.scoring import scoring_ratios, scoring_rows
 from ctl_lightning.benchmarks.step import step_ratios, step_rows
-from ctl_lightning.conf import build, program
+from ctl_lightning.compiling import compile_network, told_that_it_can_not_be_compiled
+from ctl_lightning.conf import build, check_switches, program
 from ctl_lightning.console import console, quiet_lightning
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.files import write_text
@@ -56,42 +60,36 @@ def benchmark(config: DictConfig) -> None:
                 f"{option}={config[option]}: must be a {'whole ' if kinds == (int,) else ''}number above 0"
             )
     measured = WHAT[1:] if config.what == "all" else (config.what,)
-    if config.data.negatives == "in_batch":
+    check_switches(config, "compile", "keep_memory")
+    if config.what != "scoring" and (config.loss.name != "triplet" or config.data.negatives == "in_batch"):
         raise InputError(
-            "data.negatives=in_batch: batches of triplets are measured; give data.negatives=uniform or pairs"
+            f"what={config.what}: batches of triplets are measured; give loss=triplet, data.negatives=uniform"
         )
-    if {"step", "cache"} & set(measured):
-        _check_method(config)
+    model = config.model
+    if "step" in measured and (model.method, model.attention, model.squared) != ("hybrid", "category", True):
+        raise InputError(
+            f"what={config.what}: steps are measured beside a naive way to the paper's distance; leave model, model.attention and "
+            "model.squared as they are, or give another what"
+        )
     run_dir = Path(config.paths.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
 
     if config.keep_memory:
         keep_freed_memory()
-    seconds, rounds = config.seconds, config.rounds
-    measurements = sum({"loader": 6, "scoring": 2, "step": 6, "cache": 3}[what] for what in measured) * rounds
-    console.print(f"measuring for about {measurements * seconds:.0f} s; leave the machine alone meanwhile")
+    measurements = sum({"loader": 6, "scoring": 2, "step": 6, "cache": 4}[what] for what in measured) * config.rounds
+    console.print(f"measuring for about {measurements * config.seconds:.0f} s; leave the machine alone meanwhile")
     make = _Make(config)
-    rows: list[Row] = []
-    ratios: dict[str, float] = {}
-    # On all cores first: what is measured on one core takes the others away for good.
-    if "step" in measured:
-        data, module = make.ready(), make.module()
-        rows += (found := step_rows(data, module, make.trainer, seconds, rounds))
-        ratios |= step_ratios(found)
-    if "cache" in measured:
-        pictures, features = (
-            make.ready(augment=augment, batch_size=config.cache_batch_size) for augment in ("crop", "none")
-        )
-        rows += (found := cached_rows(pictures, features, make.module(frozen=True), make.trainer, seconds, rounds))
-        ratios |= cached_ratios(found)
-    if "loader" in measured:
-        rows += (found := loader_rows(make.data, seconds, rounds, config.workers))
-        ratios |= loader_ratios(found)
-    if "scoring" in measured:
-        rows += (found := scoring_rows(seconds, rounds))
-        ratios |= scoring_ratios(found)
-    content = {"machine": machine(), "rows": [row._asdict() for row in rows], "ratios": ratios}
-    write_text(run_dir / "benchmark.json", json.dumps(content, indent=2) + "\n")
+    with told_that_it_can_not_be_compiled():
+        rows, ratios = _measure(config, make, measured)
+    if config.keep_memory:
+        rows = [row for row in rows if row.group != "memory"]  # what was freed and kept is not counted as needed
+    content = {
+        "machine": machine(),
+        "config": OmegaConf.to_container(config, resolve=True),
+        "rows": [row._asdict() for row in rows],
+        "ratios": ratios,
+    }
+    write_text(run_dir / "benchmark.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     table = Table("", "", "", "from", "to", box=None, header_style="bold")
     for column in (table.columns[1], *table.columns[3:]):
@@ -104,14 +102,30 @@ def benchmark(config: DictConfig) -> None:
     console.print(f"  {run_dir / 'benchmark.json'}", markup=False)
 
 
-def _check_method(config: DictConfig) -> None:
-    """The naive way is written for the paper's method alone."""
-    model = config.model
-    if (model.method, model.attention, model.squared) != ("hybrid", "category", True):
-        raise InputError(
-            f"what={config.what}: steps are measured with the paper's method; leave model, model.attention and model.squared as they "
-            "are, or give what=loader or what=scoring"
-        )
+def _measure(config: DictConfig, make: "_Make", measured: Sequence[str]) -> tuple[list[Row], dict[str, float]]:
+    seconds, rounds = config.seconds, config.rounds
+    rows: list[Row] = []
+    ratios: dict[str, float] = {}
+    lightning.seed_everything(config.seed, verbose=False)
+    device = make.trainer().strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # On all cores first: what is measured on one core takes the others away for good.
+    if "step" in measured:
+        data, module = make.ready(), make.module()
+        rows += (found := step_rows(data, module, make.trainer, seconds, rounds))
+        ratios |= step_ratios(found)
+    if "cache" in measured:
+        pictures, features = (make.ready(augment="none", batch_size=config.cache_batch_size) for _ in range(2))
+        rows += (found := cached_rows(pictures, features, make.module(frozen=True), make.trainer, seconds, rounds))
+        ratios |= cached_ratios(found)
+    if "loader" in measured:
+        rows += (found := loader_rows(make.data, seconds, rounds, config.workers))
+        ratios |= loader_ratios(found)
+    if "scoring" in measured:
+        rows += (found := scoring_rows(seconds, rounds))
+        ratios |= scoring_ratios(found)
+    return rows, ratios
 
 
 class _Make:
@@ -142,8 +156,7 @@ class _Make:
         )
         module.load_backbone_weights()
         if self._config.compile:
-            module.network.backbone.compile()
-            module.network.compile()
+            compile_network(module)
         return module
 
     def trainer(self, **options: Any) -> Trainer:
@@ -158,7 +171,15 @@ def _number(value: float) -> str:
 
 def machine() -> dict[str, object]:
     """What was measured on."""
-    return {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform(), **versions()}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "cuda": torch.version.cuda,
+        "system": platform.platform(),
+        **versions(),
+    }
 
 
 def _processor() -> str:

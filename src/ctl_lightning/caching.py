@@ -49,8 +49,5 @@ def cache_features(module: CompleteTheLook, data: TripletDataModule, device: tor
     def encode(pictures: Tensor) -> tuple[Tensor, Tensor]:
         return backbone(pictures.to(device, non_blocking=True))
 
-    training = backbone.training
-    backbone.eval()
     views = options["cache_views"] if data.augment != "none" else 0
     data.use_features(backbone.identity(), views, options["cache_dtype"], encode)
-    backbone.train(training)

@@ -185,6 +185,13 @@ def build(node: DictConfig, where: str, **given: Any) -> Any:
         raise
 
 
+def check_switches(config: DictConfig, *names: str) -> None:
+    """Raises InputError if one of these options is neither true nor false: "no" is a word, and so would be true."""
+    for name in names:
+        if not isinstance(config[name], bool):
+            raise InputError(f"{name}={config[name]}: must be true or false")
+
+
 def _check(node: object, where: str) -> None:
     """Compares the options of every `_target_` in a node with the annotations of its constructor."""
     if not isinstance(node, dict):

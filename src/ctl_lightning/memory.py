@@ -7,7 +7,7 @@ from torch.utils import deterministic
 
 from ctl_lightning.errors import InputError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 
 def keep_freed_memory() -> None:
@@ -18,12 +18,13 @@ def keep_freed_memory() -> None:
     Raises:
         InputError: the C library is not glibc.
     """
-    if platform.libc_ver()[0] != "glibc":
+    kept = platform.libc_ver()[0] == "glibc"
+    if kept:
+        library = ctypes.CDLL(None)
+        # No block of its own for a large request (that would go back at once), and nothing cut off at the end.
+        kept = bool(library.mallopt(M_MMAP_MAX, 0)) and bool(library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    if not kept:
         raise InputError("keep_memory=true: only for glibc, the C library of most Linux systems; leave it out")
-    library = ctypes.CDLL(None)
-    largest = 2**31 - 1
-    library.mallopt(M_MMAP_THRESHOLD, largest // 2)
-    library.mallopt(M_TRIM_THRESHOLD, largest)
 
 
 def leave_new_memory_as_it_is() -> None:

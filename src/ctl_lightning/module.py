@@ -128,6 +128,8 @@ class CompleteTheLook(LightningModule):
         ):
             if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
                 raise ValueError(f"{name} must be positive, not {value}")
+        if backbone["cache_views"] < 0:
+            raise ValueError(f"backbone.cache_views must not be negative, not {backbone['cache_views']}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
         if weight_decay < 0 or warmup_steps < 0:
@@ -163,7 +165,9 @@ class CompleteTheLook(LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam, with warm-up and schedule by the step."""
         options = self.hparams
-        learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        learned: list[Any] = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        if options["loss"]["name"] == "info_nce":
+            learned = [{"params": learned}, {"params": self.temperature.parameters(), "weight_decay": 0.0}]
         # Fused: one kernel for all weights. Lightning unscales the gradients of float16 itself, which that does not allow.
         fused = self.trainer.precision != "16-mixed"
         optimiser = Adam(learned, options["learning_rate"], weight_decay=options["weight_decay"], fused=fused)
@@ -190,7 +194,8 @@ class CompleteTheLook(LightningModule):
         """The loss of a batch: three backbone passes a triplet, two a pair, none if the batch holds features."""
         loss = self.triplet_loss(batch) if isinstance(batch, Triplet) else self.in_batch_loss(batch)
         self._finite &= torch.isfinite(loss.detach())
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:
             self._log(loss.detach())
         return loss
 

@@ -53,7 +53,8 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
-        if trainer.global_step % trainer.log_every_n_steps == 0 and "train/loss" in trainer.logged_metrics:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and trainer.global_step % every == 0 and "train/loss" in trainer.logged_metrics:
             self._loss = {"loss": float(trainer.logged_metrics["train/loss"])}
         return super().get_metrics(trainer, pl_module) | self._loss
 

@@ -3,6 +3,7 @@
 import logging
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import lightning
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import Callback, Trainer
@@ -19,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctl_lightning.caching import cache_features, uses_cache
 from ctl_lightning.checkpoints import LAST, BestCheckpoint, check_resumable, is_finished, unfinished_run
-from ctl_lightning.conf import build, program
+from ctl_lightning.compiling import compile_network, told_that_it_can_not_be_compiled
+from ctl_lightning.conf import build, check_switches, program
 from ctl_lightning.console import console, quiet_lightning
 from ctl_lightning.data.crop import scene_crop
 from ctl_lightning.data.datamodule import TripletDataModule
@@ -62,6 +65,7 @@ def train(config: DictConfig) -> float | None:
     Raises:
         InputError: what the user can mend.
     """
+    check_switches(config, "compile", "keep_memory")
     quiet_lightning()
     leave_new_memory_as_it_is()
     if config.keep_memory:
@@ -105,6 +109,7 @@ def train(config: DictConfig) -> float | None:
                 "give more epochs"
             )
         console.print(f"continuing {resumed}, which has finished epoch {checkpoint['epoch']}")
+        module.load_state_dict(checkpoint["state_dict"])  # features are those of the weights that the run goes on with
         seconds = checkpoint.get("train_seconds", 0.0)
         rows = read_metrics(resumed.parents[1] / "metrics.csv")
         history = [row for row in rows if row["step"] < checkpoint["global_step"]]
@@ -116,7 +121,9 @@ def train(config: DictConfig) -> float | None:
         run = RunInCheckpoint(plain, seconds)
         trainer = _trainer(config, run_dir, loggers, [best, run])
         if cached:
+            began = time.monotonic()
             cache_features(module, data, trainer.strategy.root_device)
+            console.print(f"features are ready after {time.monotonic() - began:.0f} s, which train_seconds leaves out")
         elif plain["backbone"]["frozen"] and plain["backbone"]["cache"] == "auto" and module.learns:
             console.print(
                 "the backbone is frozen, but random pictures keep it at work; data.augment=none or backbone.cache_views=4 "
@@ -124,18 +131,19 @@ def train(config: DictConfig) -> float | None:
                 markup=False,
             )
         if config.compile:
-            module.network.backbone.compile()
-            module.network.compile()
-        with _told_how_to_continue(trainer, run_dir), _told_that_it_can_not_be_compiled():
+            compile_network(module)
+        with _told_how_to_continue(trainer, run_dir), told_that_it_can_not_be_compiled():
             if module.learns:
                 trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
             train_seconds = run.seconds() if module.learns else 0.0
             trainer.test(
                 module, datamodule=data, ckpt_path=best.best_model_path or None, weights_only=True, verbose=False
             )
-        results = _results(plain, data, module) | {"train_seconds": train_seconds, "versions": versions()}
-        write_results(run_dir / "results.json", results)
-        pictures = _pictures(run_dir, data, module, results)
+        # Lightning has left the module on the CPU, for which the network need not be compiled once more.
+        with torch.compiler.set_stance("force_eager" if config.compile else "default"):
+            results = _results(plain, data, module) | {"train_seconds": train_seconds, "versions": versions()}
+            write_results(run_dir / "results.json", results)
+            pictures = _pictures(run_dir, data, module, results)
         log_results(loggers, results, pictures)
     finally:
         finish()
@@ -226,18 +234,6 @@ def _told_how_to_continue(trainer: Trainer, run_dir: Path) -> Iterator[None]:
         command = shlex.join([*(["-m"] if multirun else []), *again, place, "ckpt_path=auto"])
         print(f"train: interrupted; continue with: python -m ctl_lightning.train {command}", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-@contextmanager
-def _told_that_it_can_not_be_compiled() -> Iterator[None]:
-    """Makes one line of what torch's compiler says, which has no error class of its own outside of private modules."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        reason = " ".join(str(error).strip().split("\n\n")[0].split())
-        raise InputError(f"compile=true: {reason}; install what is missing, or give compile=false") from None
 
 
 def _results(plain: dict[str, Any], data: TripletDataModule, module: CompleteTheLook) -> Results:

@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from ctl_lightning.style.backbone import Backbone
 from ctl_lightning.style.distance import query, query_distance
+from ctl_lightning.style.heads import in_full
 from ctl_lightning.style.network import Images, SceneStyle
 
 
@@ -23,7 +24,7 @@ class RawFeatures(nn.Module):
     def embed_product(self, images: Images) -> Tensor:
         """uint8 products (B, 3, S, S), or features, -> unit vectors (B, F)."""
         pooled = self.backbone(images).pooled if isinstance(images, Tensor) else images[0]
-        return F.normalize(pooled.float(), dim=-1)
+        return F.normalize(in_full(pooled), dim=-1)
 
     def distance(self, style: SceneStyle, product: Tensor) -> Tensor:
         """Each scene to its own product, (B, F) -> (B,)."""

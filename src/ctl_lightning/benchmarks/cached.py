@@ -1,18 +1,19 @@
 """How much faster a frozen backbone's training is on features that were computed once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, repeat
 
-from ctl_lightning.benchmarks.rows import Row, in_turn, rates, row_of
+import torch
+
+from ctl_lightning.benchmarks.rows import Row, in_turn, rate_of, row_of
 from ctl_lightning.benchmarks.step import MakeTrainer, Step, again, fit_rate
 from ctl_lightning.caching import cache_features
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.module import CompleteTheLook
 
-CACHED, UNCACHED, CACHED_STEP = (
-    "an epoch on cached features",
-    "an epoch on pictures",
-    "step on cached features, without loader",
-)
+CACHED, UNCACHED = "an epoch on cached features, without validation", "an epoch on pictures, without validation"
+CACHED_STEP, COMPUTED = "step on cached features, without loader", "computing features, which is done once"
 
 
 def cached_rows(
@@ -23,11 +24,11 @@ def cached_rows(
     seconds: float,
     rounds: int,
 ) -> list[Row]:
-    """Seconds an epoch of training takes, without validation, on pictures and on features.
+    """Seconds that an epoch takes, from the rate of its steps, on pictures and on features; and what making the features costs.
 
     Args:
         pictures: set up; gives pictures.
-        features: set up with the same data; is made to give features, which are computed if its cache has none.
+        features: set up with the same data and options; is made to give features, which are computed if its cache has none.
         module: with a frozen backbone; its heads move.
         make_trainer: makes the run's trainer, with options changed.
         seconds: of every measurement.
@@ -37,17 +38,30 @@ def cached_rows(
     device = trainer.strategy.root_device
     cache_features(module.to(device), features, device)
     loader = features.train_dataloader()
-    images = 3 * len(loader) * features.batch_size
+    batch = trainer.strategy.batch_to_device(next(iter(loader)), device)
+    step = Step(module.train(), trainer.precision_plugin.forward_context)
 
     def epoch(data: TripletDataModule) -> Callable[[], float]:
-        return lambda: images / fit_rate(data, module, make_trainer, seconds).images
+        return lambda: 3 * len(loader) * data.batch_size / fit_rate(data, module, make_trainer, seconds).images
 
-    found = in_turn({UNCACHED: epoch(pictures), CACHED: epoch(features)}, rounds)
-    rows = [row_of("cache", name, values, "s") for name, values in found.items()]
-    step = Step(module.to(device).train(), trainer.precision_plugin.forward_context)
-    batch = trainer.strategy.batch_to_device(next(iter(loader)), device)
-    steps = rates({CACHED_STEP: lambda: again(lambda: step(batch), 1)}, seconds, rounds)[CACHED_STEP]
-    return [*rows, row_of("cache", CACHED_STEP, [1000 / rate for rate in steps], "ms")]
+    def compute() -> Iterator[int]:
+        _, products = pictures.test_dataloader()
+        for images in chain.from_iterable(repeat(products)):
+            with torch.inference_mode():
+                module.network.backbone(images.image.to(device))
+            yield len(images.image)
+
+    found = in_turn(
+        {
+            UNCACHED: epoch(pictures),
+            CACHED: epoch(features),
+            CACHED_STEP: lambda: 1000 / rate_of(lambda: again(lambda: step(batch), 1), seconds),
+            COMPUTED: partial(rate_of, compute, seconds),
+        },
+        rounds,
+    )
+    unit = {UNCACHED: "s", CACHED: "s", CACHED_STEP: "ms", COMPUTED: "images/s"}
+    return [row_of("cache", name, values, unit[name]) for name, values in found.items()]
 
 
 def cached_ratios(rows: list[Row]) -> dict[str, float]:

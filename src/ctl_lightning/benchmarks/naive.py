@@ -4,6 +4,9 @@ It computes the same distances as `StyleNetwork` with the same weights; a test s
 """
 
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +65,16 @@ class NaiveScore(nn.Module):
 class NaiveStep:
     """A training step of triplets of float pictures: two scores, so eight backbone passes."""
 
-    def __init__(self, module: CompleteTheLook, margin: float, device: torch.device) -> None:
+    def __init__(
+        self,
+        module: CompleteTheLook,
+        margin: float,
+        device: torch.device,
+        precision: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
         assert isinstance(module.network, StyleNetwork)
         self.score = NaiveScore(module.network).to(device).train()
-        self._margin, self._device = margin, device
+        self._margin, self._device, self._precision = margin, device, precision
         learned = [parameter for parameter in self.score.parameters() if parameter.requires_grad]
         self._optimiser = Adam(learned, module.hparams["learning_rate"])
 
@@ -73,8 +82,9 @@ class NaiveStep:
         """Returns the loss, which most code reads in each step."""
         scene, positive, negative, category = (part.to(self._device) for part in (scene, positive, negative, category))
         self._optimiser.zero_grad()
-        near, far = self.score(scene, positive, category), self.score(scene, negative, category)
-        loss = (near - far + self._margin).clamp_min(0).mean()
+        with self._precision():
+            near, far = self.score(scene, positive, category), self.score(scene, negative, category)
+            loss = (near - far + self._margin).clamp_min(0).mean()
         loss.backward()
         self._optimiser.step()
         return float(loss.item())

@@ -70,7 +70,7 @@ def rate_of(start: Callable[[], Iterable[int]], seconds: float) -> float:
 
 
 def clock() -> float:
-    """The time in seconds when all that was asked of the device so far is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    """The time in seconds when all that was asked of the current device so far is done."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
     return time.perf_counter()

@@ -27,13 +27,10 @@ from ctl_lightning.module import CompleteTheLook
 from ctl_lightning.style.network import StyleNetwork
 
 FORWARD, BACKBONE = "backbone alone, forward", "backbone alone, as in training"
-STEP, END_TO_END, NAIVE = (
-    "full step, without loader",
-    "end to end, from the store",
-    "naive: eight passes, PIL, region loop",
-)
+STEP, END_TO_END = "full step, without loader", "end to end: store, step, Lightning, logger"
+NAIVE = "naive: eight passes, PIL, region loop"
 MATRIX = "matrix products alone"
-LOGGING = "logging, share of end to end"
+LOGGING = "share of end to end"
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -54,26 +51,28 @@ def step_rows(
     trainer = make_trainer()
     device, precision = trainer.strategy.root_device, trainer.precision_plugin.forward_context
     step = Step(module.to(device).train(), precision)
-    batch: Triplet = _on(device, next(iter(data.train_dataloader())))
+    batch = trainer.strategy.batch_to_device(next(iter(data.train_dataloader())), device)
     images = 3 * len(batch.category)
-    pictures = torch.cat([batch.scene, batch.positive, batch.negative])  # type: ignore[list-item]
     backbone = module.network.backbone
+    pixels = backbone.pixels(torch.cat([batch.scene, batch.positive, batch.negative]))
 
     def forward() -> None:
         with torch.no_grad(), precision():
-            backbone(pictures)
+            backbone.network(pixels)
 
     def passes() -> None:
         if backbone.frozen:
             return forward()
+        for parameter in backbone.parameters():
+            parameter.grad = None
         with precision():
-            features = backbone(pictures)
-        (features.pooled.sum() + features.regions.sum()).backward()
+            maps = backbone.network(pixels)
+        (maps["pooled"].sum() + maps["regions"].sum()).backward()
         return None
 
-    memory = _peak_memory(lambda: step(batch))
+    memory = _peak_memory(lambda: step(batch), device)
     operations = _operations(module.network, batch)
-    naive = NaiveStep(module, module.hparams["loss"]["margin"], device)
+    naive = NaiveStep(module, module.hparams["loss"]["margin"], device, precision)
     loader = data.train_dataloader()
     assert isinstance(loader.dataset, TripletDataset)
     usual = DataLoader(
@@ -105,8 +104,9 @@ def step_rows(
     matrix = [_matrix_rate(device, precision, seconds) for _ in range(rounds)]
     rows.append(row_of("operations", MATRIX, matrix, "TFLOP/s"))
     rows.append(row_of("operations", STEP, [rate * operations / images / 1e12 for rate in found[STEP]], "TFLOP/s"))
-    rows.append(row_of("memory", f"of a step of {images} images, at its peak", [memory], "MB"))
     rows.append(row_of("logging", LOGGING, logging, "%"))
+    if memory is not None:
+        rows.append(row_of("memory", f"of a step of {images} images, at its peak", [memory], "MB"))
     return rows
 
 
@@ -147,16 +147,17 @@ class Fit:
 
 
 class _Clock(Callback):
-    """Counts pictures from the end of the first step on, and stops the training after so many seconds."""
+    """Counts pictures after the first steps, and stops the training after so many seconds."""
 
-    def __init__(self, images: int, seconds: float) -> None:
-        self._images, self._seconds = images, seconds
+    def __init__(self, images: int, seconds: float, first: int) -> None:
+        self._images, self._seconds, self._first = images, seconds, first
         self.done, self.began, self.ended = 0, math.nan, math.nan
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if math.isnan(self.began):
+        if self._first:
+            self._first -= 1
             self.began = clock()
             return
         self.done += self._images
@@ -166,22 +167,26 @@ class _Clock(Callback):
 
 
 def fit_rate(data: TripletDataModule, module: CompleteTheLook, make_trainer: MakeTrainer, seconds: float) -> Fit:
-    """Images a second of Lightning's training with loader and logger, as `train` runs it, without validation.
+    """Images a second of Lightning's training with loader and logger, as `train` runs it but for bar, validation and checkpoints.
 
     Args:
         data: set up.
         module: its weights move.
         make_trainer: makes the run's trainer, with options changed.
-        seconds: how long, from the end of the first step on.
+        seconds: how long.
     """
     spent = _Spent()
-    watch = _Clock(3 * data.batch_size, seconds)
+    # What loader processes have fetched during the first, slow step does not count.
+    watch = _Clock(3 * data.batch_size, seconds, first=1 + 2 * data.num_workers)
     with tempfile.TemporaryDirectory() as folder:
         logger = CSVLogger(folder, name="", version="")
         trainer = make_trainer(
             logger=logger,
             callbacks=[LearningRateMonitor("step"), watch],
             max_epochs=-1,
+            max_steps=-1,
+            accumulate_grad_batches=1,  # as in the step without Lightning
+            gradient_clip_val=None,
             limit_val_batches=0,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -189,7 +194,7 @@ def fit_rate(data: TripletDataModule, module: CompleteTheLook, make_trainer: Mak
         logger.log_metrics, logger.save = spent.on(logger.log_metrics), spent.on(logger.save)  # type: ignore[method-assign]
         module.log = spent.on(module.log)  # type: ignore[method-assign]
         try:
-            trainer.fit(module, train_dataloaders=data.train_dataloader())
+            trainer.fit(module, datamodule=data)
         finally:
             del module.log
             module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
@@ -211,10 +216,6 @@ class _Spent:
             return result
 
         return timed
-
-
-def _on(device: torch.device, batch: Triplet) -> Triplet:
-    return Triplet(*(part.to(device) for part in batch))  # type: ignore[union-attr]
 
 
 def again(work: Callable[[], object], amount: int) -> Iterator[int]:
@@ -252,17 +253,20 @@ def _matrix_rate(device: torch.device, precision: Callable[[], AbstractContextMa
         return rate_of(lambda: again(lambda: left @ right, 2 * size**3), seconds) / 1e12
 
 
-def _peak_memory(work: Callable[[], object]) -> float:
-    """MB by which a second run of `work` raises the memory, at its peak. On a CPU: Linux only, otherwise NaN."""
+def _peak_memory(work: Callable[[], object], device: torch.device) -> float | None:
+    """MB by which a second run of `work` raises the memory, at its peak; None if it is not known: on a CPU, only Linux tells it.
+
+    A process that keeps freed memory (`keep_memory`) shows less than it needs.
+    """
     work()
-    if torch.cuda.is_available():
-        allocated = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         work()
-        return (torch.cuda.max_memory_allocated() - allocated) / 2**20
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return math.nan
+    if device.type != "cpu" or not reset.exists():
+        return None
 
     def kilobytes(name: str) -> int:
         return int(status.read_text().partition(f"{name}:")[2].split()[0])

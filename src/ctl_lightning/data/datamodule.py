@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -74,7 +73,8 @@ class TripletDataModule(LightningDataModule):
         exclude_categories: their products and pairs are left out.
         max_bad_images: the share of unreadable images up to which the run goes on without them.
         negatives: "uniform" (the paper's) or "pairs": see NegativeSampler; "in_batch": none are drawn, batches are of pairs.
-        same_category: "in_batch": so many pairs in a row are of one category, and are each other's negatives.
+        same_category: "in_batch": so many pairs in a row are of one category, and are each other's negatives. What stands at the
+            border of two batches is cut; a pair without any negative does not count in the loss.
         batch_size: triplets or pairs a step.
         eval_batch_size: pictures a step of validation and test.
         num_workers: loader processes; the result does not depend on it.
@@ -329,7 +329,7 @@ class TripletDataModule(LightningDataModule):
         crops = {crop_key(pair.scene, pair.box) for pairs in self.pairs.values() for pair in pairs}
         plan = FeaturePlan(self.store.content, self.image_size, backbone, sorted(crops), self._products, views, dtype)
         self._features = open_features(
-            plan, self.cache_dir, self.pictures.fixed, encode, self.eval_batch_size, self.seed
+            plan, self.cache_dir, self.pictures.fixed, encode, self.eval_batch_size, self.num_workers, self.seed
         )
 
     def query_images(self, task: EvaluationSet) -> EvaluationImages:
@@ -359,8 +359,7 @@ class TripletDataModule(LightningDataModule):
             self.batch_size,
             sampler=sampler,
             drop_last=True,
-            persistent_workers=self.num_workers > 0,  # an epoch on features is over before new ones have started
-            **self._loader_options(),
+            **self._loader_options(persistent=True),
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -386,7 +385,8 @@ class TripletDataModule(LightningDataModule):
     def _evaluation_loaders(self, split: Split) -> list[DataLoader[EvaluationImage]]:
         task = self.evaluation(split)
         datasets = self.query_images(task), self.product_images(task)
-        return [DataLoader(dataset, self.eval_batch_size, **self._loader_options()) for dataset in datasets]
+        options = self._loader_options(persistent=split == "validation")
+        return [DataLoader(dataset, self.eval_batch_size, **options) for dataset in datasets]
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch that comes next, and a hash of the training pairs, for the checkpoint."""
@@ -413,9 +413,15 @@ class TripletDataModule(LightningDataModule):
         counted = self.trainer.fit_loop.epoch_progress.current.processed if self.trainer is not None else 0  # type: ignore[attr-defined]
         return max(self._first_epoch, counted)
 
-    def _loader_options(self) -> dict[str, Any]:
-        # The datasets make whole batches themselves.
-        return {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available(), "collate_fn": _as_it_is}
+    def _loader_options(self, persistent: bool) -> dict[str, Any]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "num_workers": self.num_workers,
+            # An epoch on features is over before new processes would have started.
+            "persistent_workers": persistent and self.num_workers > 0,
+            "pin_memory": on_gpu,
+            "collate_fn": _as_it_is,  # the datasets make whole batches themselves
+        }
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -14,7 +14,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ctl_lightning.data.draws import random_integers
 from ctl_lightning.data.files import array_file, write_at, write_text
@@ -34,7 +36,7 @@ FeatureType = Literal["float16", "bfloat16"]
 _TORCH = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class Features(NamedTuple):
+class CachedFeatures(NamedTuple):
     """Of B pictures: `pooled` (B, F) and, of scene crops, `regions` (B, R, C); of products R = 0: no method looks at them."""
 
     pooled: Tensor
@@ -85,48 +87,51 @@ class FeatureViews:
         self._path = path
         self._rows = {key: row for row, key in enumerate(plan.keys)}
         self._crops, self._views, self._dtype, self._seed = len(plan.crops), plan.views, plan.dtype, seed
-        self._features: Features | None = None
+        self._arrays: tuple[NDArray[np.int16], NDArray[np.int16]] | None = None
         try:
             index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             self._shapes: list[list[int]] = index["shapes"]
             whole = np.load(path, mmap_mode="r").shape == (sum(map(math.prod, self._shapes)),)
-        except (OSError, ValueError, EOFError, KeyError):
+        except (OSError, ValueError, EOFError, KeyError, TypeError):
             whole = False
         if not whole:
             raise InputError(
                 f"{path}: it or its index is broken: a copy that was cut off? Delete both: they are made anew"
             )
 
-    def training(self, images: Sequence[str], draws: Sequence[tuple[object, ...]]) -> Features:
+    def training(self, images: Sequence[str], draws: Sequence[tuple[object, ...]]) -> CachedFeatures:
         """One of the random views of each image; the centre if there are none."""
         if not self._views:
             return self.evaluation(images)
         return self._take(images, [1 + random_integers([self._views], "view", self._seed, *draw)[0] for draw in draws])
 
-    def evaluation(self, images: Sequence[str]) -> Features:
+    def evaluation(self, images: Sequence[str]) -> CachedFeatures:
         """The centre of each image."""
         return self._take(images, [0] * len(images))
 
-    def _take(self, images: Sequence[str], views: Sequence[int]) -> Features:
+    def _take(self, images: Sequence[str], views: Sequence[int]) -> CachedFeatures:
         pooled, regions = self._mapped()
         rows = [self._rows[image] for image in images]
-        places = torch.tensor([row * (1 + self._views) + view for row, view in zip(rows, views, strict=True)])
-        if rows[0] < self._crops:
-            return Features(pooled.index_select(0, places), regions.index_select(0, places))
-        return Features(pooled.index_select(0, places), regions.new_empty(len(rows), 0, regions.shape[2]))
+        places = [row * (1 + self._views) + view for row, view in zip(rows, views, strict=True)]
+        none = np.empty((len(rows), 0, regions.shape[2]), np.int16)
+        chosen = pooled[places], regions[places] if rows[0] < self._crops else none
+        return CachedFeatures(*(torch.from_numpy(np.asarray(part)).view(_TORCH[self._dtype]) for part in chosen))
 
-    def _mapped(self) -> Features:
-        if self._features is None:
-            numbers = np.load(self._path, mmap_mode="c")
+    def _mapped(self) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+        """The pooled vectors and the regions of all views, a row each."""
+        if self._arrays is None:
+            # Read-only: a writable map of a file larger than the memory is refused by the system.
+            numbers = np.load(self._path, mmap_mode="r")
             border = math.prod(self._shapes[0])
-            parts = zip((numbers[:border], numbers[border:]), self._shapes, strict=True)
-            self._features = Features(
-                *(torch.from_numpy(part).view(_TORCH[self._dtype]).reshape(-1, *shape[2:]) for part, shape in parts)
+            pooled, regions = (
+                part.reshape(-1, *shape[2:])
+                for part, shape in zip((numbers[:border], numbers[border:]), self._shapes, strict=True)
             )
-        return self._features
+            self._arrays = pooled, regions
+        return self._arrays
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_features": None}
+        return self.__dict__ | {"_arrays": None}
 
 
 def open_features(
@@ -135,11 +140,12 @@ def open_features(
     pictures: Callable[[Sequence[str], int], Tensor],
     encode: Callable[[Tensor], tuple[Tensor, Tensor]],
     batch_size: int,
+    num_workers: int,
     seed: int,
 ) -> FeatureViews:
     """Opens the features of exactly this plan, and computes them first if the cache does not have them.
 
-    The files' name is a hash of the plan, so other pictures, weights, layers or options are never taken for these. A process
+    The file's name is a hash of the plan, so other pictures, weights, layers or options are never taken for these. A process
     that finds another one at work on them waits for it; one that is killed loses a few seconds of work.
 
     Args:
@@ -148,14 +154,41 @@ def open_features(
         pictures: (keys, views) -> the centre of each image and its random views, uint8 (B · (1 + views), 3, S, S).
         encode: pictures -> pooled (B, F) and regions (B, R, C), finite.
         batch_size: so many pictures are encoded at a time.
+        num_workers: processes that read pictures.
         seed: of the run.
 
     Raises:
         InputError: no room on the disk; numbers too large for the type.
     """
     path = cache_dir / "features" / f"{plan.fingerprint()}.npy"
-    make_once(path, lambda: _compute(plan, path, pictures, encode, batch_size))
+    make_once(path, lambda: _compute(plan, path, pictures, encode, batch_size, num_workers))
     return FeatureViews(path, plan, seed)
+
+
+class _Blocks(Dataset[Tensor]):
+    """The pictures of (start, end) rows of a plan; in loader processes, so that a GPU need not wait for them."""
+
+    def __init__(
+        self, plan: FeaturePlan, pictures: Callable[[Sequence[str], int], Tensor], blocks: Sequence[tuple[int, int]]
+    ) -> None:
+        self._keys, self._views, self._pictures, self._blocks = plan.keys, plan.views, pictures, blocks
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __getitem__(self, index: int) -> Tensor:
+        start, end = self._blocks[index]
+        return self._pictures(self._keys[start:end], self._views)
+
+
+def _blocks(plan: FeaturePlan, done: int, size: int) -> list[tuple[int, int]]:
+    """(start, end) of the rows that are left, `size` at a time; none has crops and products: these have no regions to store."""
+    blocks = []
+    while done < len(plan.crops) + len(plan.products):
+        end = min(done + size, len(plan.crops) if done < len(plan.crops) else len(plan.crops) + len(plan.products))
+        blocks.append((done, end))
+        done = end
+    return blocks
 
 
 def _compute(
@@ -164,6 +197,7 @@ def _compute(
     pictures: Callable[[Sequence[str], int], Tensor],
     encode: Callable[[Tensor], tuple[Tensor, Tensor]],
     batch_size: int,
+    num_workers: int,
 ) -> None:
     keys, views = plan.keys, 1 + plan.views
     pooled, regions = encode(pictures(keys[:1], 0))
@@ -179,35 +213,37 @@ def _compute(
     before = f", {done:,} of them done before" if done else ""
     log.info("features of %d images, %.2f GB, once%s", len(keys), sum(sizes) / 1e9, before)
 
-    with partial.open("r+b") as file, progress("computing features", len(keys), done) as shown:
-        noted = time.monotonic()
-        while done < len(keys):
-            is_crop = done < len(plan.crops)
-            end = min(done + max(1, batch_size // views), len(plan.crops) if is_crop else len(keys))
-            found = encode(pictures(keys[done:end], plan.views))
-            for values, (start, row) in zip(found[: 1 + is_crop], places, strict=False):
-                _write(file.fileno(), _numbers(values, plan.dtype), start + done * row, path, sum(sizes))
-            shown.advance(end - done)
-            done = end
-            if time.monotonic() - noted > SECONDS_A_NOTE or done == len(keys):
-                os.fsync(file.fileno())
-                write_text(journal, f"{done}\n")
-                noted = time.monotonic()
-    index = {"format": FORMAT, "shapes": shapes} | plan._asdict()
-    write_text(path.with_suffix(".json"), json.dumps(index))
-    partial.replace(path)
-    journal.unlink()
-
-
-def _write(file: int, content: bytes, offset: int, path: Path, needed: int) -> None:
+    blocks = _blocks(plan, done, max(1, batch_size // views))
+    loader = DataLoader(
+        _Blocks(plan, pictures, blocks),
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pooled.device.type == "cuda",
+    )
     try:
-        write_at(file, content, offset)
+        with partial.open("r+b") as file, progress("computing features", len(keys), done) as shown:
+            noted = time.monotonic()
+            for (start, end), batch in zip(blocks, loader, strict=True):
+                found = encode(batch)
+                stored = zip(found, places, strict=True) if start < len(plan.crops) else [(found[0], places[0])]
+                for values, (first, row) in stored:
+                    write_at(file.fileno(), _numbers(values, plan.dtype), first + start * row)
+                shown.advance(end - start)
+                if time.monotonic() - noted > SECONDS_A_NOTE or end == len(keys):
+                    os.fsync(file.fileno())
+                    write_text(journal, f"{end}\n")
+                    noted = time.monotonic()
+        index = {"format": FORMAT, "shapes": shapes} | plan._asdict()
+        write_text(path.with_suffix(".json"), json.dumps(index))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InputError(
-            f"{path.parent}: the disk is full; what is computed is kept: make room and run the command again. {_other_ways(needed)}"
+            f"{path.parent}: the disk is full; what is computed is kept: make room and run the command again. "
+            + _other_ways(sum(sizes))
         ) from None
+    partial.replace(path)
+    journal.unlink()
 
 
 def _numbers(values: Tensor, dtype: FeatureType) -> bytes:

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
 from ctl_lightning.data.crop import scene_crop
-from ctl_lightning.data.features import Features
+from ctl_lightning.data.features import CachedFeatures
 from ctl_lightning.data.files import write_text
 from ctl_lightning.data.negatives import NegativeSampler
 from ctl_lightning.data.pairs import Box, Pair, PairTable, Split
@@ -30,9 +30,9 @@ def crop_key(scene: str, box: Box) -> str:
 class Triplet(NamedTuple):
     """B scene crops, positives, negatives: uint8 pictures (B, 3, S, S) each, or their features; and category indices (B,)."""
 
-    scene: Tensor | Features
-    positive: Tensor | Features
-    negative: Tensor | Features
+    scene: Tensor | CachedFeatures
+    positive: Tensor | CachedFeatures
+    negative: Tensor | CachedFeatures
     category: Tensor
 
 
@@ -45,8 +45,8 @@ class PairBatch(NamedTuple):
         named: the numbers of all products that any pair of the scene names, (B, N), filled up with -1: never negatives.
     """
 
-    scene: Tensor | Features
-    product: Tensor | Features
+    scene: Tensor | CachedFeatures
+    product: Tensor | CachedFeatures
     category: Tensor
     identity: Tensor
     named: Tensor
@@ -135,7 +135,9 @@ class PairDataset(Dataset[PairBatch]):
         )
 
 
-def _views_of(role: str, images: Sequence[str], keys: Sequence[tuple[int, int]], views: Views) -> Tensor | Features:
+def _views_of(
+    role: str, images: Sequence[str], keys: Sequence[tuple[int, int]], views: Views
+) -> Tensor | CachedFeatures:
     return views.training(images, [(role, *key) for key in keys])
 
 
@@ -182,7 +184,7 @@ def _in_groups(
 class EvaluationImage(NamedTuple):
     """Pictures to embed, uint8 (B, 3, S, S), or their features; and the indices of their categories (B,)."""
 
-    image: Tensor | Features
+    image: Tensor | CachedFeatures
     category: Tensor
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ctl_lightning.data.draws import random_integers
-from ctl_lightning.data.features import Features
+from ctl_lightning.data.features import CachedFeatures
 from ctl_lightning.data.images import Pixels
 from ctl_lightning.data.store import ImageStore
 
@@ -19,10 +19,10 @@ Augment = Literal["none", "crop", "colour"]
 class Views(Protocol):
     """Batches of what the network is given. `images` are keys of the store: all scene crops, or all products."""
 
-    def training(self, images: Sequence[str], draws: Sequence[tuple[object, ...]]) -> Tensor | Features:
+    def training(self, images: Sequence[str], draws: Sequence[tuple[object, ...]]) -> Tensor | CachedFeatures:
         """A view of each image, which is a function of its draw and the seed of the run."""
 
-    def evaluation(self, images: Sequence[str]) -> Tensor | Features:
+    def evaluation(self, images: Sequence[str]) -> Tensor | CachedFeatures:
         """The view of each image that is measured with."""
 
 

@@ -108,10 +108,10 @@ class Backbone(nn.Module):
         Raises:
             InputError: the layer has fewer regions than the grid asks for.
         """
-        pixels = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        pixels = self.pixels(images)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             network = self._recomputed if self._recomputed is not None and self.training else self.network
-            maps = network(pixels.contiguous(memory_format=torch.channels_last))
+            maps = network(pixels)
             pooled, found = maps["pooled"], maps["regions"]
             if min(found.shape[2:]) < self.grid:
                 raise InputError(
@@ -122,6 +122,11 @@ class Backbone(nn.Module):
         if pooled.ndim == 4:
             pooled = pooled.mean((2, 3))
         return Features(pooled, regions.flatten(2).transpose(1, 2))
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """uint8 pictures (B, 3, S, S) -> what the network was trained on, in the channels-last memory format."""
+        normalised = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        return normalised.contiguous(memory_format=torch.channels_last)
 
     def identity(self) -> dict[str, Any]:
         """What its features depend on, as plain values: name, layers, grid, and a hash of weights and preprocessing."""

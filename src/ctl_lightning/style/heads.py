@@ -40,7 +40,13 @@ class Head(nn.Module):
         flat = feature.reshape(-1, feature.shape[-1])
         hidden = self.dropout(F.relu(self.norm[kind](self.inner(flat))))
         # In full precision also where the layers run in half: distances are differences of nearly equal numbers.
-        return F.normalize(self.outer(hidden).float(), dim=-1).reshape(*feature.shape[:-1], -1)
+        vectors = in_full(self.outer(hidden))
+        return F.normalize(vectors, dim=-1).reshape(*feature.shape[:-1], -1)
+
+
+def in_full(values: Tensor) -> Tensor:
+    """Half precision as float32; others as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class CategoryEmbedding(nn.Module):
@@ -52,4 +58,4 @@ class CategoryEmbedding(nn.Module):
 
     def forward(self, category: Tensor) -> Tensor:
         """Indices (B,) -> unit vectors (B, D)."""
-        return F.normalize(self.weight, dim=-1)[category]
+        return F.normalize(in_full(self.weight), dim=-1)[category]

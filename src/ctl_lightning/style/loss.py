@@ -103,12 +103,21 @@ def _mean_of(values: Tensor, counted: Tensor) -> Tensor:
 
 
 class Temperature(nn.Module):
-    """τ of InfoNCE: fixed, or learned by its logarithm and not below LOWEST_TEMPERATURE."""
+    """τ of InfoNCE: fixed, or learned by its logarithm and not below LOWEST_TEMPERATURE.
+
+    Raises:
+        ValueError: a learned one that starts below that.
+    """
 
     def __init__(self, initial: float, learned: bool) -> None:
         super().__init__()
+        if learned and initial < LOWEST_TEMPERATURE:
+            raise ValueError(f"a learned temperature must start at {LOWEST_TEMPERATURE} at least, not at {initial}")
         self.logarithm = nn.Parameter(torch.tensor(math.log(initial)), requires_grad=learned)
 
     def forward(self) -> Tensor:
         """A scalar."""
-        return self.logarithm.exp().clamp_min(LOWEST_TEMPERATURE)
+        if self.logarithm.requires_grad:
+            with torch.no_grad():  # the parameter, not the result: a clamped result has no gradient that leads back
+                self.logarithm.clamp_(min=math.log(LOWEST_TEMPERATURE))
+        return self.logarithm.exp()

@@ -91,10 +91,11 @@ class StyleNetwork(nn.Module):
         count = len(category)
         if isinstance(scene, Tensor):
             features = self.backbone(torch.cat([scene, *products]))  # type: ignore[list-item]
-            scene, pooled = Features(features.pooled[:count], features.regions[:count]), features.pooled[count:]
+            scene = Features(features.pooled[:count], features.regions[:count])
+            pooled = self._as_heads(features.pooled[count:])
         else:
-            pooled = torch.cat([self._in_full(product[0]) for product in products])
-        embedded = self.pooled_head(self._in_full(pooled), "product")
+            pooled = torch.cat([self._as_heads(product[0]) for product in products])
+        embedded = self.pooled_head(pooled, "product")
         return self._scene_style(scene, category), embedded.split(count)
 
     def embed_scene(self, images: Images, category: Tensor) -> SceneStyle:
@@ -102,7 +103,7 @@ class StyleNetwork(nn.Module):
         return self._scene_style(self.backbone(images) if isinstance(images, Tensor) else images, category)
 
     def _scene_style(self, features: tuple[Tensor, Tensor], category: Tensor) -> SceneStyle:
-        pooled, regions = map(self._in_full, features)
+        pooled, regions = map(self._as_heads, features)
         scene = self.pooled_head(pooled, "scene")
         if self.method == "global":
             return SceneStyle(scene, scene.new_zeros(len(scene), 0, scene.shape[1]), scene.new_zeros(len(scene), 0))
@@ -117,10 +118,10 @@ class StyleNetwork(nn.Module):
     def embed_product(self, images: Images) -> Tensor:
         """uint8 products (B, 3, S, S), or features, -> f_p (B, D). One backbone pass at most."""
         pooled = self.backbone(images).pooled if isinstance(images, Tensor) else images[0]
-        return self.pooled_head(self._in_full(pooled), "product")
+        return self.pooled_head(self._as_heads(pooled), "product")
 
-    def _in_full(self, features: Tensor) -> Tensor:
-        """Features that were stored in half precision, in that of the heads."""
+    def _as_heads(self, features: Tensor) -> Tensor:
+        """Features, which may be stored in half precision, in that of the heads."""
         return features.to(self.pooled_head.outer.weight.dtype)
 
     def distance(self, style: SceneStyle, product: Tensor) -> Tensor:

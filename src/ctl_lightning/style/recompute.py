@@ -36,6 +36,12 @@ class Recomputed:
 
 def _in_segments(network: GraphModule) -> nn.Module:
     """As many segments as each of them has operations: that keeps the least (Chen et al. 2016, section 4.1)."""
+    for module in network.modules():  # an operation in place would overwrite what a segment began with
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+    for node in network.graph.nodes:
+        if node.kwargs.get("inplace"):
+            node.update_kwarg("inplace", False)
     operations = [node for node in network.graph.nodes if node.op in ("call_module", "call_function", "call_method")]
     size = math.ceil(math.sqrt(len(operations)))
     segment = {node: number // size for number, node in enumerate(operations)}
