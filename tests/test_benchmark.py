@@ -13,7 +13,7 @@ from ctl_lightning.benchmark import benchmark
 from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, COMPUTED, UNCACHED
 from ctl_lightning.benchmarks.loader import FILES, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.naive import NaiveScore
-from ctl_lightning.benchmarks.rows import rates
+from ctl_lightning.benchmarks.rows import Row, rates, ratio
 from ctl_lightning.benchmarks.scoring import (
     ONE_QUERY,
     REGION_LOOP,
@@ -155,7 +155,7 @@ def test_both_ways_of_scoring_give_the_same_distances_and_are_measured() -> None
     assert largest_difference(style, catalogue) < 1e-5
     rows = scoring_rows(0.05, 1, products=2000, queries=3)
     value = {row.name: row.value for row in rows}
-    assert scoring_ratios(rows)["region_loop_over_query"] == value[ONE_QUERY] / value[REGION_LOOP]
+    assert scoring_ratios(rows)["region_loop_over_query"] == value[ONE_QUERY] / value[REGION_LOOP]  # of the one round
     assert 0 < value["largest difference"] < 1e-5
 
 
@@ -220,6 +220,20 @@ def test_the_usual_way_loads_the_same_pictures(make_data: MakeData) -> None:
             expected = (our[0] / 255 - mean) / std
             nearest = min(float((their - one).abs().mean()) for one in (expected, expected.flip(-1)))
             assert nearest < 0.05
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    rows = [Row("g", "one", [10, 40, 30], ""), Row("g", "two", [5, 10, 10], ""), Row("other", "two", [1, 1, 1], "")]
+    assert ratio(rows, "one", "two", "g") == 3  # of 2, 4, 3
+    assert rows[0].as_dict() == {
+        "group": "g",
+        "name": "one",
+        "value": 30,
+        "unit": "",
+        "low": 10,
+        "high": 40,
+        "rounds": [10, 40, 30],
+    }
 
 
 def test_a_rate_is_the_work_over_the_time_without_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from test_module import BACKBONE
 from ctl_lightning.caching import uses_cache
 from ctl_lightning.checkpoints import read_checkpoint
 from ctl_lightning.errors import InputError
+from ctl_lightning.style.backbone import SmallNetwork
 from ctl_lightning.train import train
 
 FROZEN = (*TINY, "backbone.frozen=true", "data.augment=none", "trainer.max_epochs=2")
@@ -89,6 +90,24 @@ def test_other_weights_are_never_given_the_old_features(compose: Compose, tmp_pa
     assert first["test"] == results(tmp_path / "seed0")["test"]
 
 
+def test_a_continued_run_takes_the_features_of_its_own_backbone(compose: Compose, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+
+    def write(seed: int) -> None:
+        torch.manual_seed(seed)
+        torch.save(SmallNetwork().state_dict(), weights)
+
+    options = (f"backbone.weights={weights}", "model.schedule=constant")
+    write(0)
+    trained(compose, tmp_path, "whole", *options)
+    trained(compose, tmp_path, "half", *options, "trainer.max_epochs=1")
+    write(1)  # the file is another one when the run goes on
+    trained(compose, tmp_path, "rest", *options, f"ckpt_path={tmp_path / 'half' / 'checkpoints' / 'last.ckpt'}")
+    whole, rest = (read_checkpoint(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("whole", "rest"))
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, rest["state_dict"][name]), name
+
+
 def test_random_views_are_trained_on(compose: Compose, tmp_path: Path) -> None:
     centre = trained(compose, tmp_path, "centre")
     views = trained(compose, tmp_path, "views", "data.augment=crop", "backbone.cache_views=3")
@@ -113,11 +132,18 @@ def test_a_frozen_backbone_that_is_kept_at_work_is_told_of_the_cache(
             ["loss=info_nce", "data.negatives=pairs"],
             "loss=info_nce: its negatives are data.negatives=in_batch, not pairs",
         ),
+        (["compile=no"], "compile=no: must be true or false"),
+        (["keep_memory=yes"], "keep_memory=yes: must be true or false"),
+        (["backbone.cache_views=-1"], "backbone.cache_views must not be negative"),
+        (
+            ["compile=true", "backbone.checkpointing=true"],
+            "compile=true: not together with backbone.checkpointing=true",
+        ),
+        (["loss=info_nce", "loss.temperature=0.001"], r"a learned temperature must start at 0\.01"),
+        (["loss=in_batch_triplet", "data.same_category=99"], "same_category must be between 2 and batch_size=16"),
         (["data.negatives=in_batch"], "loss=triplet: its negatives are data.negatives=uniform or pairs, not in_batch"),
     ],
 )
-def test_a_loss_and_negatives_that_do_not_go_together_are_refused(
-    compose: Compose, overrides: list[str], says: str
-) -> None:
+def test_options_that_do_not_go_together_are_refused(compose: Compose, overrides: list[str], says: str) -> None:
     with pytest.raises(InputError, match=says):
         train(compose(*TINY, *overrides))

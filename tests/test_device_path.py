@@ -20,16 +20,25 @@ from ctl_lightning.memory import keep_freed_memory
 from ctl_lightning.tracking import ProgressBar, csv_logger
 from ctl_lightning.train import train
 
+WAITING = {
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+    torch.ops.aten.equal.default,
+    torch.ops.aten._unique2.default,
+    torch.ops.aten.repeat_interleave.Tensor,
+}
+
 
 class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts how often a number is read from a tensor: on a GPU, the host would wait each time."""
+    """Counts how often the host would wait for a GPU: to read a number, or the size of what an operation found."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += function is torch.ops.aten._local_scalar_dense.default
+        self.count += function in WAITING
         return function(*args, **kwargs or {})
 
 
@@ -54,7 +63,9 @@ def test_the_watch_sees_what_is_read() -> None:
         total = torch.ones(3).sum()
         assert watch.count == 0
         float(total), bool(total > 1), total.item()
-    assert watch.count == 3
+        assert watch.count == 3
+        total[total > 1]
+    assert watch.count == 4
 
 
 @pytest.mark.parametrize("bar", [False, True], ids=["without a bar", "with the bar"])
@@ -125,6 +136,13 @@ def test_a_run_in_half_precision_ends_near_the_full_one(compose: Compose, tmp_pa
 
 
 @pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_every_precision_of_lightnings_trains(compose: Compose, tmp_path: Path, precision: str) -> None:
+    train(compose(*TINY, f"trainer.precision={precision}", "trainer.log_every_n_steps=0"))
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.usefixtures("without_pictures")
 def test_accumulated_gradients_make_fewer_steps_of_the_mean(compose: Compose, tmp_path: Path) -> None:
     train(compose(*TINY, "+trainer.accumulate_grad_batches=2", "data.batch_size=8", run="two"))
     train(compose(*TINY, run="one"))
@@ -182,8 +200,9 @@ def test_a_resumed_run_draws_the_same_colours(compose: Compose, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("options", [[], ["backbone.frozen=true", "data.augment=none"]], ids=["pictures", "features"])
 def test_a_compiled_run_keeps_the_names_of_its_weights(
-    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
     compiled: list[nn.Module] = []
     real = nn.Module.compile
@@ -193,9 +212,9 @@ def test_a_compiled_run_keeps_the_names_of_its_weights(
         real(self, backend="eager")  # what is tested here takes a minute with the real compiler
 
     monkeypatch.setattr(nn.Module, "compile", traced_only)
-    train(compose(*TINY, run="plain"))
+    train(compose(*TINY, *options, run="plain"))
     assert not compiled
-    train(compose(*TINY, "compile=true", run="compiled"))
+    train(compose(*TINY, *options, "compile=true", run="compiled"))
     assert [type(part).__name__ for part in compiled] == ["Backbone", "StyleNetwork"]
     plain, traced = (read_checkpoint(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("plain", "compiled"))
     assert plain["state_dict"].keys() == traced["state_dict"].keys()

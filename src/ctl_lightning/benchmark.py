@@ -86,7 +86,7 @@ def benchmark(config: DictConfig) -> None:
     content = {
         "machine": machine(),
         "config": OmegaConf.to_container(config, resolve=True),
-        "rows": [row._asdict() for row in rows],
+        "rows": [row.as_dict() for row in rows],
         "ratios": ratios,
     }
     write_text(run_dir / "benchmark.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -95,7 +95,9 @@ def benchmark(config: DictConfig) -> None:
     for column in (table.columns[1], *table.columns[3:]):
         column.justify = "right"
     for row in rows:
-        table.add_row(f"{row.group}: {row.name}", _number(row.value), row.unit, _number(row.low), _number(row.high))
+        table.add_row(
+            f"{row.group}: {row.name}", _number(row.value), row.unit, *map(_number, (min(row.rounds), max(row.rounds)))
+        )
     console.print(table)
     for name, ratio in ratios.items():
         console.print(f"{name}: {ratio:.3g}")

@@ -6,7 +6,7 @@ from itertools import chain, repeat
 
 import torch
 
-from ctl_lightning.benchmarks.rows import Row, in_turn, rate_of, row_of
+from ctl_lightning.benchmarks.rows import Row, in_turn, rate_of, ratio
 from ctl_lightning.benchmarks.step import MakeTrainer, Step, again, fit_rate
 from ctl_lightning.caching import cache_features
 from ctl_lightning.data.datamodule import TripletDataModule
@@ -61,10 +61,9 @@ def cached_rows(
         rounds,
     )
     unit = {UNCACHED: "s", CACHED: "s", CACHED_STEP: "ms", COMPUTED: "images/s"}
-    return [row_of("cache", name, values, unit[name]) for name, values in found.items()]
+    return [Row("cache", name, values, unit[name]) for name, values in found.items()]
 
 
 def cached_ratios(rows: list[Row]) -> dict[str, float]:
     """How many times faster an epoch is on cached features."""
-    value = {row.name: row.value for row in rows}
-    return {"uncached_over_cached_epoch": value[UNCACHED] / value[CACHED]}
+    return {"uncached_over_cached_epoch": ratio(rows, UNCACHED, CACHED, "cache")}

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from ctl_lightning.benchmarks.rows import Row, rates, row_of
+from ctl_lightning.benchmarks.rows import Row, rates, ratio
 from ctl_lightning.data.crop import scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.triplets import TripletDataset
@@ -79,11 +79,11 @@ def loader_rows(make: Callable[..., TripletDataModule], seconds: float, rounds: 
         for name, loader in loaders.items():
             work[f"{name}, {_processes(count)}"] = partial(_images, loader, packed.batch_size)
     found = rates(work, seconds, rounds)
-    rows = [row_of("loader", name, values, "images/s") for name, values in found.items()]
+    rows = [Row("loader", name, values, "images/s") for name, values in found.items()]
     for count in sorted({1, workers}):
         memory = _private_memory(_ready(make(store="packed", num_workers=count)))
         if memory:
-            rows.append(row_of("loader memory", f"a worker's own, {_processes(count)}", memory, "MB"))
+            rows.append(Row("loader memory", f"a worker's own, {_processes(count)}", memory, "MB"))
     return rows
 
 
@@ -120,9 +120,8 @@ def _private_memory(data: TripletDataModule) -> list[float]:
 
 def loader_ratios(rows: list[Row]) -> dict[str, float]:
     """What the rows of one core say in one number each: images/s over those of USUAL; larger is better for us."""
-    value = {row.name: row.value for row in rows}
     alone = _processes(0)
     return {
-        "store_over_pil": value[f"{STORE}, {alone}"] / value[f"{USUAL}, {alone}"],
-        "files_over_pil": value[f"{FILES}, {alone}"] / value[f"{USUAL}, {alone}"],
+        name: ratio(rows, f"{ours}, {alone}", f"{USUAL}, {alone}", "loader")
+        for name, ours in (("store_over_pil", STORE), ("files_over_pil", FILES))
     }

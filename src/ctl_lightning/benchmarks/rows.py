@@ -1,32 +1,52 @@
 """A row of the benchmark's table, and how a rate is measured."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import NamedTuple
 
 import torch
 
 
-class Row(NamedTuple):
-    """One measurement.
+@dataclass(frozen=True)
+class Row:
+    """One measurement, repeated.
 
     Attributes:
         group: what kind of thing was measured.
         name: what exactly.
-        value: the median of the rounds.
-        unit: of the value, such as "images/s".
-        low: the smallest of the rounds.
-        high: the largest of the rounds.
+        rounds: what each round found.
+        unit: of that, such as "images/s".
     """
 
     group: str
     name: str
-    value: float
+    rounds: list[float]
     unit: str
-    low: float
-    high: float
+
+    @property
+    def value(self) -> float:
+        """The median of the rounds."""
+        return median(self.rounds)
+
+    def as_dict(self) -> dict[str, object]:
+        """For a file: with median, smallest and largest of the rounds."""
+        return {
+            "group": self.group,
+            "name": self.name,
+            "value": self.value,
+            "unit": self.unit,
+            "low": min(self.rounds),
+            "high": max(self.rounds),
+            "rounds": self.rounds,
+        }
+
+
+def ratio(rows: Sequence[Row], over: str, under: str, group: str) -> float:
+    """The median over the rounds of one row of a group over another: what changes the machine from round to round falls out."""
+    one, other = (next(row for row in rows if (row.group, row.name) == (group, name)) for name in (over, under))
+    return median(a / b for a, b in zip(one.rounds, other.rounds, strict=True))
 
 
 def rates(work: Mapping[str, Callable[[], Iterable[int]]], seconds: float, rounds: int) -> dict[str, list[float]]:
@@ -50,11 +70,6 @@ def in_turn(measure: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
         for name, once in measure.items():
             found[name].append(once())
     return found
-
-
-def row_of(group: str, name: str, rounds: list[float], unit: str) -> Row:
-    """Of the measurements of all rounds."""
-    return Row(group, name, median(rounds), unit, min(rounds), max(rounds))
 
 
 def rate_of(start: Callable[[], Iterable[int]], seconds: float) -> float:

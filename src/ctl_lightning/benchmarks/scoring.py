@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ctl_lightning.benchmarks.rows import Row, rates, row_of
+from ctl_lightning.benchmarks.rows import Row, rates, ratio
 from ctl_lightning.style.distance import query, query_distance
 from ctl_lightning.style.network import SceneStyle, region_distance
 
@@ -41,14 +41,13 @@ def scoring_rows(seconds: float, rounds: int, products: int = PRODUCTS, queries:
         REGION_LOOP: lambda: _by_region(style, catalogue),
     }
     found = rates(work, seconds, rounds)
-    rows = [row_of("scoring", name, values, "distances/s") for name, values in found.items()]
-    return [*rows, row_of("scoring", "largest difference", [largest_difference(style, catalogue)], "")]
+    rows = [Row("scoring", name, values, "distances/s") for name, values in found.items()]
+    return [*rows, Row("scoring", "largest difference", [largest_difference(style, catalogue)], "")]
 
 
 def scoring_ratios(rows: list[Row]) -> dict[str, float]:
     """How many times faster the one-query form is."""
-    value = {row.name: row.value for row in rows}
-    return {"region_loop_over_query": value[ONE_QUERY] / value[REGION_LOOP]}
+    return {"region_loop_over_query": ratio(rows, ONE_QUERY, REGION_LOOP, "scoring")}
 
 
 def random_embeddings(queries: int, products: int) -> tuple[SceneStyle, Tensor]:

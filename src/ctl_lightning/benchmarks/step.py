@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ctl_lightning.benchmarks.loader import UsualTriplets
 from ctl_lightning.benchmarks.naive import NaiveStep
-from ctl_lightning.benchmarks.rows import Row, clock, in_turn, rate_of, row_of
+from ctl_lightning.benchmarks.rows import Row, clock, in_turn, rate_of, ratio
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.triplets import Triplet, TripletDataset
 from ctl_lightning.module import CompleteTheLook
@@ -85,7 +85,9 @@ def step_rows(
                 naive(*triplets)
                 yield images
 
-    parts = {FORWARD: forward, BACKBONE: passes, STEP: lambda: step(batch)}
+    parts = {BACKBONE: passes, STEP: lambda: step(batch)}
+    if not backbone.frozen:
+        parts = {FORWARD: forward, **parts}
     work: dict[str, Callable[[], Iterator[int]]] = {
         name: lambda part=part: again(part, images)  # type: ignore[misc]
         for name, part in parts.items()
@@ -100,25 +102,23 @@ def step_rows(
 
     measure = {name: partial(rate_of, start, seconds) for name, start in work.items()}
     found = in_turn({**measure, END_TO_END: end_to_end}, rounds)
-    rows = [row_of("step", name, found[name], "images/s") for name in (FORWARD, BACKBONE, STEP, END_TO_END, NAIVE)]
+    rows = [Row("step", name, values, "images/s") for name, values in found.items()]
     matrix = [_matrix_rate(device, precision, seconds) for _ in range(rounds)]
-    rows.append(row_of("operations", MATRIX, matrix, "TFLOP/s"))
-    rows.append(row_of("operations", STEP, [rate * operations / images / 1e12 for rate in found[STEP]], "TFLOP/s"))
-    rows.append(row_of("logging", LOGGING, logging, "%"))
+    rows.append(Row("operations", MATRIX, matrix, "TFLOP/s"))
+    rows.append(Row("operations", STEP, [rate * operations / images / 1e12 for rate in found[STEP]], "TFLOP/s"))
+    rows.append(Row("logging", LOGGING, logging, "%"))
     if memory is not None:
-        rows.append(row_of("memory", f"of a step of {images} images, at its peak", [memory], "MB"))
+        rows.append(Row("memory", f"of a step of {images} images, at its peak", [memory], "MB"))
     return rows
 
 
 def step_ratios(rows: list[Row]) -> dict[str, float]:
     """Times over times for the step ratios, where 1 is the best; images/s over images/s for `naive`, where larger is better."""
-    value = {(row.group, row.name): row.value for row in rows}
-    step, end = value["step", STEP], value["step", END_TO_END]
     return {
-        "step_over_backbone": value["step", BACKBONE] / step,
-        "end_to_end_over_step": step / end,
-        "naive_over_end_to_end": end / value["step", NAIVE],
-        "step_over_matrix_rate": value["operations", STEP] / value["operations", MATRIX],
+        "step_over_backbone": ratio(rows, BACKBONE, STEP, "step"),
+        "end_to_end_over_step": ratio(rows, STEP, END_TO_END, "step"),
+        "naive_over_end_to_end": ratio(rows, END_TO_END, NAIVE, "step"),
+        "step_over_matrix_rate": ratio(rows, STEP, MATRIX, "operations"),
     }
 
 

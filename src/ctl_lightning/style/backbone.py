@@ -125,7 +125,8 @@ class Backbone(nn.Module):
 
     def pixels(self, images: Tensor) -> Tensor:
         """uint8 pictures (B, 3, S, S) -> what the network was trained on, in the channels-last memory format."""
-        normalised = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        # (x / 255 - mean) / std in one new tensor: large ones are dear on a CPU.
+        normalised = (images * (1 / (255 * self.std))).sub_(self.mean / self.std)
         return normalised.contiguous(memory_format=torch.channels_last)
 
     def identity(self) -> dict[str, Any]:
