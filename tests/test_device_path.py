@@ -144,7 +144,7 @@ def test_every_precision_of_lightnings_trains(compose: Compose, tmp_path: Path, 
 
 @pytest.mark.usefixtures("without_pictures")
 def test_accumulated_gradients_make_fewer_steps_of_the_mean(compose: Compose, tmp_path: Path) -> None:
-    train(compose(*TINY, "+trainer.accumulate_grad_batches=2", "data.batch_size=8", run="two"))
+    train(compose(*TINY, "trainer.accumulate_grad_batches=2", "data.batch_size=8", run="two"))
     train(compose(*TINY, run="one"))
     two, one = (read_checkpoint(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("two", "one"))
     assert abs(two["global_step"] - one["global_step"]) <= 1

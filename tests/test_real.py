@@ -99,6 +99,17 @@ def test_a_short_training_is_the_same_from_the_store_and_from_the_image_files(tm
     assert short_training(tmp_path / "none", "data.store=none")["test"] == found["test"]
 
 
+def test_training_on_cached_features_ends_where_training_on_pictures_does(tmp_path: Path) -> None:
+    found = {
+        cache: short_training(tmp_path / cache, "data.augment=none", f"backbone.cache={cache}")["test"]["all"]
+        for cache in ("always", "never")
+    }
+    assert list((tmp_path / "always" / "cache" / "features").glob("*.npy"))
+    for metric in ("auc", "auc_matched", "lift", "binary_accuracy", "mrr"):
+        cached, plain = (found[cache][metric]["value"] for cache in ("always", "never"))
+        assert cached == pytest.approx(plain, abs=0.005), metric
+
+
 def test_what_prepare_counts_is_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides = ["data=stl_fashion", f"data.root={SUBSET}", "download.offline=true", "data.stored_size=64"]
     overrides += ["data.image_size=56", f"paths.run_dir={tmp_path / 'run'}", f"paths.cache_dir={tmp_path / 'cache'}"]

@@ -221,7 +221,7 @@ class CompleteTheLook(LightningModule):
         """
         style, (products,) = self.network(batch.scene, (batch.product,), batch.category)
         category, identity, first = batch.category, batch.identity, 0
-        if torch.distributed.is_initialized():
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
             first = self.global_rank * len(identity)
             products = self._of_all(products, sync_grads=True)
             category, identity = self._of_all(category), self._of_all(identity)

@@ -124,10 +124,10 @@ def train(config: DictConfig) -> float | None:
             began = time.monotonic()
             cache_features(module, data, trainer.strategy.root_device)
             console.print(f"features are ready after {time.monotonic() - began:.0f} s, which train_seconds leaves out")
-        elif plain["backbone"]["frozen"] and plain["backbone"]["cache"] == "auto" and module.learns:
+        elif module.learns and uses_cache(plain["backbone"], "none"):
             console.print(
-                "the backbone is frozen, but random pictures keep it at work; data.augment=none or backbone.cache_views=4 "
-                "computes features once, and an epoch takes seconds",
+                "the backbone is frozen, but random pictures keep it at work; data.augment=none, or data.augment=crop with "
+                "backbone.cache_views=4, computes features once, and an epoch takes seconds",
                 markup=False,
             )
         if config.compile:

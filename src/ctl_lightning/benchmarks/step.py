@@ -30,7 +30,7 @@ FORWARD, BACKBONE = "backbone alone, forward", "backbone alone, as in training"
 STEP, END_TO_END = "full step, without loader", "end to end: store, step, Lightning, logger"
 NAIVE = "naive: eight passes, PIL, region loop"
 MATRIX = "matrix products alone"
-LOGGING = "share of end to end"
+LOGGING = "every log_every_n_steps, share of end to end"
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -93,15 +93,13 @@ def step_rows(
         for name, part in parts.items()
     }
     work[NAIVE] = naive_steps
-    logging: list[float] = []
-
-    def end_to_end() -> float:
-        found = fit_rate(data, module, make_trainer, seconds)
-        logging.append(found.logging)
-        return found.images
-
     measure = {name: partial(rate_of, start, seconds) for name, start in work.items()}
-    found = in_turn({**measure, END_TO_END: end_to_end}, rounds)
+    fit = partial(fit_rate, data, module, make_trainer, seconds)
+    found = in_turn({**measure, END_TO_END: lambda: fit().images}, rounds)
+    # Logged in every step: what is logged in one of many is then that much less.
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    logged = fit(log_every_n_steps=1).logging if every else 0.0
+    logging = [100 * logged / every * rate / images for rate in found[END_TO_END]]
     rows = [Row("step", name, values, "images/s") for name, values in found.items()]
     matrix = [_matrix_rate(device, precision, seconds) for _ in range(rounds)]
     rows.append(Row("operations", MATRIX, matrix, "TFLOP/s"))
@@ -140,7 +138,7 @@ class Step:
 
 
 class Fit:
-    """What `fit_rate` found: images a second, and the share of the time that logging took, in percent."""
+    """What `fit_rate` found: images a second, and the seconds a step that logging took."""
 
     def __init__(self, images: float, logging: float) -> None:
         self.images, self.logging = images, logging
@@ -150,14 +148,15 @@ class _Clock(Callback):
     """Counts pictures after the first steps, and stops the training after so many seconds."""
 
     def __init__(self, images: int, seconds: float, first: int) -> None:
-        self._images, self._seconds, self._first = images, seconds, first
+        self._images, self._seconds, self.first = images, seconds, first
+        self._before = first
         self.done, self.began, self.ended = 0, math.nan, math.nan
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._first:
-            self._first -= 1
+        if self._before:
+            self._before -= 1
             self.began = clock()
             return
         self.done += self._images
@@ -166,7 +165,9 @@ class _Clock(Callback):
             trainer.should_stop = True
 
 
-def fit_rate(data: TripletDataModule, module: CompleteTheLook, make_trainer: MakeTrainer, seconds: float) -> Fit:
+def fit_rate(
+    data: TripletDataModule, module: CompleteTheLook, make_trainer: MakeTrainer, seconds: float, **options: Any
+) -> Fit:
     """Images a second of Lightning's training with loader and logger, as `train` runs it but for bar, validation and checkpoints.
 
     Args:
@@ -174,6 +175,7 @@ def fit_rate(data: TripletDataModule, module: CompleteTheLook, make_trainer: Mak
         module: its weights move.
         make_trainer: makes the run's trainer, with options changed.
         seconds: how long.
+        options: of the trainer.
     """
     spent = _Spent()
     # What loader processes have fetched during the first, slow step does not count.
@@ -190,6 +192,7 @@ def fit_rate(data: TripletDataModule, module: CompleteTheLook, make_trainer: Mak
             limit_val_batches=0,
             enable_checkpointing=False,
             enable_progress_bar=False,
+            **options,
         )
         logger.log_metrics, logger.save = spent.on(logger.log_metrics), spent.on(logger.save)  # type: ignore[method-assign]
         module.log = spent.on(module.log)  # type: ignore[method-assign]
@@ -198,8 +201,8 @@ def fit_rate(data: TripletDataModule, module: CompleteTheLook, make_trainer: Mak
         finally:
             del module.log
             module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-    elapsed = watch.ended - watch.began
-    return Fit(watch.done / elapsed, 100 * spent.seconds / elapsed)
+    steps = watch.done / (3 * data.batch_size)
+    return Fit(watch.done / (watch.ended - watch.began), spent.seconds / (steps + watch.first))
 
 
 class _Spent:
@@ -233,7 +236,8 @@ def _operations(network: StyleNetwork, batch: Triplet) -> int:
     """
 
     def count(work: Callable[[], object]) -> int:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # A compiled network's operations are not seen.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             work()
         return counter.get_total_flops()
 
