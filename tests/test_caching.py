@@ -121,7 +121,9 @@ def test_a_frozen_backbone_that_is_kept_at_work_is_told_of_the_cache(
 ) -> None:
     trained(compose, tmp_path, "run", "data.augment=crop", "trainer.max_epochs=1")
     said = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"the backbone is frozen.*data\.augment=none, or data\.augment=crop with backbone\.cache_views=4", said)
+    assert re.search(
+        r"the backbone is frozen.*data\.augment=none, or data\.augment=crop with backbone\.cache_views=4", said
+    )
     assert not (tmp_path / "cache" / "features").exists()
 
 
