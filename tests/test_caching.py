@@ -31,7 +31,6 @@ def results(run: Path) -> Any:
         ({"frozen": True}, "none", True),
         ({"frozen": True}, "crop", False),
         ({"frozen": True, "cache_views": 2}, "crop", True),
-        ({"frozen": True, "cache_views": 2}, "colour", False),
         ({"frozen": True, "cache": "never"}, "none", False),
         ({"frozen": True, "cache": "always"}, "none", True),
         ({"frozen": True, "cache": "always", "cache_views": 2}, "crop", True),
@@ -54,6 +53,20 @@ def test_when_features_are_cached(options: Any, augment: str, cached: bool) -> N
 def test_a_cache_that_would_be_stale_is_refused(options: Any, augment: str, says: str) -> None:
     with pytest.raises(InputError, match=f"backbone.cache=always: .*{says}"):
         uses_cache(BACKBONE | options | {"cache": "always"}, augment)
+
+
+@pytest.mark.parametrize(
+    ("options", "augment", "says"),
+    [
+        ({"frozen": False}, "crop", "the backbone is tuned"),
+        ({"frozen": True}, "none", "data.augment=none asks for centres"),
+        ({"frozen": True}, "colour", "changes pictures anew"),
+        ({"frozen": True, "cache": "never"}, "crop", "backbone.cache=never"),
+    ],
+)
+def test_views_that_nobody_would_see_are_refused(options: Any, augment: str, says: str) -> None:
+    with pytest.raises(InputError, match=f"backbone.cache_views=2: nobody would see them: .*{says}"):
+        uses_cache(BACKBONE | options | {"cache_views": 2}, augment)
 
 
 def trained(compose: Compose, tmp_path: Path, run: str, *overrides: str) -> Any:

@@ -90,6 +90,8 @@ def test_a_typo_in_an_override_says_what_was_probably_meant(override: str, says:
         ("loss.margin=abc", r"model\.loss\.margin='abc': input should be a valid number"),
         ("model.attention=categroy", r"should be 'category' or 'uniform'; did you mean 'category'"),
         ("data.negatives=uniforn", r"data\.negatives='uniforn': .*did you mean 'uniform'"),
+        ("loss.mining=semihard loss=in_batch_triplet", r"model\.loss\.mining='semihard': .*did you mean 'semi_hard'"),
+        ("loss.temperature=abc loss=info_nce", r"model\.loss\.temperature='abc': input should be a valid number"),
         ("data.batch_size=1.5", r"data\.batch_size=1\.5: input should be a valid integer"),
         ("trainer.max_epochs=many", r"trainer\.max_epochs='many'"),
         ("+paths.cachedir=x", r"no option 'paths\.cachedir'; did you mean 'cache_dir'"),
@@ -97,9 +99,26 @@ def test_a_typo_in_an_override_says_what_was_probably_meant(override: str, says:
     ],
 )
 def test_unknown_options_and_wrong_types_are_refused_before_any_work(override: str, says: str) -> None:
-    config = compose(override)
+    config = compose(*override.split())
     with pytest.raises(InputError, match=says):
         _check_config("train", config)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["loss=in_batch_triplet", "loss.minning=hardest"], "did you mean 'loss.mining'"),
+        (["loss=info_nce", "loss.margin=0.2"], "there is no option 'loss.margin'; did you mean 'data.margin'"),
+        (["loss=info_nce", "loss.temprature=0.2"], "did you mean 'loss.temperature'"),
+    ],
+)
+def test_a_suggestion_is_of_the_groups_that_were_chosen(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train", *words])
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Hydra's own classes
+        compose(*words)
+    assert says in one_line(caught.value, "train")
 
 
 def test_a_value_that_an_object_refuses_is_one_line() -> None:

@@ -91,7 +91,7 @@ def benchmark(config: DictConfig) -> None:
     }
     write_text(run_dir / "benchmark.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
-    table = Table("", "", "", "from", "to", box=None, header_style="bold")
+    table = Table("", "median", "", "from", "to", box=None, header_style="bold")
     for column in (table.columns[1], *table.columns[3:]):
         column.justify = "right"
     for row in rows:
@@ -118,6 +118,8 @@ def _measure(config: DictConfig, make: "_Make", measured: Sequence[str]) -> tupl
         rows += (found := step_rows(data, module, make.trainer, seconds, rounds))
         ratios |= step_ratios(found)
     if "cache" in measured:
+        if not config.backbone.frozen:
+            console.print("what=cache: the backbone is measured as if it were frozen: features of a tuned one change")
         pictures, features = (make.ready(augment="none", batch_size=config.cache_batch_size) for _ in range(2))
         rows += (found := cached_rows(pictures, features, make.module(frozen=True), make.trainer, seconds, rounds))
         ratios |= cached_ratios(found)

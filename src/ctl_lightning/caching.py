@@ -1,5 +1,7 @@
 """Whether a run trains on features that a frozen backbone computed once, and who computes them."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -17,12 +19,12 @@ def uses_cache(backbone: BackboneOptions, augment: str) -> bool:
         augment: of training pictures; see TripletDataModule.
 
     Raises:
-        InputError: "always", but the features of a picture would not stay the same.
+        InputError: "always", but the features of a picture would not stay the same; views that nobody would see.
     """
-    if backbone["cache"] == "never":
-        return False
     reason = None
-    if not backbone["frozen"]:
+    if backbone["cache"] == "never":
+        reason = "backbone.cache=never"
+    elif not backbone["frozen"]:
         reason = "the backbone is tuned, so its features change; give backbone.frozen=true"
     elif augment == "colour":
         reason = "data.augment=colour changes pictures anew in each step; give data.augment=crop or none"
@@ -33,11 +35,18 @@ def uses_cache(backbone: BackboneOptions, augment: str) -> bool:
         )
     if reason and backbone["cache"] == "always":
         raise InputError(f"backbone.cache=always: {reason}, or backbone.cache=auto")
+    if backbone["cache_views"] > 0 and (reason or augment == "none"):
+        raise InputError(
+            f"backbone.cache_views={backbone['cache_views']}: nobody would see them: {reason or 'data.augment=none asks for centres'}"
+        )
     return reason is None
 
 
-def cache_features(module: CompleteTheLook, data: TripletDataModule, device: torch.device) -> None:
+def cache_features(module: CompleteTheLook, data: TripletDataModule, device: torch.device) -> Path:
     """Lets `data` give features in place of pictures; computes them on `device` if its cache has none.
+
+    Returns:
+        The file of the features.
 
     Raises:
         InputError: no room on the disk; numbers too large for the type.
@@ -50,4 +59,4 @@ def cache_features(module: CompleteTheLook, data: TripletDataModule, device: tor
         return backbone(pictures.to(device, non_blocking=True))
 
     views = options["cache_views"] if data.augment != "none" else 0
-    data.use_features(backbone.identity(), views, options["cache_dtype"], encode)
+    return data.use_features(backbone.identity(), views, options["cache_dtype"], encode)

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -130,9 +131,17 @@ def _bad_override(error: ConfigCompositionException, name: str) -> str:
 
 
 def _compose(name: str) -> Config:
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return OmegaConf.to_container(hydra.compose(name), resolve=False)  # type: ignore[return-value]
+    """The config of a program with the choices of groups that the command line makes."""
+    groups = {path.name for path in config_dir().iterdir() if path.is_dir()}
+    words = [word for word in sys.argv[1:] if word.lstrip("+").partition("=")[0] in groups and "," not in word]
+    for choices in (words, []):
+        GlobalHydra.instance().clear()
+        with (
+            suppress(HydraException, OmegaConfBaseException),  # the choices are not what is wrong here
+            hydra.initialize_config_dir(str(config_dir()), version_base="1.3"),
+        ):
+            return OmegaConf.to_container(hydra.compose(name, choices), resolve=False)  # type: ignore[return-value]
+    return {}
 
 
 def _keys(config: Config, prefix: str = "") -> Iterator[str]:
@@ -204,7 +213,7 @@ def _check(node: object, where: str) -> None:
     parameters = inspect.signature(constructor).parameters
     known = [name for name in parameters if name != "self"]
     try:
-        hints = get_type_hints(constructor)
+        hints = get_type_hints(constructor, include_extras=True)
     except NameError:  # a foreign class whose annotations are for type checkers alone
         hints = dict.fromkeys(known, Any)
     for name, value in node.items():
@@ -229,4 +238,4 @@ def _check_value(value: object, hint: Any, where: str) -> None:
         options = re.findall(r"'([^']*)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else []
         place = ".".join([where, *inner])
         message = first["msg"][:1].lower() + first["msg"][1:]
-        raise InputError(f"{place}={first['input']!r}: {message}{suggestion(str(value), options)}") from None
+        raise InputError(f"{place}={first['input']!r}: {message}{suggestion(str(first['input']), options)}") from None

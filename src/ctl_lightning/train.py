@@ -96,11 +96,13 @@ def train(config: DictConfig) -> float | None:
     data.prepare_data()
     data.read_table()
     module: CompleteTheLook = build(config.model, "model", categories=data.categories)
+    if module.learns and plain["backbone"]["frozen"] and plain["backbone"]["weights"] is None:
+        log.warning("backbone.frozen=true with backbone.weights=null: the features will be those of a random network")
     module.load_backbone_weights()  # before the images are packed: if there are none, nobody has waited
     data.setup()
     console.print(data.summary(), markup=False)
 
-    seconds, history = 0.0, []
+    seconds, feature_seconds, history = 0.0, 0.0, []
     if resumed is not None:
         checkpoint = check_resumable(resumed, module, plain["data"])
         if 0 <= (plain["trainer"]["max_epochs"] or -1) <= checkpoint["epoch"]:
@@ -122,8 +124,9 @@ def train(config: DictConfig) -> float | None:
         trainer = _trainer(config, run_dir, loggers, [best, run])
         if cached:
             began = time.monotonic()
-            cache_features(module, data, trainer.strategy.root_device)
-            console.print(f"features are ready after {time.monotonic() - began:.0f} s, which train_seconds leaves out")
+            path = cache_features(module, data, trainer.strategy.root_device)
+            feature_seconds = time.monotonic() - began
+            console.print(f"trains on the features in {path}, ready after {feature_seconds:.0f} s", markup=False)
         elif module.learns and uses_cache(plain["backbone"], "none"):
             console.print(
                 "the backbone is frozen, but random pictures keep it at work; data.augment=none, or data.augment=crop with "
@@ -131,6 +134,7 @@ def train(config: DictConfig) -> float | None:
                 markup=False,
             )
         if config.compile:
+            console.print("compiling the network: the first steps take a minute")
             compile_network(module)
         with _told_how_to_continue(trainer, run_dir), told_that_it_can_not_be_compiled():
             if module.learns:
@@ -141,7 +145,9 @@ def train(config: DictConfig) -> float | None:
             )
         # Lightning has left the module on the CPU, for which the network need not be compiled once more.
         with torch.compiler.set_stance("force_eager" if config.compile else "default"):
-            results = _results(plain, data, module) | {"train_seconds": train_seconds, "versions": versions()}
+            results = _results(plain, data, module)
+            results |= {"feature_seconds": feature_seconds} if cached else {}
+            results |= {"train_seconds": train_seconds, "versions": versions()}
             write_results(run_dir / "results.json", results)
             pictures = _pictures(run_dir, data, module, results)
         log_results(loggers, results, pictures)
@@ -166,6 +172,7 @@ def _check_negatives(plain: dict[str, Any]) -> None:
 def _short_form(plain: dict[str, Any], run_dir: Path) -> str:
     """The resolved config, a line a group; the whole of it is in config.yaml."""
     lines = [f"run directory: {run_dir}"]
+    lines.append(f"      run: seed={plain['seed']} compile={plain['compile']} keep_memory={plain['keep_memory']}")
     for group in ("model", "loss", "backbone", "data", "trainer"):
         values = " ".join(
             f"{key}={value}" for key, value in plain[group].items() if not isinstance(value, dict) and key != "_target_"

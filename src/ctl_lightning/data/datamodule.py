@@ -125,7 +125,9 @@ class TripletDataModule(LightningDataModule):
         if not 0 <= max_bad_images <= 1:
             raise ValueError(f"max_bad_images must be a share from 0 to 1, not {max_bad_images}")
         if negatives == "in_batch" and not 2 <= same_category <= batch_size:
-            raise ValueError(f"same_category must be between 2 and batch_size={batch_size}, not {same_category}")
+            raise ValueError(
+                f"same_category must be between 2 and batch_size={batch_size}, not {same_category}; give data.same_category=N"
+            )
         if num_workers < 0 or eval_batch_size < 1:
             raise ValueError("num_workers must be at least 0 and eval_batch_size at least 1")
         self.root = Path(root).expanduser()
@@ -314,7 +316,7 @@ class TripletDataModule(LightningDataModule):
         views: int,
         dtype: FeatureType,
         encode: Callable[[Tensor], tuple[Tensor, Tensor]],
-    ) -> None:
+    ) -> Path:
         """Batches hold a frozen backbone's features from now on, in place of pictures. They are computed if the cache has none.
 
         Args:
@@ -322,6 +324,9 @@ class TripletDataModule(LightningDataModule):
             views: how many random views of each picture training chooses from; 0: it uses the centres.
             dtype: of the stored numbers.
             encode: pictures, uint8 (B, 3, S, S) -> pooled (B, F) and regions (B, R, C).
+
+        Returns:
+            The file of the features.
 
         Raises:
             InputError: no room on the disk; numbers too large for the type.
@@ -331,6 +336,7 @@ class TripletDataModule(LightningDataModule):
         self._features = open_features(
             plan, self.cache_dir, self.pictures.fixed, encode, self.eval_batch_size, self.num_workers, self.seed
         )
+        return self._features.path
 
     def query_images(self, task: EvaluationSet) -> EvaluationImages:
         """The scene crops of a task's queries."""

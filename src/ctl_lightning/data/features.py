@@ -81,10 +81,13 @@ class FeatureViews:
         path: what `open_features` made.
         plan: of it.
         seed: of the run; it chooses among the random views.
+
+    Attributes:
+        path: of the file.
     """
 
     def __init__(self, path: Path, plan: FeaturePlan, seed: int) -> None:
-        self._path = path
+        self.path = path
         self._rows = {key: row for row, key in enumerate(plan.keys)}
         self._crops, self._views, self._dtype, self._seed = len(plan.crops), plan.views, plan.dtype, seed
         self._arrays: tuple[NDArray[np.int16], NDArray[np.int16]] | None = None
@@ -121,7 +124,7 @@ class FeatureViews:
         """The pooled vectors and the regions of all views, a row each."""
         if self._arrays is None:
             # Read-only: a writable map of a file larger than the memory is refused by the system.
-            numbers = np.load(self._path, mmap_mode="r")
+            numbers = np.load(self.path, mmap_mode="r")
             border = math.prod(self._shapes[0])
             pooled, regions = (
                 part.reshape(-1, *shape[2:])
