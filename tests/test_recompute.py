@@ -4,16 +4,16 @@ import copy
 
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from ctl_lightning.conf import config_dir
 from ctl_lightning.style.backbone import Backbone
 
 LAYERS = {
-    path.stem: (options["pooled_layer"], options["region_layer"])
+    path.stem: (options.pooled_layer, options.region_layer)
     for path in sorted((config_dir() / "backbone").glob("*.yaml"))
-    if isinstance(options := yaml.safe_load(path.read_text()), dict)
+    for options in [OmegaConf.load(path)]
 }
 
 
