@@ -1,5 +1,8 @@
 """What keeps a device busy: nothing is read from it in a step, half precision where it does no harm, one draw of colours on it."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +233,23 @@ def test_a_machine_that_can_not_compile_is_one_line(compose: Compose, monkeypatc
     monkeypatch.setattr(nn.Module, "compile", lambda self: real(self, backend=broken))
     with pytest.raises(InputError, match=r"compile=true: .*No working C.. compiler found.*compile=false"):
         train(compose(*TINY, "compile=true"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has it")
+def test_freed_memory_is_kept() -> None:
+    # In a process of its own: it can not be taken back.
+    script = """
+from pathlib import Path
+import torch
+from ctl_lightning.memory import keep_freed_memory
+def resident():
+    return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
+def left():
+    before = resident(); torch.ones(50_000_000).sum(); return resident() - before
+given_back = left(); keep_freed_memory(); print(given_back < 50 < left())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
 
 
 def test_freed_memory_is_kept_or_the_reason_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ctl_lightning.data import features as module
-from ctl_lightning.data import files
+from ctl_lightning.data import making
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.features import CachedFeatures, FeaturePlan, FeatureType, open_features
 from ctl_lightning.data.triplets import Triplet
@@ -177,7 +177,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_work(tmp_path: Path, monkey
     monkeypatch.undo()
     # The prediction is the size of the file, to the byte, apart from its header.
     needed: list[int] = []
-    monkeypatch.setattr(module, "_check_room", lambda _, size: needed.append(size))
+    monkeypatch.setattr(module, "check_room", lambda _path, _what, size, _ways: needed.append(size))
     opened(tmp_path, means, views=2)
     (file,) = (tmp_path / "features").glob("*.npy")
     assert file.stat().st_size - needed[0] == 128
@@ -185,7 +185,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_work(tmp_path: Path, monkey
 
 def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS_A_NOTE", 0.0)
-    real, room = files.write_at, [5]
+    real, room = making.write_at, [5]
 
     def write_at(file: int, content: bytes, offset: int) -> None:
         room[0] -= 1

@@ -62,7 +62,9 @@ def test_the_loss_of_pictures_is_that_of_the_slow_loop_region_by_region(
     make_data: MakeData, variant: str, squared: bool
 ) -> None:
     batch = pairs(make_data)
-    model = module(loss=LOSSES[variant], squared=squared).eval()
+    # In double precision: with a rounding, the two could choose different negatives where distances are nearly equal.
+    torch.manual_seed(0)
+    model = module(loss=LOSSES[variant], squared=squared).eval().double()
     found = []
     for loss in (slow(model, variant, batch), model.in_batch_loss(batch)):
         model.zero_grad()
@@ -70,10 +72,10 @@ def test_the_loss_of_pictures_is_that_of_the_slow_loop_region_by_region(
         found.append(
             (loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
         )
-    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-9, atol=1e-12)
     assert found[1][1].keys() == found[0][1].keys()
     for name, gradient in found[1][1].items():
-        torch.testing.assert_close(gradient, found[0][1][name], rtol=2e-3, atol=2e-5, msg=name)
+        torch.testing.assert_close(gradient, found[0][1][name], rtol=1e-7, atol=1e-10, msg=name)
 
 
 def test_a_pair_costs_two_backbone_passes(make_data: MakeData) -> None:

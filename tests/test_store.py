@@ -191,7 +191,7 @@ class Usage(NamedTuple):
 def test_too_small_a_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     items = images(tmp_path, 2)
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10**9, 10**9, 1000))
-    with pytest.raises(InputError, match=r"needs 0\.0 GB.*are free.*paths\.cache_dir=DIR.*data\.store=none"):
+    with pytest.raises(InputError, match=r"needs 0\.00 GB.*are free.*paths\.cache_dir=DIR.*data\.store=none"):
         opened(items, tmp_path)
     assert not list((tmp_path / "stores").glob("*.partial"))
     opened(items, tmp_path, "none")

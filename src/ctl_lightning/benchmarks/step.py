@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -137,11 +137,11 @@ class Step:
         self._optimiser.step()
 
 
-class Fit:
+class Fit(NamedTuple):
     """What `fit_rate` found: images a second, and the seconds a step that logging took."""
 
-    def __init__(self, images: float, logging: float) -> None:
-        self.images, self.logging = images, logging
+    images: float
+    logging: float
 
 
 class _Clock(Callback):

@@ -1,6 +1,5 @@
 """The files of a published data set: its metadata, once and unchanged; its images, as many as live."""
 
-import errno
 import hashlib
 import json
 import logging
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 from ctl_lightning.data.fetching import Check, Limits, Remote, Report, fetch
 from ctl_lightning.data.files import sha256_of, write_text
 from ctl_lightning.data.images import open_upright
+from ctl_lightning.data.making import told_if_full
 from ctl_lightning.data.progress import progress
 from ctl_lightning.errors import InputError
 
@@ -158,13 +158,8 @@ class Downloader:
     ) -> Report:
         root.mkdir(parents=True, exist_ok=True)
         limits = Limits(self.connections, self.requests_per_second, self.timeout, self.retries)
-        with _alone_in(root), progress(f"fetching {what}", len(files)) as shown:
-            try:
-                return fetch(files, limits, check, note, shown)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                raise InputError(f"{root}: the disk is full; what has arrived is kept: make room and go on") from None
+        with _alone_in(root), progress(f"fetching {what}", len(files)) as shown, told_if_full(root, "has arrived"):
+            return fetch(files, limits, check, note, shown)
 
 
 @contextmanager

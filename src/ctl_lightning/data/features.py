@@ -1,12 +1,10 @@
 """What a frozen backbone says of every scene crop and product, computed once and kept in memory-mapped files."""
 
-import errno
 import hashlib
 import json
 import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ctl_lightning.data.draws import random_integers
-from ctl_lightning.data.files import array_file, write_at, write_text
-from ctl_lightning.data.packing import make_once
+from ctl_lightning.data.files import write_text
+from ctl_lightning.data.making import array_file, check_room, make_once, told_if_full, write_at
 from ctl_lightning.data.progress import progress
 from ctl_lightning.errors import InputError
 
@@ -210,7 +208,7 @@ def _compute(
     partial, journal = path.with_suffix(".partial"), path.with_suffix(".journal")
     done = _read_journal(journal) if partial.exists() else 0
     if not done:
-        _check_room(path, sum(sizes))
+        check_room(path, "the features need", sum(sizes), _other_ways(sum(sizes)))
     begin = array_file(partial, (sum(sizes) // 2,), np.int16, keep=done > 0)
     places = [(begin, sizes[0] // len(keys)), (begin + sizes[0], sizes[1] // len(plan.crops))]
     before = f", {done:,} of them done before" if done else ""
@@ -223,7 +221,7 @@ def _compute(
         num_workers=num_workers,
         pin_memory=pooled.device.type == "cuda",
     )
-    try:
+    with told_if_full(path.parent, "is computed", lambda: _other_ways(sum(sizes))):
         with partial.open("r+b") as file, progress("computing features", len(keys), done) as shown:
             noted = time.monotonic()
             for (start, end), batch in zip(blocks, loader, strict=True):
@@ -238,13 +236,6 @@ def _compute(
                     noted = time.monotonic()
         index = {"format": FORMAT, "shapes": shapes} | plan._asdict()
         write_text(path.with_suffix(".json"), json.dumps(index))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"{path.parent}: the disk is full; what is computed is kept: make room and run the command again. "
-            + _other_ways(sum(sizes))
-        ) from None
     partial.replace(path)
     journal.unlink()
 
@@ -266,14 +257,6 @@ def _read_journal(path: Path) -> int:
         return int(path.read_text())
     except (OSError, ValueError):
         return 0
-
-
-def _check_room(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise InputError(
-            f"{path.parent}: the features need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there. {_other_ways(needed)}"
-        )
 
 
 def _other_ways(needed: int) -> str:

@@ -1,11 +1,9 @@
 """How an image store is made: in parallel, block by block, so that a killed process goes on where it was."""
 
-import errno
 import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from ctl_lightning.data.files import array_file, sha256_of, write_at, write_text
+from ctl_lightning.data.files import sha256_of, write_text
 from ctl_lightning.data.images import Aspect, ImageItem, Pixels, decode, reason
+from ctl_lightning.data.making import array_file, check_room, told_if_full, write_at
 from ctl_lightning.data.progress import progress
 from ctl_lightning.errors import InputError
 
@@ -92,26 +90,6 @@ def listing_of(path: Path) -> Path:
     return path.with_name(path.name.partition(".")[0] + ".bad.txt")
 
 
-def make_once(path: Path, make: Callable[[], object]) -> None:
-    """Calls `make` if `path` is not there. Of several processes one does; the others wait."""
-    if _is_made(path):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another process is making %s; waiting for it", path)
-        held = lock.acquire()
-    with held:
-        if not _is_made(path):
-            make()
-
-
-def _is_made(path: Path) -> bool:
-    return path.exists() and path.with_suffix(".json").exists()  # of an index alone, both are one
-
-
 def _adopt(plan: Plan, path: Path) -> bool:
     """Takes over the store of the same images under other times: after a copy or a second download, nothing is decoded again."""
     keys = [item.key for item in plan.items]
@@ -157,9 +135,10 @@ def pack(plan: Plan, path: Path) -> None:
     partial, journal = path.with_suffix(".partial"), path.with_suffix(".journal")
     shape = (len(plan.items), plan.size, plan.size, 3)
     picture = plan.size * plan.size * 3
+    needed = len(plan.items) * picture
     begun = partial.exists() and journal.exists()
     if not begun:
-        _check_room(path, len(plan.items) * picture)
+        check_room(path, "the image store needs", needed, _other_ways(path, needed))
         journal.unlink(missing_ok=True)
     header = array_file(partial, shape, np.uint8, keep=begun)
 
@@ -168,15 +147,8 @@ def pack(plan: Plan, path: Path) -> None:
         def write(row: int, pixels: Pixels) -> None:
             write_at(file.fileno(), pixels.tobytes(), header + row * picture)
 
-        try:
+        with told_if_full(path.parent, "is packed", lambda: _other_ways(path, needed)):
             blocks = _in_blocks(plan, "packing", journal, write, lambda: os.fsync(file.fileno()))
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise InputError(
-                f"{path.parent}: the disk is full; what is packed is kept: make room and run the command again. "
-                + _other_ways(path, len(plan.items) * picture)
-            ) from None
     _write_index(path.with_suffix(".json"), plan, blocks)
     partial.replace(path)
     journal.unlink()
@@ -265,15 +237,6 @@ def _write_index(path: Path, plan: Plan, blocks: Sequence[_Block]) -> None:
 def _list_bad(path: Path, bad: Mapping[str, str]) -> None:
     if bad:
         write_text(path, "".join(f"{why}\n" for why in sorted(set(bad.values()))))
-
-
-def _check_room(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise InputError(
-            f"{path.parent}: the image store needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there. "
-            + _other_ways(path, needed)
-        )
 
 
 def _other_ways(path: Path, needed: int) -> str:

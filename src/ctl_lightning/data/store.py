@@ -8,7 +8,8 @@ import numpy as np
 from filelock import FileLock
 
 from ctl_lightning.data.images import Aspect, ImageItem, Pixels, decode, reason
-from ctl_lightning.data.packing import Index, Plan, check, listing_of, make_once, pack, read_index, version_of
+from ctl_lightning.data.making import make_once
+from ctl_lightning.data.packing import Index, Plan, check, listing_of, pack, read_index, version_of
 from ctl_lightning.errors import InputError
 
 StoreKind = Literal["packed", "litdata", "none"]

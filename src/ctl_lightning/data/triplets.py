@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from ctl_lightning.data.negatives import NegativeSampler
 from ctl_lightning.data.pairs import Box, Pair, PairTable, Split
 from ctl_lightning.data.views import Views, centre
 from ctl_lightning.errors import InputError
+
+Keys = Sequence[tuple[int, int]]
+Batch = TypeVar("Batch")
 
 
 def crop_key(scene: str, box: Box) -> str:
@@ -52,10 +55,44 @@ class PairBatch(NamedTuple):
     named: Tensor
 
 
-class TripletDataset(Dataset[Triplet]):
-    """Training triplets. One is asked for by (epoch, index): its negative and its views depend on nothing else.
+class _TrainingPairs(Dataset[Batch], Generic[Batch]):
+    """What both kinds of training batches have in common: items are asked for by (epoch, index), a whole batch at once.
 
-    A loader asks for a whole batch at once, which is then copied from the store once and not collated.
+    A batch is then copied from the store once and not collated. It depends on nothing but those keys, and on the seed of the run.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], categories: Iterable[str], views: Views) -> None:
+        self.pairs = pairs
+        self._category = {category: index for index, category in enumerate(categories)}
+        self._views = views
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        """A batch of one."""
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Keys) -> Batch:
+        """A batch of the items of (epoch, index)."""
+        raise NotImplementedError
+
+    def _scenes(self, keys: Keys) -> Tensor | CachedFeatures:
+        pairs = (self.pairs[index] for _, index in keys)
+        return self._seen("scene", [crop_key(pair.scene, pair.box) for pair in pairs], keys)
+
+    def _positives(self, keys: Keys) -> Tensor | CachedFeatures:
+        return self._seen("positive", [self.pairs[index].product for _, index in keys], keys)
+
+    def _seen(self, role: str, images: Sequence[str], keys: Keys) -> Tensor | CachedFeatures:
+        return self._views.training(images, [(role, *key) for key in keys])
+
+    def _categories(self, keys: Keys) -> Tensor:
+        return torch.tensor([self._category[self.pairs[index].category] for _, index in keys])
+
+
+class TripletDataset(_TrainingPairs[Triplet]):
+    """Training triplets.
 
     Args:
         pairs: the training pairs.
@@ -68,36 +105,22 @@ class TripletDataset(Dataset[Triplet]):
     def __init__(
         self, pairs: Sequence[Pair], categories: Sequence[str], views: Views, negatives: NegativeSampler, seed: int
     ) -> None:
-        self.pairs = pairs
-        self._category = {category: index for index, category in enumerate(categories)}
-        self._views = views
+        super().__init__(pairs, categories, views)
         self._negatives = negatives
         self._seed = seed
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, key: tuple[int, int]) -> Triplet:
-        """A batch of one."""
-        return self.__getitems__([key])
-
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Triplet:
+    def __getitems__(self, keys: Keys) -> Triplet:
         """A batch of the triplets of (epoch, index)."""
-        pairs = [self.pairs[index] for _, index in keys]
-        return Triplet(
-            _views_of("scene", [crop_key(pair.scene, pair.box) for pair in pairs], keys, self._views),
-            _views_of("positive", [pair.product for pair in pairs], keys, self._views),
-            _views_of("negative", [self.negative(*key) for key in keys], keys, self._views),
-            torch.tensor([self._category[pair.category] for pair in pairs]),
-        )
+        negatives = self._seen("negative", [self.negative(*key) for key in keys], keys)
+        return Triplet(self._scenes(keys), self._positives(keys), negatives, self._categories(keys))
 
     def negative(self, epoch: int, index: int) -> str:
         """The negative of a triplet."""
         return self._negatives.draw(self.pairs[index], "negative", self._seed, epoch, index)
 
 
-class PairDataset(Dataset[PairBatch]):
-    """Training pairs, asked for as those of `TripletDataset`.
+class PairDataset(_TrainingPairs[PairBatch]):
+    """Training pairs.
 
     Args:
         pairs: the training pairs.
@@ -106,39 +129,21 @@ class PairDataset(Dataset[PairBatch]):
     """
 
     def __init__(self, pairs: Sequence[Pair], table: PairTable, views: Views) -> None:
-        self.pairs = pairs
-        self._category = {category: index for index, category in enumerate(table.products_of_category)}
+        super().__init__(pairs, table.products_of_category, views)
         self._identity = {product: number for number, product in enumerate(sorted(table.catalogue))}
         self._named = {
             scene: [self._identity[product] for product in sorted(table.products_of_scene[scene])]
             for scene in {pair.scene for pair in pairs}
         }
-        self._views = views
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, key: tuple[int, int]) -> PairBatch:
-        """A batch of one."""
-        return self.__getitems__([key])
-
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
+    def __getitems__(self, keys: Keys) -> PairBatch:
         """A batch of the pairs of (epoch, index)."""
         pairs = [self.pairs[index] for _, index in keys]
-        named = [torch.tensor(self._named[pair.scene]) for pair in pairs]
-        return PairBatch(
-            _views_of("scene", [crop_key(pair.scene, pair.box) for pair in pairs], keys, self._views),
-            _views_of("positive", [pair.product for pair in pairs], keys, self._views),
-            torch.tensor([self._category[pair.category] for pair in pairs]),
-            torch.tensor([self._identity[pair.product] for pair in pairs]),
-            pad_sequence(named, batch_first=True, padding_value=-1),
+        identity = torch.tensor([self._identity[pair.product] for pair in pairs])
+        named = pad_sequence(
+            [torch.tensor(self._named[pair.scene]) for pair in pairs], batch_first=True, padding_value=-1
         )
-
-
-def _views_of(
-    role: str, images: Sequence[str], keys: Sequence[tuple[int, int]], views: Views
-) -> Tensor | CachedFeatures:
-    return views.training(images, [(role, *key) for key in keys])
+        return PairBatch(self._scenes(keys), self._positives(keys), self._categories(keys), identity, named)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
