@@ -233,9 +233,8 @@ def test_a_broken_file_is_named_and_not_read(tmp_path: Path, harm: str) -> None:
 def featured(make_data: MakeData, folder: Path, **options: Any) -> TripletDataModule:
     data = make_data(**options)
     data.cache_dir = folder
-    data.use_features(
-        IDENTITY, 2 if data.augment == "crop" else 0, "float16", lambda images: means(images[:, :, :4, :4])
-    )
+    plan = data.feature_plan(IDENTITY, 2 if data.augment == "crop" else 0, "float16")
+    data.use_features(plan, lambda images: means(images[:, :, :4, :4]))
     return data
 
 

@@ -32,7 +32,7 @@ def slow(model: CompleteTheLook, variant: str, batch: PairBatch, own: range | No
     """The loss of a batch from the region-by-region distances; of the queries `own` alone, if given."""
     network = model.network
     assert isinstance(network, StyleNetwork)
-    style, (products,) = network(batch.scene, (batch.product,), batch.category)
+    style, (products,), _ = network(batch.scene, (batch.product,), batch.category)
     every = [
         region_distance(network.method, style, product.expand(len(products), -1), network.squared)
         for product in products

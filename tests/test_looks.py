@@ -7,23 +7,20 @@ from conftest import MakeData
 from PIL import Image
 
 from ctl_lightning.data.evaluation import Integers
+from ctl_lightning.intervals import Floats
 from ctl_lightning.looks import retrieval_rows
-from ctl_lightning.metrics import Floats, score_pairs
-from ctl_lightning.module import Ranking
+from ctl_lightning.metrics import score_pairs
 
 
-class ByNumber:
+def by_number(queries: Integers, products: Integers) -> Floats:
     """The farther, the smaller a product's number."""
-
-    def distances(self, queries: Integers, products: Integers) -> Floats:
-        return np.tile(-products.astype(float), (len(queries), 1))
+    return np.tile(-products.astype(float), (len(queries), 1))
 
 
 def test_the_grid_shows_the_nearest_products_of_the_category(make_data: MakeData) -> None:
     data = make_data()
     task = data.evaluation("test")
-    ranking: Ranking = ByNumber()  # type: ignore[assignment]
-    for row in retrieval_rows(data, task, ranking, score_pairs(task, ranking.distances)):
+    for row in retrieval_rows(data, task, by_number, score_pairs(task, by_number)):
         category = task.categories.index(row.category)
         wanted = np.flatnonzero(task.product_category == category)[::-1]
         for shown, product in zip(row.nearest, wanted, strict=False):
@@ -39,8 +36,7 @@ def test_a_turned_photo_is_shown_in_its_own_proportions(make_data: MakeData, tmp
     data = make_data()
     data.source = SimpleNamespace(image_path=lambda *_: tmp_path / "turned.jpg")
     task = data.evaluation("test")
-    ranking: Ranking = ByNumber()  # type: ignore[assignment]
-    rows = retrieval_rows(data, task, ranking, score_pairs(task, ranking.distances))
+    rows = retrieval_rows(data, task, by_number, score_pairs(task, by_number))
     # Shoes at 0.8 to 0.95, margin 0.05: what is left is the upper three quarters.
     (aspect, *_) = [row.aspect for row in rows if row.category.endswith("Shoes")]
     assert aspect == pytest.approx(100 / 225, abs=0.01)

@@ -101,7 +101,7 @@ def test_the_logged_metrics_are_those_of_the_region_by_region_distance(
 
 
 def distances(model: CompleteTheLook, batch: Triplet) -> tuple[torch.Tensor, torch.Tensor]:
-    style, (near, far) = model.network(batch.scene, (batch.positive, batch.negative), batch.category)
+    style, (near, far), _ = model.network(batch.scene, (batch.positive, batch.negative), batch.category)
     return model.network.distance(style, near), model.network.distance(style, far)
 
 

@@ -46,7 +46,7 @@ def test_oracle_and_ceilings_are_scikit_learns_of_scores_by_hand(tmp_path: Path)
     assert found["ceilings"]["local"]["value"] == pytest.approx(np.mean(expected["local"]))
 
 
-def test_pointing_and_mass_by_hand() -> None:
+def test_pointing_and_energy_by_hand() -> None:
     # The product sits at the bottom, so the crop is the upper four fifths; 2 x 2 regions, centres at x 1/4, 3/4, y 0.2, 0.6.
     shoe, hat = "a" * 32, "b" * 32
     pairs = tuple(Pair(scene * 32, (0.0, 0.8, 1.0, 1.0), shoe, "Shoes") for scene in "01")
@@ -57,5 +57,5 @@ def test_pointing_and_mass_by_hand() -> None:
     boxes = [(0.0, 0.0, 0.5, 0.4), (0.5, 0.4, 1.0, 0.8)]  # region 0 decides for the first pair, region 3 for the second
     found = attention_results(task, np.array([of_second, of_first]), boxes, [WHOLE, WHOLE], 32, 32, 0.0)["attention"]
     assert found["pointing"]["value"] == pytest.approx(0.5)  # region 1 is the first's heaviest, region 3 the second's
-    assert found["mass"]["value"] == pytest.approx((0.2 + 0.4) / 2)
-    assert found["pointing_uniform"]["value"] == found["mass_uniform"]["value"] == pytest.approx(1 / 4)
+    assert found["energy"]["value"] == pytest.approx((0.2 + 0.4) / 2)
+    assert found["pointing_uniform"]["value"] == found["energy_uniform"]["value"] == pytest.approx(1 / 4)

@@ -211,7 +211,7 @@ def test_the_checkpoint_of_the_best_epoch_is_what_is_tested_and_returned(compose
         pytest.fail("the last epoch was the best one ten times")
     assert monitored == pytest.approx(max(auc), abs=1e-6)
     (best,) = (run / "checkpoints").glob("best*.ckpt")
-    assert best.name == f"best-epoch={auc.index(max(auc)):03d}.ckpt"
+    assert best.name == f"best-epoch{auc.index(max(auc)):03d}.ckpt"
     config = compose(*TINY, f"seed={seed}")
     data = build(config.data, "data")
     module = CompleteTheLook.load_from_checkpoint(best, weights_only=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.features import features_file
 from ctl_lightning.errors import InputError
 from ctl_lightning.module import BackboneOptions, CompleteTheLook
 
@@ -42,11 +43,19 @@ def uses_cache(backbone: BackboneOptions, augment: str) -> bool:
     return reason is None
 
 
-def cache_features(module: CompleteTheLook, data: TripletDataModule, device: torch.device) -> Path:
+def cache_features(
+    module: CompleteTheLook, data: TripletDataModule, device: torch.device, only_if_there: bool = False
+) -> Path | None:
     """Lets `data` give features in place of pictures; computes them on `device` if its cache has none.
 
+    Args:
+        module: whose backbone.
+        data: set up.
+        device: that computes.
+        only_if_there: compute none: who only measures needs few of them.
+
     Returns:
-        The file of the features.
+        The file of the features; None if they are not there and not to be computed.
 
     Raises:
         InputError: no room on the disk; numbers too large for the type.
@@ -59,4 +68,7 @@ def cache_features(module: CompleteTheLook, data: TripletDataModule, device: tor
         return backbone(pictures.to(device, non_blocking=True))
 
     views = options["cache_views"] if data.augment != "none" else 0
-    return data.use_features(backbone.identity(), views, options["cache_dtype"], encode)
+    plan = data.feature_plan(backbone.identity(), views, options["cache_dtype"])
+    if only_if_there and not features_file(plan, data.cache_dir).exists():
+        return None
+    return data.use_features(plan, encode)

@@ -24,6 +24,20 @@ DATA_MAY_DIFFER = ("root", "cache_dir", "store", "chunks_dir", "num_workers", "e
 """Options of the data that do not change what is learned or measured."""
 
 
+def checkpoint_of(path: Path) -> Path:
+    """The checkpoint that a path means: a run directory means its best one, or the last of a method that learns nothing.
+
+    Raises:
+        InputError: a directory without checkpoints.
+    """
+    if not path.is_dir():
+        return path
+    found = [*sorted(path.glob("checkpoints/best*.ckpt")), path / LAST]
+    if not found[0].is_file():
+        raise InputError(f"ckpt_path={path}: a directory without checkpoints/best*.ckpt; give one that `train` made")
+    return found[0]
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint as plain data; no class that the file names is imported.
 
@@ -45,6 +59,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     ):
         raise InputError(f"ckpt_path={path}: not a checkpoint of ctl_lightning; give one that `train` wrote")
     return checkpoint
+
+
+def add_to_checkpoint(path: Path, **values: Any) -> None:
+    """Puts plain values into a checkpoint that is there. Raises InputError as `read_checkpoint`."""
+    checkpoint = read_checkpoint(path)
+    with replacing(path) as temporary:
+        torch.save(checkpoint | values, temporary)
 
 
 def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +112,15 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path, monitor: str, resumed: Path | None) -> None:
-        super().__init__(folder, "best-{epoch:03d}", monitor=monitor, mode="max", save_on_train_epoch_end=True)
+        # No "=" in the name, which would have to be quoted in ckpt_path=...
+        super().__init__(
+            folder,
+            "best-epoch{epoch:03d}",
+            monitor=monitor,
+            mode="max",
+            save_on_train_epoch_end=True,
+            auto_insert_metric_name=False,
+        )
         self._resumed = resumed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

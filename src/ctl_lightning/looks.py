@@ -13,21 +13,21 @@ from ctl_lightning.data.evaluation import EvaluationSet
 from ctl_lightning.data.images import open_upright
 from ctl_lightning.data.pairs import Pair
 from ctl_lightning.data.triplets import crop_key
-from ctl_lightning.metrics import PairScores
-from ctl_lightning.module import CompleteTheLook, Ranking
+from ctl_lightning.metrics import Distances, PairScores
+from ctl_lightning.module import CompleteTheLook
 from ctl_lightning.pictures import Cut, Overlay, Retrieval, Shown
 
 RETRIEVALS, NEAREST, OVERLAYS, CUTS = 10, 10, 4, 10
 
 
 def retrieval_rows(
-    data: TripletDataModule, task: EvaluationSet, ranking: Ranking, scores: PairScores
+    data: TripletDataModule, task: EvaluationSet, distances: Distances, scores: PairScores
 ) -> list[Retrieval]:
     """Ten pairs spread evenly over the categories, not chosen by success, with their ten nearest products."""
     pictures, rows = data.pictures, []
     for pair in _spread(task.category.tolist(), RETRIEVALS):
         candidates = np.flatnonzero(task.product_category == task.category[pair])
-        distance = ranking.distances(task.query[[pair]], candidates)[0]
+        distance = distances(task.query[[pair]], candidates)[0]
         nearest = candidates[np.argsort(distance, kind="stable")[:NEAREST]]
         masked = set(task.masked[pair].tolist())
         rows.append(

@@ -1,4 +1,4 @@
-"""Exact ranking metrics: every pair's product against all products of its category; intervals that resample scenes.
+"""Exact ranking metrics: every pair's product against all products of its category.
 
 All ranking is by distance, smaller is better (torchmetrics' retrieval metrics ignore items whose score is not positive).
 """
@@ -10,17 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctl_lightning.data.evaluation import EvaluationSet, Integers
+from ctl_lightning.intervals import Floats, Interval, interval, paired_difference
 
-Floats = NDArray[np.float64]
 Distances = Callable[[Integers, Integers], Floats]
 """Query indices (n,) and product indices (m,) -> distances (n, m)."""
 
-Interval = dict[str, float | None]
-"""{"value", "low", "high"}: a metric and its 95 % interval; None where there is nothing to measure."""
-
 HITS = (1, 5, 10, 50)
 PERMUTATIONS = 10
-RESAMPLES = 1000
 CHUNK = 256
 """Pairs ranked at a time: bounds the memory to CHUNK x products of a category."""
 
@@ -36,6 +32,8 @@ class PairScores:
         auc_shuffled: mean `auc` when the pair is given the scene crops of other scenes' pairs of its category. NaN where there are none.
         rank: 1 + how many negatives are nearer, + half of the ties.
         correct: whether the positive of the seeded triplet is nearer than its negative; ½ for a tie.
+        positive: the distance of that positive.
+        negative: the distance of that negative.
     """
 
     auc: Floats
@@ -43,6 +41,8 @@ class PairScores:
     auc_shuffled: Floats
     rank: Floats
     correct: Floats
+    positive: Floats
+    negative: Floats
 
 
 def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0) -> PairScores:
@@ -53,7 +53,7 @@ def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0
         distances: of queries and products.
         shuffle_seed: which other scenes stand in for a pair's own in `auc_shuffled`.
     """
-    auc, matched, shuffled, rank, correct = (np.full(len(task.pairs), np.nan) for _ in range(5))
+    auc, matched, shuffled, rank, near, far = (np.full(len(task.pairs), np.nan) for _ in range(6))
     for category in range(len(task.categories)):
         products = np.flatnonzero(task.product_category == category)
         pairs = np.flatnonzero(task.category == category)
@@ -68,7 +68,7 @@ def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0
             auc[at] = _auc(distance, positive, allowed)
             matched[at] = _auc(distance, positive, like_positive)
             rank[at] = 1 + _nearer(distance, positive, allowed)
-            correct[at] = _correct(distance, positive, negative)
+            near[at], far[at] = distance[np.arange(len(at)), positive], distance[np.arange(len(at)), negative]
             foreign = np.full((PERMUTATIONS, len(at)), np.nan)
             for turn, donor in enumerate(donors[:, rows]):
                 given = donor >= 0
@@ -76,8 +76,10 @@ def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0
                     continue
                 other = distances(task.query[pairs[donor[given]]], products)
                 foreign[turn, given] = _auc(other, positive[given], allowed[given])
-            shuffled[at] = _mean_over_first(foreign)
-    return PairScores(auc, matched, shuffled, rank, correct)
+            # By way of the differences: a method that ignores the scene loses exactly nothing, whatever the rounding of a mean.
+            shuffled[at] = auc[at] - _mean_over_first(auc[at] - foreign)
+    correct = (near < far) + 0.5 * (near == far)
+    return PairScores(auc, matched, shuffled, rank, correct, near, far)
 
 
 def _weights(task: EvaluationSet, pairs: Integers, products: Integers) -> tuple[Floats, Floats]:
@@ -103,12 +105,6 @@ def _nearer(distance: Floats, positive: Integers, allowed: Floats) -> Floats:
     """How many negatives are nearer than the positive, ties by half: (n,)."""
     own = np.take_along_axis(distance, positive[:, None], axis=1)
     return (((distance < own) + 0.5 * (distance == own)) * allowed).sum(1)
-
-
-def _correct(distance: Floats, positive: Integers, negative: Integers) -> Floats:
-    rows = np.arange(len(distance))
-    own, other = distance[rows, positive], distance[rows, negative]
-    return (own < other) + 0.5 * (own == other)
 
 
 def _donors(scenes: Integers, seed: int) -> Integers:
@@ -145,6 +141,26 @@ def summarise(
     }
 
 
+def compare(
+    task: EvaluationSet, first: PairScores, second: PairScores, seed: int = 0
+) -> dict[str, dict[str, Interval]]:
+    """How much larger the metrics of `first` are than those of `second`, pair by pair; `median_rank` is left out.
+
+    Returns:
+        {"all": {METRIC: {"value", "low", "high", "p"}}, "seen": ..., "unseen": ...}
+    """
+    values, others = metric_values(first), metric_values(second)
+    groups = {"all": np.ones(len(task.pairs), bool), "seen": task.seen, "unseen": ~task.seen}
+    return {
+        group: {
+            name: paired_difference(values[name][chosen], others[name][chosen], task.scene[chosen], seed)
+            for name in values
+            if name != "median_rank"
+        }
+        for group, chosen in groups.items()
+    }
+
+
 def metric_values(scores: PairScores) -> dict[str, Floats]:
     """Metric -> its value for each pair, (N,); a metric is the mean over pairs, `median_rank` the median."""
     return {
@@ -164,35 +180,6 @@ def _table(values: dict[str, Floats], scenes: Integers, chosen: NDArray[np.bool_
         name: interval(value[chosen], scenes[chosen], np.median if name == "median_rank" else np.mean, seed)
         for name, value in values.items()
     }
-
-
-def interval(values: Floats, scenes: Integers, statistic: Callable[..., Floats] = np.mean, seed: int = 0) -> Interval:
-    """A statistic of pairs with its 95 % percentile bootstrap interval. Scenes are resampled, since pairs of a scene depend.
-
-    Args:
-        values: of each pair, (N,); NaN: has none.
-        scenes: number of each pair's scene, (N,).
-        statistic: np.mean or np.median.
-        seed: of the resampling.
-    """
-    known = ~np.isnan(values)
-    values, scenes = values[known], scenes[known]
-    if not len(values):
-        return {"value": None, "low": None, "high": None}
-    _, scenes = np.unique(scenes, return_inverse=True)
-    count = int(scenes.max()) + 1
-    generator = np.random.Generator(np.random.PCG64(seed))
-    if statistic is np.mean:
-        sums, sizes = np.bincount(scenes, values, count), np.bincount(scenes, minlength=count)
-        draws = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-        resampled = (draws @ sums) / (draws @ sizes)
-    else:
-        resampled = np.empty(RESAMPLES)
-        for turn in range(RESAMPLES):
-            times = generator.multinomial(count, np.full(count, 1 / count))
-            resampled[turn] = statistic(np.repeat(values, times[scenes]))
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return {"value": float(statistic(values)), "low": float(low), "high": float(high)}
 
 
 def mean(values: Sequence[float] | Floats) -> float:

@@ -1,6 +1,7 @@
 """The LightningModule: network + loss + exact ranking metrics + optimiser."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,20 +13,29 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import TypedDict
 
+from ctl_lightning.baselines.bpr_dae import DualAutoEncoder
+from ctl_lightning.baselines.ibr import LowRankMahalanobis
 from ctl_lightning.baselines.imagenet import RawFeatures
-from ctl_lightning.data.evaluation import EvaluationSet, Integers
+from ctl_lightning.baselines.pooled import PooledNetwork
+from ctl_lightning.baselines.popularity import PopularityRanking
+from ctl_lightning.baselines.siamese import SiameseNetwork
+from ctl_lightning.data.evaluation import EvaluationSet
 from ctl_lightning.data.features import FeatureType
 from ctl_lightning.data.triplets import EvaluationImage, PairBatch, Triplet
 from ctl_lightning.errors import InputError
-from ctl_lightning.metrics import Floats, PairScores, mean, metric_values, score_pairs
+from ctl_lightning.metrics import PairScores, mean, metric_values, score_pairs
+from ctl_lightning.ranking import Ranked, Ranking
 from ctl_lightning.style.backbone import Backbone
 from ctl_lightning.style.loss import (
     Mining,
     Temperature,
+    bpr_loss,
+    contrastive_loss,
     hinge_loss,
     in_batch_negatives,
     in_batch_triplet_loss,
     info_nce_loss,
+    logistic_loss,
 )
 from ctl_lightning.style.network import SceneStyle, StyleNetwork
 
@@ -59,6 +69,33 @@ class TripletLoss(TypedDict):
     margin: float
 
 
+class ContrastiveLoss(TypedDict):
+    """See `contrastive_loss`."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: Literal["contrastive"]
+    margin: float
+
+
+class LogisticLoss(TypedDict):
+    """See `logistic_loss`; `shift` is where c begins."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: Literal["logistic"]
+    shift: float
+
+
+class BPRLoss(TypedDict):
+    """See `bpr_loss`; `reconstruction` is the weight of an auto-encoder's reconstruction error."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: Literal["bpr"]
+    reconstruction: float
+
+
 class InBatchTripletLoss(TypedDict):
     """See `in_batch_triplet_loss`."""
 
@@ -79,14 +116,22 @@ class InfoNCELoss(TypedDict):
     learn_temperature: bool
 
 
-LossOptions = Annotated[TripletLoss | InBatchTripletLoss | InfoNCELoss, Discriminator("name")]
+LossOptions = Annotated[
+    TripletLoss | ContrastiveLoss | LogisticLoss | BPRLoss | InBatchTripletLoss | InfoNCELoss, Discriminator("name")
+]
+
+IN_BATCH = ("in_batch_triplet", "info_nce")
+"""Losses of pairs whose products are each other's negatives; the others are of triplets with a sampled negative."""
+
+Method = Literal["hybrid", "global", "local", "siamese", "ibr", "bpr_dae", "imagenet", "popularity"]
 
 
 class CompleteTheLook(LightningModule):
     """Learns and ranks with one of the distances.
 
     Args:
-        method: hybrid, global, local (Kang et al. 2019), or imagenet (raw backbone features, nothing to learn).
+        method: hybrid, global, local (Kang et al. 2019), or a baseline: siamese, ibr, bpr_dae, or, without anything to learn,
+            imagenet (raw backbone features) and popularity. See `baselines`.
         categories: names, in the order of their indices.
         backbone: the image network.
         dim: D, of the style space.
@@ -104,7 +149,7 @@ class CompleteTheLook(LightningModule):
 
     def __init__(
         self,
-        method: Literal["hybrid", "global", "local", "imagenet"],
+        method: Method,
         categories: list[str],
         backbone: BackboneOptions,
         dim: int,
@@ -120,6 +165,10 @@ class CompleteTheLook(LightningModule):
         seed: int,
     ) -> None:
         super().__init__()
+        if loss["name"] == "contrastive" and not squared:
+            raise ValueError("loss=contrastive takes squared distances; give model.squared=true")
+        if loss["name"] in IN_BATCH and method in ("siamese", "ibr", "bpr_dae"):
+            raise ValueError(f"method={method} is trained on triplets; give loss=contrastive, logistic, bpr or triplet")
         for name, value in (
             ("dim", dim),
             ("hidden", hidden),
@@ -135,23 +184,34 @@ class CompleteTheLook(LightningModule):
         if weight_decay < 0 or warmup_steps < 0:
             raise ValueError("weight_decay and warmup_steps must not be negative")
         self.save_hyperparameters(logger=False)  # the program hands the whole config to the loggers
-        trunk = Backbone(
-            backbone["name"],
-            backbone["pooled_layer"],
-            backbone["region_layer"],
-            backbone["grid"],
-            backbone["frozen"],
-            backbone["checkpointing"],
-        )
-        self.network: StyleNetwork | RawFeatures
-        if method == "imagenet":
-            self.network = RawFeatures(trunk)
-        else:
-            self.network = StyleNetwork(trunk, len(categories), method, dim, hidden, dropout, attention, squared)
-        self.learns = method != "imagenet"
+        self.learns = method not in ("imagenet", "popularity")
+        self.sees = method != "popularity"
+        self.network: StyleNetwork | PooledNetwork
+        if self.sees:
+            trunk = Backbone(
+                backbone["name"],
+                backbone["pooled_layer"],
+                backbone["region_layer"],
+                backbone["grid"],
+                backbone["frozen"],
+                backbone["checkpointing"],
+            )
+            if method == "imagenet":
+                self.network = RawFeatures(trunk)
+            elif method == "siamese":
+                self.network = SiameseNetwork(trunk, dim)
+            elif method == "ibr":
+                self.network = LowRankMahalanobis(trunk, dim)
+            elif method == "bpr_dae":
+                self.network = DualAutoEncoder(trunk, dim)
+            else:
+                assert method != "popularity"
+                self.network = StyleNetwork(trunk, len(categories), method, dim, hidden, dropout, attention, squared)
         if loss["name"] == "info_nce":
             self.temperature = Temperature(loss["temperature"], loss["learn_temperature"])
-        self.ranking: Ranking
+        elif loss["name"] == "logistic":
+            self.shift = torch.nn.Parameter(torch.tensor(loss["shift"]))
+        self.ranking: Ranked
         self.scores: PairScores
         self._embedded: list[list[Any]] = [[], []]
         self._finite = torch.tensor(True)
@@ -159,13 +219,15 @@ class CompleteTheLook(LightningModule):
     def load_backbone_weights(self) -> None:
         """Loads the pretrained weights that the options name. Not needed for a checkpoint, which has all weights."""
         backbone: BackboneOptions = self.hparams["backbone"]
-        if backbone["weights"] is not None:
+        if self.sees and backbone["weights"] is not None:
             self.network.backbone.load_weights(backbone["weights"], backbone["name"])
 
     def configure_optimizers(self) -> Any:
         """Adam, with warm-up and schedule by the step."""
         options = self.hparams
         learned: list[Any] = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        if options["loss"]["name"] == "logistic":
+            learned = [{"params": learned}, {"params": [self.shift], "weight_decay": 0.0}]
         if options["loss"]["name"] == "info_nce":
             learned = [{"params": learned}, {"params": self.temperature.parameters(), "weight_decay": 0.0}]
         # Fused: one kernel for all weights. Lightning unscales the gradients of float16 itself, which that does not allow.
@@ -207,19 +269,25 @@ class CompleteTheLook(LightningModule):
             self.log("train/temperature", self.temperature().detach())
 
     def triplet_loss(self, batch: Triplet) -> Tensor:
-        """The hinge loss of triplets with sampled negatives."""
-        style, (positive, negative) = self.network(batch.scene, (batch.positive, batch.negative), batch.category)
-        loss: TripletLoss = self.hparams["loss"]
-        return hinge_loss(
-            self.network.distance(style, positive), self.network.distance(style, negative), loss["margin"]
-        )
+        """The loss of triplets with sampled negatives."""
+        style, (near, far), penalty = self.network(batch.scene, (batch.positive, batch.negative), batch.category)
+        positive, negative = self.network.distance(style, near), self.network.distance(style, far)
+        loss: LossOptions = self.hparams["loss"]
+        if loss["name"] == "contrastive":
+            return contrastive_loss(positive, negative, loss["margin"])
+        if loss["name"] == "logistic":
+            return logistic_loss(positive, negative, self.shift)
+        if loss["name"] == "bpr":
+            return bpr_loss(positive, negative) + loss["reconstruction"] * penalty
+        assert loss["name"] == "triplet"
+        return hinge_loss(positive, negative, loss["margin"])
 
     def in_batch_loss(self, batch: PairBatch) -> Tensor:
         """The loss of pairs whose products are each other's negatives; of all processes' products, if there are several.
 
         A process takes the mean over its own queries. Gradients flow back to the process that a product came from.
         """
-        style, (products,) = self.network(batch.scene, (batch.product,), batch.category)
+        style, (products,), _ = self.network(batch.scene, (batch.product,), batch.category)
         category, identity, first = batch.category, batch.identity, 0
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             first = self.global_rank * len(identity)
@@ -266,12 +334,17 @@ class CompleteTheLook(LightningModule):
         """Forgets what was embedded before."""
         self._embedded = [[], []]
 
-    def validation_step(self, batch: EvaluationImage, batch_idx: int, dataloader_idx: int) -> None:
+    def predict_step(self, batch: EvaluationImage, batch_idx: int, dataloader_idx: int) -> SceneStyle | Tensor | None:
         """Embeds scene crops (loader 0) and the catalogue (loader 1)."""
+        if not self.sees:
+            return None
         if dataloader_idx == 0:
-            self._embedded[0].append(self.network.embed_scene(batch.image, torch.as_tensor(batch.category)))
-        else:
-            self._embedded[1].append(self.network.embed_product(batch.image))
+            return self.network.embed_scene(batch.image, torch.as_tensor(batch.category))
+        return self.network.embed_product(batch.image)
+
+    def validation_step(self, batch: EvaluationImage, batch_idx: int, dataloader_idx: int) -> None:
+        """As `predict_step`."""
+        self._embedded[dataloader_idx].append(self.predict_step(batch, batch_idx, dataloader_idx))
 
     test_step = validation_step
 
@@ -287,17 +360,8 @@ class CompleteTheLook(LightningModule):
         if self.trainer.sanity_checking:
             return  # a few batches of the split, which cannot be ranked
         task: EvaluationSet = self.trainer.datamodule.evaluation(split)  # type: ignore[attr-defined]
-        styles = SceneStyle(*(torch.cat(parts) for parts in zip(*self._embedded[0], strict=True)))
-        products = torch.cat(self._embedded[1])
+        self.ranking = self.ranked(task, self._embedded)
         self._embedded = [[], []]
-        if (len(styles.scene), len(products)) != (len(task.queries), len(task.products)):
-            raise InputError(
-                f"trainer: the {split} split is ranked whole, but limit_{prefix}_batches or fast_dev_run leaves parts of it out"
-            )
-        # A comparison with NaN is false: every rank would be the first.
-        if not all(bool(torch.isfinite(part).all()) for part in (*styles, products)):
-            raise InputError(f"the embeddings of the {split} split are not finite: the network's weights are broken")
-        self.ranking = Ranking(self.network, styles, products)
         self.scores = score_pairs(task, self.ranking.distances)
         values = metric_values(self.scores)
         seen, unseen = values["auc"][task.seen], values["auc"][~task.seen]
@@ -309,30 +373,21 @@ class CompleteTheLook(LightningModule):
         }
         self.log_dict({f"{prefix}/{name}": value for name, value in summary.items()})
 
+    def ranked(self, task: EvaluationSet, embedded: Sequence[Sequence[Any]]) -> Ranked:
+        """The ranking of a split from what `predict_step` said of its batches of scene crops, and of its catalogue's.
 
-class Ranking:
-    """Embedded scene crops and products, and the distances between them.
-
-    Args:
-        network: whose distances.
-        styles: of Q queries.
-        products: f_p, (M, D).
-    """
-
-    def __init__(self, network: StyleNetwork | RawFeatures, styles: SceneStyle, products: Tensor) -> None:
-        self._network = network
-        self.styles = styles
-        self.products = products
-
-    @torch.no_grad()
-    def distances(self, queries: Integers, products: Integers) -> Floats:
-        """Query indices (n,) and product indices (m,) -> (n, m)."""
-        device = self.products.device
-        rows = torch.from_numpy(queries).to(device)
-        style = SceneStyle(*(part[rows] for part in self.styles))
-        distance = self._network.distances(style, self.products[torch.from_numpy(products).to(device)])
-        return distance.double().cpu().numpy()
-
-    def attention(self) -> Floats:
-        """a_i of every query, (Q, R); R = 0 if the method has no regions."""
-        return self.styles.attention.double().cpu().numpy()
+        Raises:
+            InputError: a batch is missing; an embedding is not finite.
+        """
+        if not self.sees:
+            return PopularityRanking(task)
+        styles = SceneStyle(*(torch.cat(parts) for parts in zip(*embedded[0], strict=True)))
+        products = torch.cat([*embedded[1]])
+        if (len(styles.scene), len(products)) != (len(task.queries), len(task.products)):
+            raise InputError(
+                "trainer: a split is ranked whole, but limit_val_batches, limit_test_batches or fast_dev_run leaves parts of it out"
+            )
+        # A comparison with NaN is false: every rank would be the first.
+        if not all(bool(torch.isfinite(part).all()) for part in (*styles, products)):
+            raise InputError("the embeddings of scenes or products are not finite: the network's weights are broken")
+        return Ranking(self.network, styles, products)

@@ -78,6 +78,22 @@ class Cut(NamedTuple):
     product: Pixels
 
 
+class ClassifierCurves(NamedTuple):
+    """What the sheet of a classifier shows.
+
+    Attributes:
+        roc: false and true positive rates, (2, n).
+        precision_recall: recall and precision, (2, n).
+        chosen: false positive rate, true positive rate and precision at the threshold.
+        reliability: of each bin that has samples: mean probability, share of true ones, number of samples, (3, bins).
+    """
+
+    roc: NDArray[np.float64]
+    precision_recall: NDArray[np.float64]
+    chosen: tuple[float, float, float]
+    reliability: NDArray[np.float64]
+
+
 def crop_sheet(path: Path, rows: Sequence[Cut]) -> None:
     """Whole scene with the product's box (blue) and the scene crop (green) | the stored crop | the stored product; two a row."""
     lines = (len(rows) + 1) // 2
@@ -179,6 +195,106 @@ def attention_overlays(path: Path, rows: Sequence[Overlay]) -> None:
         for axes in grid[number, 1 + len(row.maps) :]:
             axes.set_visible(False)
     _save(figure, path)
+
+
+def classifier_sheet(path: Path, curves: ClassifierCurves) -> None:
+    """ROC | precision and recall, with the threshold that validation chose | reliability: what was said, and what was true."""
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    roc, trade, reliability = figure.subplots(1, 3)
+    false_rate, true_rate, precision = curves.chosen
+    roc.plot(*curves.roc)
+    roc.plot([0, 1], [0, 1], color="0.8", linewidth=1)
+    roc.plot(false_rate, true_rate, "o", color="black", label="the threshold")
+    roc.set(title="ROC", xlabel="incompatible ones called compatible", ylabel="compatible ones found")
+    trade.plot(*curves.precision_recall)
+    trade.axhline(0.5, color="0.8", linewidth=1)
+    trade.plot(true_rate, precision, "o", color="black", label="the threshold")
+    trade.set(title="precision and recall", xlabel="recall", ylabel="precision", ylim=(0, 1.05))
+    said, true, count = curves.reliability
+    reliability.plot([0, 1], [0, 1], color="0.8", linewidth=1)
+    reliability.plot(said, true, color="tab:blue", linewidth=1)
+    reliability.scatter(said, true, s=8 + 240 * count / count.sum(), color="tab:blue", label="area: how many samples")
+    reliability.set(
+        title="reliability",
+        xlabel="probability that was said",
+        ylabel="share that was compatible",
+        xlim=(-0.03, 1.03),
+        ylim=(-0.03, 1.03),
+    )
+    for axes in (roc, trade, reliability):
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def category_intervals(path: Path, methods: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> None:
+    """The AUC of every category with its 95 % interval, a dot a method.
+
+    Args:
+        path: of the PNG.
+        methods: name -> category -> {"value", "low", "high"}.
+    """
+    categories = list(dict.fromkeys(category for found in methods.values() for category in found))
+    figure = Figure(figsize=(8, 1.2 + 0.42 * len(categories) * max(1, len(methods) / 2)), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, found) in enumerate(methods.items()):
+        shift = 0.5 * ((number + 0.5) / len(methods) - 0.5)
+        rows = [(row + shift, found[category]) for row, category in enumerate(categories) if category in found]
+        _dots(axes, rows, f"C{number}", name)
+    axes.axvline(0.5, color="0.8", linewidth=1)
+    axes.set_yticks(
+        range(len(categories)), [_short(category).replace("\n", " ") for category in categories], fontsize=8
+    )
+    axes.invert_yaxis()
+    axes.set(xlabel="test AUC, 95 % interval")
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def method_intervals(
+    path: Path,
+    auc: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    lift: Mapping[str, Mapping[str, float | None]],
+    lines: Mapping[str, Mapping[str, float | None]],
+) -> None:
+    """Methods from top to bottom: AUC over all, seen and unseen products | lift; dots with 95 % intervals.
+
+    Args:
+        path: of the PNG.
+        auc: method -> group of pairs -> {"value", "low", "high"}.
+        lift: method -> {"value", "low", "high"}.
+        lines: name -> {"value", ...}: what is the best possible AUC, as a dashed line.
+    """
+    figure = Figure(figsize=(11, 1.6 + 0.42 * len(auc)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    colours = {"all": "black", "seen": "tab:blue", "unseen": "tab:orange"}
+    for number, (group, colour) in enumerate(colours.items()):
+        rows = [(row + 0.22 * (number - 1), found[group]) for row, found in enumerate(auc.values())]
+        _dots(left, rows, colour, f"{group} products")
+    _dots(right, list(enumerate(lift.values())), "black", "lift")
+    for place, (name, found) in enumerate(lines.items()):
+        if found["value"] is not None:
+            left.axvline(found["value"], color=f"{0.2 + 0.2 * place:.1f}", linestyle="--", linewidth=1, label=name)
+    left.axvline(0.5, color="0.85", linewidth=1)
+    right.axvline(0, color="0.85", linewidth=1)
+    left.set_yticks(range(len(auc)), list(auc))
+    left.invert_yaxis()
+    left.set(title="test AUC", xlabel="mean over seeds, 95 % interval over scenes")
+    right.set(title="lift: what looking at the scene gains", xlabel="AUC minus AUC of shuffled scenes")
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=3)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _dots(axes: Axes, rows: Sequence[tuple[float, Mapping[str, float | None]]], colour: str, label: str) -> None:
+    known = [
+        (place, found["value"], found["low"], found["high"]) for place, found in rows if found["value"] is not None
+    ]
+    places, values, low, high = np.array(known, float).reshape(-1, 4).T
+    errors = [np.maximum(values - low, 0), np.maximum(high - values, 0)]  # a rounding can put an end inside
+    axes.errorbar(values, places, xerr=errors, fmt="o", markersize=4, linewidth=1, color=colour, label=label)
 
 
 def _short(category: str) -> str:

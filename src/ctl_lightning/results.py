@@ -17,10 +17,14 @@ from ctl_lightning.data.files import write_text
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.synthetic import Knowledge, Truth
 from ctl_lightning.data.triplets import region_centre
-from ctl_lightning.metrics import Floats, Interval, PairScores, interval, score_pairs, summarise
+from ctl_lightning.intervals import Floats, Interval, interval
+from ctl_lightning.metrics import PairScores, score_pairs, summarise
 
 Results = dict[str, Any]
 """The content of results.json."""
+
+IDENTITY = ("protocol", "method", "seed")
+"""What a config says of itself in results.json."""
 
 Row = tuple[str, str, float | None, float | None, float | None]
 """(group of pairs, metric, value, low, high)."""
@@ -78,7 +82,7 @@ def attention_results(
     Returns:
         {"attention": {"pointing": share of pairs whose heaviest region has its centre in the deciding garment,
         "pointing_uniform": the same for a region drawn at random, as uniform attention and chance would,
-        "mass": mean weight of all regions whose centre lies in it, "mass_uniform": the same for equal weights}}
+        "energy": mean weight of all regions whose centre lies in it, "energy_uniform": the same for equal weights}}
     """
     grid = math.isqrt(attention.shape[1])
     inside = np.zeros((len(task.pairs), grid * grid))
@@ -93,8 +97,8 @@ def attention_results(
         "attention": {
             "pointing": interval((heaviest * inside).sum(1) / heaviest.sum(1), task.scene),
             "pointing_uniform": interval(chance, task.scene),
-            "mass": interval((weights * inside).sum(1), task.scene),
-            "mass_uniform": interval(chance, task.scene),
+            "energy": interval((weights * inside).sum(1), task.scene),
+            "energy_uniform": interval(chance, task.scene),
         }
     }
 
@@ -144,9 +148,40 @@ def print_results(results: Results, console: Console) -> None:
     if "attention" in results:
         found = results["attention"]
         console.print(
-            f"heaviest region in the deciding garment: {_cell(found['pointing'])}; "
-            f"uniform attention and chance: {_cell(found['pointing_uniform'])}"
+            f"heaviest region in the deciding garment: {_cell(found['pointing'])} (uniform attention and chance: "
+            f"{_cell(found['pointing_uniform'])}); attention's energy in it: {_cell(found['energy'])}"
         )
+    found = results["classifier"]
+    console.print(
+        f"as a classifier (threshold {found['threshold']:.3f} from validation): accuracy {_cell(found['accuracy'])}, precision "
+        f"{_cell(found['precision'])}, recall {_cell(found['recall'])}, F1 {_cell(found['f1'])}, calibration error "
+        f"{_cell(found['expected_calibration_error'])}"
+    )
+    for system, found in results["reranking"].items():
+        console.print(
+            f"re-ranking {found['candidates']:.0f} candidates in {system} order: nDCG {found['given']['value']:.3f} -> "
+            f"{found['reranked']['value']:.3f}, gain {_cell(found['gain'])}"
+        )
+    for control, found in results.get("controls", {}).items():
+        console.print(
+            f"control {control}: auc {_cell(found['all']['auc'])}, seen {_cell(found['seen']['auc'])}, "
+            f"unseen {_cell(found['unseen']['auc'])}"
+        )
+    if "against" in results:
+        other = results["against"]
+        table = Table(title=f"{results['method']} minus {other['method']} (seed {other['seed']}), the same pairs")
+        table.add_column("metric")
+        for group in groups:
+            table.add_column(f"{group}, p", justify="right")
+        for metric in other["difference"]["all"]:
+            table.add_row(metric, *(_difference(other["difference"][group][metric]) for group in groups))
+        console.print(table)
+
+
+def _difference(found: Interval) -> str:
+    if found["value"] is None:
+        return "-"
+    return f"{found['value']:+.3f} [{found['low']:.3f}, {found['high']:.3f}] {found['p']:.3f}"
 
 
 def _cell(found: Interval) -> str:

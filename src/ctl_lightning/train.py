@@ -20,31 +20,27 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from ctl_lightning.caching import cache_features, uses_cache
-from ctl_lightning.checkpoints import LAST, BestCheckpoint, check_resumable, is_finished, unfinished_run
+from ctl_lightning.checkpoints import (
+    LAST,
+    BestCheckpoint,
+    add_to_checkpoint,
+    check_resumable,
+    is_finished,
+    unfinished_run,
+)
+from ctl_lightning.classifier import Classifier
 from ctl_lightning.compiling import compile_network, told_that_it_can_not_be_compiled
 from ctl_lightning.conf import build, check_switches, program
 from ctl_lightning.console import console, quiet_lightning
-from ctl_lightning.data.crop import scene_crop
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.evaluation import EvaluationSet
 from ctl_lightning.data.files import write_text
-from ctl_lightning.data.images import placed
-from ctl_lightning.data.pairs import Box
-from ctl_lightning.data.synthetic import SCENE_SIZE, SyntheticLooks
+from ctl_lightning.embedding import ranked_split
 from ctl_lightning.errors import InputError
-from ctl_lightning.looks import attention_rows, retrieval_rows
+from ctl_lightning.measuring import Scored, draw, measure, scored, write_pairs
 from ctl_lightning.memory import keep_freed_memory, leave_new_memory_as_it_is
-from ctl_lightning.module import MONITOR, CompleteTheLook
-from ctl_lightning.pictures import attention_overlays, curves, retrieval_grid
-from ctl_lightning.results import (
-    Results,
-    attention_results,
-    print_results,
-    test_results,
-    truth_results,
-    versions,
-    write_results,
-)
+from ctl_lightning.module import IN_BATCH, MONITOR, CompleteTheLook
+from ctl_lightning.pictures import curves
+from ctl_lightning.results import IDENTITY, Results, print_results, versions, write_results
 from ctl_lightning.tracking import RunInCheckpoint, csv_logger, finish, log_config, log_results, read_metrics
 
 log = logging.getLogger(__name__)
@@ -83,7 +79,7 @@ def train(config: DictConfig) -> float | None:
             f"hydra.run.dir={run_dir} holds a run already; continue it with ckpt_path=auto, or choose another directory"
         )
     _check_negatives(plain)
-    cached = uses_cache(plain["backbone"], plain["data"]["augment"])
+    cached = config.method != "popularity" and uses_cache(plain["backbone"], plain["data"]["augment"])
     config.paths.run_dir = str(run_dir)
     plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -133,7 +129,7 @@ def train(config: DictConfig) -> float | None:
                 "backbone.cache_views=4, computes features once, and an epoch takes seconds",
                 markup=False,
             )
-        if config.compile:
+        if config.compile and module.sees:
             console.print("compiling the network: the first steps take a minute")
             compile_network(module)
         with _told_how_to_continue(trainer, run_dir), told_that_it_can_not_be_compiled():
@@ -145,17 +141,25 @@ def train(config: DictConfig) -> float | None:
             )
         # Lightning has left the module on the CPU, for which the network need not be compiled once more.
         with torch.compiler.set_stance("force_eager" if config.compile else "default"):
-            results = _results(plain, data, module)
+            test = Scored(data.evaluation("test"), module.ranking, module.scores)
+            validation = scored(data.evaluation("validation"), ranked_split(trainer, module, data, "validation"))
+            results, classifier = measure(data, validation, test, {key: plain[key] for key in IDENTITY})
+            if module.learns:
+                add_to_checkpoint(Path(best.best_model_path), classifier=classifier.plain())
+            else:
+                trainer.save_checkpoint(run_dir / LAST)
+                add_to_checkpoint(run_dir / LAST, classifier=classifier.plain())
             results |= {"feature_seconds": feature_seconds} if cached else {}
             results |= {"train_seconds": train_seconds, "versions": versions()}
             write_results(run_dir / "results.json", results)
-            pictures = _pictures(run_dir, data, module, results)
+            write_pairs(run_dir / "pairs.csv", test)
+            pictures = _pictures(run_dir, data, module, test, classifier, results)
         log_results(loggers, results, pictures)
     finally:
         finish()
     print_results(results, console)
     console.print(f"trained for {train_seconds:.0f} s; everything is in {run_dir}")
-    for left in ("results.json", "metrics.csv", "config.yaml", "split.json", "triplets.jsonl"):
+    for left in ("results.json", "pairs.csv", "metrics.csv", "config.yaml", "split.json", "triplets.jsonl"):
         console.print(f"  {run_dir / left}")
     for path in [*sorted((run_dir / "checkpoints").glob("*.ckpt")), *pictures.values()]:
         console.print(f"  {path}")
@@ -164,8 +168,8 @@ def train(config: DictConfig) -> float | None:
 
 def _check_negatives(plain: dict[str, Any]) -> None:
     loss, negatives = plain["model"]["loss"]["name"], plain["data"]["negatives"]
-    if (loss == "triplet") == (negatives == "in_batch"):
-        wanted = "uniform or pairs" if loss == "triplet" else "in_batch"
+    if (loss in IN_BATCH) != (negatives == "in_batch"):
+        wanted = "in_batch" if loss in IN_BATCH else "uniform or pairs"
         raise InputError(f"loss={loss}: its negatives are data.negatives={wanted}, not {negatives}")
 
 
@@ -243,45 +247,21 @@ def _told_how_to_continue(trainer: Trainer, run_dir: Path) -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def _results(plain: dict[str, Any], data: TripletDataModule, module: CompleteTheLook) -> Results:
-    task = data.evaluation("test")
-    results: Results = {"protocol": plain["protocol"], "method": plain["method"], "seed": plain["seed"]}
-    results |= test_results(task, module.scores)
-    if isinstance(data.source, SyntheticLooks):
-        truth = data.source.truth(data.root)
-        results |= truth_results(task, truth)
-        attention = module.ranking.attention()
-        if attention.shape[1]:
-            boxes = [truth.deciding_box(pair) for pair in task.pairs]
-            results |= attention_results(
-                task, attention, boxes, _places(data, task), data.stored_size, data.image_size, data.margin
-            )
-    return results
-
-
-def _pictures(run_dir: Path, data: TripletDataModule, module: CompleteTheLook, results: Results) -> dict[str, Path]:
-    task: EvaluationSet = data.evaluation("test")
-    folder = run_dir / "pictures"
-    pictures = {}
-    rows = read_metrics(run_dir / "metrics.csv")
+def _pictures(
+    run_dir: Path,
+    data: TripletDataModule,
+    module: CompleteTheLook,
+    test: Scored,
+    classifier: Classifier,
+    results: Results,
+) -> dict[str, Path]:
+    pictures = draw(run_dir / "pictures", data, module, test, classifier, {results["method"]: results})
     if module.learns:
-        pictures["curves"] = folder / "curves.png"
         found = {"oracle": results["oracle"]["auc"]} | results["ceilings"] if "oracle" in results else {}
         lines = {f"{name} (test)": auc["value"] for name, auc in found.items()}
-        curves(pictures["curves"], rows, lines)
-    pictures["retrieval"] = folder / "retrieval.png"
-    retrieval_grid(pictures["retrieval"], retrieval_rows(data, task, module.ranking, module.scores))
-    if module.ranking.attention().shape[1]:
-        pictures["attention"] = folder / "attention.png"
-        attention_overlays(pictures["attention"], attention_rows(data, task, module))
+        pictures["curves"] = run_dir / "pictures" / "curves.png"
+        curves(pictures["curves"], read_metrics(run_dir / "metrics.csv"), lines)
     return pictures
-
-
-def _places(data: TripletDataModule, task: EvaluationSet) -> list[Box]:
-    """Where in its stored square each pair's scene crop lies; for synthetic scenes, which are all of one size."""
-    crops = [scene_crop(pair.box, data.margin) for pair in task.pairs]
-    width, height = SCENE_SIZE
-    return [placed((crop[2] - crop[0]) * width / ((crop[3] - crop[1]) * height), data.aspect) for crop in crops]
 
 
 if __name__ == "__main__":

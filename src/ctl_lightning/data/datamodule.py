@@ -4,7 +4,8 @@ import hashlib
 import logging
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -158,6 +159,7 @@ class TripletDataModule(LightningDataModule):
         self.triplets: dict[Split, list[EvaluationTriplet]] = {}
         self.dropped: Counter[str] = Counter()
         self._features: FeatureViews | None = None
+        self._whole: PictureViews | None = None
         self._first_epoch = 0
 
     @property
@@ -310,19 +312,22 @@ class TripletDataModule(LightningDataModule):
     def _views(self) -> Views:
         return self._features or self.pictures
 
-    def use_features(
-        self,
-        backbone: Mapping[str, Any],
-        views: int,
-        dtype: FeatureType,
-        encode: Callable[[Tensor], tuple[Tensor, Tensor]],
-    ) -> Path:
-        """Batches hold a frozen backbone's features from now on, in place of pictures. They are computed if the cache has none.
+    def feature_plan(self, backbone: Mapping[str, Any], views: int, dtype: FeatureType) -> FeaturePlan:
+        """What a file of features of all pictures of this data is to hold.
 
         Args:
             backbone: what identifies it: name, hash of its weights, layers, grid.
             views: how many random views of each picture training chooses from; 0: it uses the centres.
             dtype: of the stored numbers.
+        """
+        crops = {crop_key(pair.scene, pair.box) for pairs in self.pairs.values() for pair in pairs}
+        return FeaturePlan(self.store.content, self.image_size, backbone, sorted(crops), self._products, views, dtype)
+
+    def use_features(self, plan: FeaturePlan, encode: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Path:
+        """Batches hold a frozen backbone's features from now on, in place of pictures. They are computed if the cache has none.
+
+        Args:
+            plan: what `feature_plan` said.
             encode: pictures, uint8 (B, 3, S, S) -> pooled (B, F) and regions (B, R, C).
 
         Returns:
@@ -331,17 +336,33 @@ class TripletDataModule(LightningDataModule):
         Raises:
             InputError: no room on the disk; numbers too large for the type.
         """
-        crops = {crop_key(pair.scene, pair.box) for pairs in self.pairs.values() for pair in pairs}
-        plan = FeaturePlan(self.store.content, self.image_size, backbone, sorted(crops), self._products, views, dtype)
         self._features = open_features(
             plan, self.cache_dir, self.pictures.fixed, encode, self.eval_batch_size, self.num_workers, self.seed
         )
         return self._features.path
 
+    @contextmanager
+    def whole_scenes(self) -> Iterator[None]:
+        """Within it a test query sees its whole scene, with the product in it, in place of the scene crop: a control.
+
+        What a method gains by it is look-alike search, not completing a look.
+        """
+        scenes = sorted({pair.scene for pair in self.pairs["test"]})
+        items = [ImageItem(scene, self.source.image_path(self.root, scene), None) for scene in scenes]
+        store = open_store(items, self.stored_size, self.aspect, self.cache_dir, self.store_kind, 0.0, self.chunks_dir)
+        self._whole = PictureViews(store, self.image_size, "none", self.seed)
+        try:
+            yield
+        finally:
+            self._whole = None
+
     def query_images(self, task: EvaluationSet) -> EvaluationImages:
         """The scene crops of a task's queries."""
         keys, categories = zip(*task.queries, strict=True)
-        return EvaluationImages(keys, categories, self._views)
+        if self._whole is None:
+            return EvaluationImages(keys, categories, self._views)
+        scene_of = {crop_key(pair.scene, pair.box): pair.scene for pair in task.pairs}
+        return EvaluationImages([scene_of[key] for key in keys], categories, self._whole)
 
     def product_images(self, task: EvaluationSet) -> EvaluationImages:
         """The products of a task's catalogue."""
@@ -382,13 +403,14 @@ class TripletDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[EvaluationImage]]:
         """Scene crops and catalogue of the validation split."""
-        return self._evaluation_loaders("validation")
+        return self.evaluation_loaders("validation")
 
     def test_dataloader(self) -> list[DataLoader[EvaluationImage]]:
         """Scene crops and catalogue of the test split."""
-        return self._evaluation_loaders("test")
+        return self.evaluation_loaders("test")
 
-    def _evaluation_loaders(self, split: Split) -> list[DataLoader[EvaluationImage]]:
+    def evaluation_loaders(self, split: Split) -> list[DataLoader[EvaluationImage]]:
+        """Scene crops and catalogue of a split."""
         task = self.evaluation(split)
         datasets = self.query_images(task), self.product_images(task)
         options = self._loader_options(persistent=split == "validation")
@@ -396,7 +418,7 @@ class TripletDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch that comes next, and a hash of the training pairs, for the checkpoint."""
-        return {"epoch": self._epoch(), "training_pairs": self._training_pairs()}
+        return {"epoch": self._epoch(), "training_pairs": self.training_pairs()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the epoch of the run that is continued.
@@ -404,14 +426,15 @@ class TripletDataModule(LightningDataModule):
         Raises:
             InputError: that run had other training pairs: some of them may be in this run's test split.
         """
-        if state_dict["training_pairs"] != self._training_pairs():
+        if state_dict["training_pairs"] != self.training_pairs():
             raise InputError(
                 f"ckpt_path: it was trained on other pairs than those of {self.root}; "
                 "give the data that it was trained on, or start a new run without ckpt_path"
             )
         self._first_epoch = state_dict["epoch"]
 
-    def _training_pairs(self) -> str:
+    def training_pairs(self) -> str:
+        """A hash of the training pairs: equal for two runs that learned from the same."""
         return hashlib.sha256("\n".join(map(repr, self.pairs["train"])).encode()).hexdigest()
 
     def _epoch(self) -> int:

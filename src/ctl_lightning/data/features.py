@@ -135,6 +135,11 @@ class FeatureViews:
         return self.__dict__ | {"_arrays": None}
 
 
+def features_file(plan: FeaturePlan, cache_dir: Path) -> Path:
+    """Where the features of this plan are, or would be."""
+    return cache_dir / "features" / f"{plan.fingerprint()}.npy"
+
+
 def open_features(
     plan: FeaturePlan,
     cache_dir: Path,
@@ -161,7 +166,7 @@ def open_features(
     Raises:
         InputError: no room on the disk; numbers too large for the type.
     """
-    path = cache_dir / "features" / f"{plan.fingerprint()}.npy"
+    path = features_file(plan, cache_dir)
     make_once(path, lambda: _compute(plan, path, pictures, encode, batch_size, num_workers))
     return FeatureViews(path, plan, seed)
 

@@ -76,9 +76,21 @@ def decode(item: ImageItem, size: int, aspect: Aspect) -> Pixels:
     Raises:
         OSError: missing, truncated, undecodable or enormous file.
     """
-    image = open_upright(item.path).convert("RGB")
-    if item.crop is not None:
-        image = image.crop(to_pixels(item.crop, image.width, image.height))
+    return to_square(open_upright(item.path), item.crop, size, aspect)
+
+
+def to_square(image: Image.Image, crop: Box | None, size: int, aspect: Aspect) -> Pixels:
+    """Crops and resizes an upright picture to uint8 (size, size, 3), RGB.
+
+    Args:
+        image: of any mode.
+        crop: which part of it, normalised; None: all of it.
+        size: side of the square, in pixels.
+        aspect: how it becomes a square.
+    """
+    image = image.convert("RGB")
+    if crop is not None:
+        image = image.crop(to_pixels(crop, image.width, image.height))
     if aspect == "stretch":
         image = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     elif aspect == "pad":

@@ -30,6 +30,48 @@ def hinge_loss(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
     return (margin + positive - negative).relu().mean()
 
 
+def contrastive_loss(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    """Mean over the batch of d⁺² + [m - d⁻]₊² (Hadsell et al. 2006, equation 4, with which Veit et al. 2015 train).
+
+    Args:
+        positive: squared Euclidean distances d(s, p⁺)², (B,).
+        negative: squared Euclidean distances d(s, p⁻)², (B,).
+        margin: m, of the distance that is not squared.
+
+    Returns:
+        A scalar. Their factor ½ is left out: Adam does not see it.
+    """
+    root = negative.clamp_min(1e-12).sqrt()  # the root has no gradient at 0
+    return (positive + (margin - root).relu().square()).mean()
+
+
+def logistic_loss(positive: Tensor, negative: Tensor, shift: Tensor) -> Tensor:
+    """Mean over the batch of -log σ(c - d⁺) - log(1 - σ(c - d⁻)): one negative a positive (McAuley et al. 2015, section 3).
+
+    Args:
+        positive: d(s, p⁺), (B,).
+        negative: d(s, p⁻), (B,).
+        shift: c, a learned scalar: the distance at which both answers are equally likely.
+
+    Returns:
+        A scalar. Their likelihood has a sum in place of the mean.
+    """
+    return (F.softplus(positive - shift) + F.softplus(shift - negative)).mean()
+
+
+def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
+    """Mean over the batch of -log σ(d(s, p⁻) - d(s, p⁺)) (Rendle et al. 2009; in Song et al. 2017 with d = minus the compatibility).
+
+    Args:
+        positive: d(s, p⁺), (B,).
+        negative: d(s, p⁻), (B,).
+
+    Returns:
+        A scalar. Theirs is a sum; their regulariser is `model.weight_decay`.
+    """
+    return F.softplus(positive - negative).mean()
+
+
 def in_batch_negatives(query_category: Tensor, named: Tensor, category: Tensor, identity: Tensor) -> Tensor:
     """Which products are negatives of which queries: those of the query's category that no pair of its scene names.
 

@@ -35,6 +35,25 @@ class SceneStyle(NamedTuple):
     attention: Tensor
 
 
+class Embedded(NamedTuple):
+    """A training batch.
+
+    Attributes:
+        style: of the B scenes.
+        products: f_p of each kind of product, such as positives and negatives, (B, D) each.
+        penalty: what the network itself adds to the loss, a scalar; 0 for all but auto-encoders.
+    """
+
+    style: SceneStyle
+    products: tuple[Tensor, ...]
+    penalty: Tensor
+
+
+def without_regions(scene: Tensor) -> SceneStyle:
+    """The style of scenes of which a method has one vector, (B, D), and no regions."""
+    return SceneStyle(scene, scene.new_zeros(len(scene), 0, scene.shape[1]), scene.new_zeros(len(scene), 0))
+
+
 class StyleNetwork(nn.Module):
     """Backbone, the heads Θ_g, Θ_l and Θ_k, and the category embedding.
 
@@ -72,9 +91,7 @@ class StyleNetwork(nn.Module):
             self.key_head = Head(backbone.region_features, hidden, dim, dropout, ("scene",))
             self.category_embedding = CategoryEmbedding(categories, dim)
 
-    def forward(
-        self, scene: Images, products: Sequence[Images], category: Tensor
-    ) -> tuple[SceneStyle, tuple[Tensor, ...]]:
+    def forward(self, scene: Images, products: Sequence[Images], category: Tensor) -> Embedded:
         """Embeds a training batch; every picture goes through the backbone once.
 
         All pictures go as one batch: the BatchNorm of a tuned backbone then sees scenes and products together in training, as its
@@ -86,7 +103,7 @@ class StyleNetwork(nn.Module):
             category: index of each product's category, (B,).
 
         Returns:
-            The styles of the scenes and f_p, (B, D), of each of `products`.
+            The styles of the scenes, and f_p of each of `products`.
         """
         count = len(category)
         if isinstance(scene, Tensor):
@@ -96,7 +113,7 @@ class StyleNetwork(nn.Module):
         else:
             pooled = torch.cat([self._as_heads(product[0]) for product in products])
         embedded = self.pooled_head(pooled, "product")
-        return self._scene_style(scene, category), embedded.split(count)
+        return Embedded(self._scene_style(scene, category), embedded.split(count), embedded.new_zeros(()))
 
     def embed_scene(self, images: Images, category: Tensor) -> SceneStyle:
         """uint8 scene crops (B, 3, S, S), or features, and category indices (B,) -> SceneStyle. One backbone pass at most."""
@@ -106,7 +123,7 @@ class StyleNetwork(nn.Module):
         pooled, regions = map(self._as_heads, features)
         scene = self.pooled_head(pooled, "scene")
         if self.method == "global":
-            return SceneStyle(scene, scene.new_zeros(len(scene), 0, scene.shape[1]), scene.new_zeros(len(scene), 0))
+            return without_regions(scene)
         if self.attends:
             keys = self.key_head(regions, "scene")
             with _full_precision(keys):

@@ -1,0 +1,26 @@
+"""A split's pictures through a trained network, outside of training."""
+
+from lightning import Trainer
+
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.pairs import Split
+from ctl_lightning.module import CompleteTheLook
+from ctl_lightning.ranking import Ranked
+
+
+def ranked_split(trainer: Trainer, module: CompleteTheLook, data: TripletDataModule, split: Split) -> Ranked:
+    """Embeds the scene crops and the catalogue of a split; nothing is logged.
+
+    Args:
+        trainer: whose device and precision.
+        module: with the weights that are to be measured.
+        data: set up.
+        split: which pairs.
+
+    Raises:
+        InputError: an embedding is not finite.
+    """
+    embedded: list[list[object]] = [[], []]
+    if module.sees:
+        embedded = trainer.predict(module, data.evaluation_loaders(split))  # type: ignore[assignment]
+    return module.ranked(data.evaluation(split), embedded)

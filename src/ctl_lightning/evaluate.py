@@ -1,0 +1,140 @@
+"""python -m ctl_lightning.evaluate ckpt_path=...: everything that a checkpoint is worth on its protocol's test split."""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from ctl_lightning.caching import cache_features, uses_cache
+from ctl_lightning.conf import check_switches, program
+from ctl_lightning.console import console, quiet_lightning
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.embedding import ranked_split
+from ctl_lightning.errors import InputError
+from ctl_lightning.measuring import Scored, draw, measure, scored, write_pairs
+from ctl_lightning.metrics import compare, summarise
+from ctl_lightning.module import CompleteTheLook
+from ctl_lightning.restoring import Trained
+from ctl_lightning.results import IDENTITY, Results, print_results, versions, write_results
+from ctl_lightning.tracking import ProgressBar
+
+log = logging.getLogger(__name__)
+
+
+class Opened(NamedTuple):
+    """A checkpoint with its network, its data, and who runs it."""
+
+    trained: Trained
+    module: CompleteTheLook
+    data: TripletDataModule
+    trainer: Trainer
+
+    def scored(self, split: Any) -> Scored:
+        """Ranks a split."""
+        return scored(self.data.evaluation(split), ranked_split(self.trainer, self.module, self.data, split))
+
+
+@program("evaluate")
+def main(config: DictConfig) -> None:
+    """Measures one checkpoint."""
+    evaluate(config)
+
+
+def evaluate(config: DictConfig) -> None:
+    """Ranks the test split of a checkpoint's protocol; leaves results, pairs and pictures in `paths.run_dir`.
+
+    Raises:
+        InputError: what the user can mend.
+    """
+    check_switches(config, "product_visible")
+    quiet_lightning()
+    run_dir = Path(config.paths.run_dir)
+    ours = _open("ckpt_path", config)
+    other = _open("against", config) if config.against is not None else None
+    if other is not None:
+        _check_comparable(ours, other)
+    console.print(f"{ours.trained.path}: {ours.trained.method}, protocol {ours.trained.protocol}", markup=False)
+    console.print(ours.data.summary(), markup=False)
+
+    test = ours.scored("test")
+    identity = {key: ours.trained.config[key] for key in IDENTITY}
+    results, classifier = measure(ours.data, ours.scored("validation"), test, identity)
+    results["ckpt_path"] = str(ours.trained.path)
+    shown: dict[str, Results] = {ours.trained.method: results}
+    if config.product_visible and ours.module.sees:
+        with ours.data.whole_scenes():
+            visible = ours.scored("test")
+        results["controls"] = {"product_visible": summarise(visible.task, visible.scores)}
+    if other is not None:
+        theirs = other.scored("test")
+        results["against"] = {key: other.trained.config[key] for key in IDENTITY} | {
+            "ckpt_path": str(other.trained.path),
+            "test": summarise(theirs.task, theirs.scores),
+            "difference": compare(test.task, test.scores, theirs.scores),
+        }
+        name = other.trained.method
+        shown[name if name not in shown else f"{name} (against)"] = results["against"]
+    results["versions"] = versions()
+    write_results(run_dir / "results.json", results)
+    write_pairs(run_dir / "pairs.csv", test)
+    pictures = draw(run_dir / "pictures", ours.data, ours.module, test, classifier, shown)
+    print_results(results, console)
+    console.print(f"everything is in {run_dir}", markup=False)
+    for path in (run_dir / "results.json", run_dir / "pairs.csv", *pictures.values()):
+        console.print(f"  {path}", markup=False)
+
+
+def _open(option: str, config: DictConfig) -> Opened:
+    path = Path(str(config[option])).expanduser()
+    try:
+        trained = Trained(path)
+        changed: dict[str, Any] = OmegaConf.to_container(config.data)  # type: ignore[assignment]
+        changed["cache_dir"] = config.paths.cache_dir
+        module = trained.module()
+        data = trained.data(changed)
+        data.prepare_data()
+        data.read_table()
+        trained.check_categories(data)
+        data.setup()
+        warning = trained.check_pairs(data)
+    except InputError as error:
+        raise InputError(str(error).replace("ckpt_path=", f"{option}=", 1)) from None
+    if warning:
+        log.warning("%s=%s: %s", option, path, warning)
+    trainer = Trainer(
+        accelerator=config.accelerator,
+        devices=1,
+        precision=config.precision or trained.config["trainer"].get("precision"),
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[ProgressBar()],
+    )
+    options = trained.config["backbone"]
+    if module.sees and uses_cache(options, data.augment):
+        features = cache_features(module, data, trainer.strategy.root_device, only_if_there=True)
+        log.info("features: %s", features or "none cached; the backbone runs")
+    return Opened(trained, module, data, trainer)
+
+
+def _check_comparable(ours: Opened, other: Opened) -> None:
+    """Raises InputError if two checkpoints have no pairs in common that can be compared one by one."""
+    first, second = ours.data.evaluation("test"), other.data.evaluation("test")
+    same = (
+        first.pairs == second.pairs
+        and first.products == second.products
+        and (first.negative == second.negative).all()
+        and (first.train_count == second.train_count).all()
+    )
+    if not same:
+        raise InputError(
+            f"against={other.trained.path}: its protocol is {other.trained.protocol} ({len(second.pairs):,} test pairs, {len(second.products):,} "
+            f"products), that of ckpt_path is {ours.trained.protocol} ({len(first.pairs):,}, {len(first.products):,}), and the pairs are "
+            "not the same; give a checkpoint of the same data and split"
+        )
+
+
+if __name__ == "__main__":
+    main()

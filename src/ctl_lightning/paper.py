@@ -1,0 +1,196 @@
+"""python -m ctl_lightning.paper: methods x protocols x seeds, trained as jobs of their own, and one table of them all."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ctl_lightning.conf import check_switches, config_dir, program
+from ctl_lightning.console import console
+from ctl_lightning.data.files import write_text
+from ctl_lightning.errors import InputError, suggestion
+from ctl_lightning.tables import Row, read_row, write_tables
+
+WITHOUT_SEEDS = ("popularity",)
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of the table.
+
+    Attributes:
+        protocol: a file of conf/protocol.
+        method: a file of conf/experiment.
+        seed: of the run.
+        folder: its run directory.
+        commands: words for `python -m`, one program after the other.
+    """
+
+    protocol: str
+    method: str
+    seed: int
+    folder: Path
+    commands: tuple[tuple[str, ...], ...]
+
+    @property
+    def name(self) -> str:
+        """For the terminal."""
+        return f"{self.protocol} {self.method} seed {self.seed}"
+
+    def is_finished(self) -> bool:
+        """Whether these very commands have left their results."""
+        done = self.folder / "done.json"
+        return done.exists() and json.loads(done.read_text()) == [list(words) for words in self.commands]
+
+
+@program("paper")
+def main(config: DictConfig) -> None:
+    """Runs what is not finished, and makes the tables."""
+    paper(config)
+
+
+def paper(config: DictConfig) -> None:
+    """Trains the cells of the table that are not finished; leaves tables, csv and pictures in `paths.run_dir`.
+
+    A cell that fails is not the end: its row says why, and the exit code is 1.
+
+    Raises:
+        InputError: what the user can mend; at the end, how many cells failed.
+    """
+    check_switches(config, "product_visible")
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    run_dir = Path(config.paths.run_dir).resolve()
+    cells = _cells(plain, run_dir)
+    waiting = [cell for cell in cells if not cell.is_finished()]
+    console.print(
+        f"{len(cells)} trainings, {len(cells) - len(waiting)} of them finished before; all in {run_dir}", markup=False
+    )
+    failures = _run(waiting, max(1, plain["workers"]))
+    rows: dict[str, list[Row]] = {}
+    for protocol in plain["protocols"]:
+        rows[protocol] = [
+            read_row(
+                method,
+                [cell.folder for cell in cells if (cell.protocol, cell.method) == (protocol, method)],
+                [
+                    failures[cell]
+                    for cell in cells
+                    if (cell.protocol, cell.method) == (protocol, method) and cell in failures
+                ],
+            )
+            for method in plain["methods"]
+        ]
+    written = write_tables(run_dir, rows, Path(plain["docs"]) if plain["docs"] else None, console)
+    for path in written:
+        console.print(f"  {path}", markup=False)
+    if failures:
+        raise InputError(
+            f"{len(failures)} of {len(cells)} trainings failed; the table says why, train.log in their folders says more; the same "
+            "command runs them again"
+        )
+
+
+def _cells(plain: Mapping[str, Any], run_dir: Path) -> list[Cell]:
+    for group, chosen in (("experiment", plain["methods"]), ("protocol", plain["protocols"])):
+        known = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+        for name in chosen:
+            if name not in known:
+                raise InputError(
+                    f"there is no {group}={name}{suggestion(str(name), known)}; there are: {', '.join(known)}"
+                )
+    cells = []
+    for protocol in plain["protocols"]:
+        for seed in plain["seeds"]:
+            for method in plain["methods"]:
+                first = seed == plain["seeds"][0]
+                if method in WITHOUT_SEEDS and not first:
+                    continue
+                folder = run_dir / protocol / method / f"seed{seed}"
+                cache = f"paths.cache_dir={plain['paths']['cache_dir']}"
+                train = [
+                    *("ctl_lightning.train", f"+experiment={method}", f"protocol={protocol}", f"seed={seed}", cache),
+                    *("callbacks=quiet", "trainer.enable_progress_bar=false", *plain["overrides"].get(protocol, [])),
+                    *(f"hydra.run.dir={_quoted(folder)}", "ckpt_path=auto"),
+                ]
+                commands = [tuple(train)]
+                if plain["product_visible"] and first and method not in WITHOUT_SEEDS:
+                    evaluation = f"hydra.run.dir={_quoted(folder / 'evaluation')}"
+                    commands.append(("ctl_lightning.evaluate", f"ckpt_path={_quoted(folder)}", evaluation))
+                cells.append(Cell(protocol, method, seed, folder, tuple(commands)))
+    return cells
+
+
+def _quoted(path: Path) -> str:
+    """A value of Hydra's grammar, whatever is in the path."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _run(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:
+    """Runs the cells, so many at a time. Returns why those that failed did."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    waiting, failures, done = list(cells), {}, 0
+    running: dict[Cell, tuple[subprocess.Popen[bytes], int, float]] = {}
+    with _ended(running):
+        while waiting or running:
+            while waiting and len(running) < workers:
+                cell = waiting.pop(0)
+                running[cell] = (_start(cell, 0, environment), 0, time.monotonic())
+            time.sleep(POLL_SECONDS)
+            for cell, (process, number, began) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                if process.returncode == 0 and number + 1 < len(cell.commands):
+                    running[cell] = (_start(cell, number + 1, environment), number + 1, began)
+                    continue
+                del running[cell]
+                done += 1
+                said = f"[{done}/{len(cells)}] {cell.name}, {time.monotonic() - began:.0f} s: "
+                if process.returncode == 0:
+                    write_text(cell.folder / "done.json", json.dumps(cell.commands))
+                    auc = json.loads((cell.folder / "results.json").read_text())["test"]["all"]["auc"]["value"]
+                    console.print(f"{said}test auc {auc:.3f}", markup=False)
+                else:
+                    failures[cell] = _last_line(cell.folder / "train.log")
+                    console.print(f"{said}failed: {failures[cell]}", markup=False)
+    return failures
+
+
+def _start(cell: Cell, number: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    with (cell.folder / "train.log").open("ab" if number else "wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *cell.commands[number]], stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+
+
+@contextmanager
+def _ended(running: Mapping[Cell, tuple[subprocess.Popen[bytes], int, float]]) -> Iterator[None]:
+    """Leaves no training behind when this process is interrupted; each goes on from its last checkpoint another time."""
+    try:
+        yield
+    finally:
+        for process, _, _ in running.values():
+            process.terminate()
+        for process, _, _ in running.values():
+            process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it was killed without a word"
+
+
+if __name__ == "__main__":
+    main()

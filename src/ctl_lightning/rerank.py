@@ -1,0 +1,97 @@
+"""python -m ctl_lightning.rerank: the candidates that another system found for a photo, in the order of their distance."""
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.table import Table
+
+from ctl_lightning.compatibility import Compatibility
+from ctl_lightning.conf import program
+from ctl_lightning.console import console
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.files import write_text
+from ctl_lightning.data.pairs import Box
+from ctl_lightning.errors import InputError
+
+
+@program("rerank")
+def main(config: DictConfig) -> None:
+    """Orders one list."""
+    rerank(config)
+
+
+def rerank(config: DictConfig) -> None:
+    """Orders the candidates of a file for a scene; prints them and leaves rerank.json in `paths.run_dir`.
+
+    Raises:
+        InputError: what the user can mend.
+    """
+    compatibility = Compatibility(Path(str(config.ckpt_path)).expanduser(), config.device)
+    data = compatibility.trained.data({"root": config.data.root})
+    names = _candidates(Path(str(config.candidates)).expanduser())
+    box = _box(config.box)
+    scene, photos = _photo(data, str(config.scene)), [_photo(data, name) for name in names]
+    ordered = compatibility.rerank(scene, str(config.category), photos, box)
+    table = Table("rank", "candidate", "was", "distance", "probability", "goes with it")
+    for rank, found in enumerate(ordered, start=1):
+        probability = "" if found.probability is None else f"{found.probability:.3f}"
+        verdict = "" if found.compatible is None else ("yes" if found.compatible else "no")
+        table.add_row(
+            str(rank), names[found.candidate], str(found.candidate + 1), f"{found.distance:.4f}", probability, verdict
+        )
+    console.print(table)
+    path = Path(config.paths.run_dir) / "rerank.json"
+    rows = [
+        {
+            "candidate": names[found.candidate],
+            "was": found.candidate + 1,
+            "distance": found.distance,
+            "probability": found.probability,
+            "compatible": found.compatible,
+        }
+        for found in ordered
+    ]
+    write_text(
+        path, json.dumps({"scene": str(config.scene), "category": str(config.category), "order": rows}, indent=2)
+    )
+    console.print(f"  {path}", markup=False)
+
+
+def _candidates(path: Path) -> list[str]:
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"candidates={path}: can not be read ({error}); give a text file with a candidate a line"
+        ) from None
+    if not names:
+        raise InputError(f"candidates={path}: there is no candidate in it; write one a line")
+    return names
+
+
+def _photo(data: TripletDataModule, name: str) -> Path:
+    """An image file; or that of an id of the data."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    of_id = data.source.image_path(data.root, name)
+    if of_id.is_file():
+        return of_id
+    raise InputError(
+        f"{name}: neither an image file nor an id of {data.root} (no {of_id}); give a path, or data.root=DIR"
+    )
+
+
+def _box(given: object) -> Box | None:
+    if given is None:
+        return None
+    try:
+        left, top, right, bottom = (float(side) for side in given)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise InputError(f"box={given}: give [left, top, right, bottom], from 0 to 1") from None
+    return left, top, right, bottom
+
+
+if __name__ == "__main__":
+    main()
