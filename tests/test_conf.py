@@ -38,7 +38,10 @@ def test_every_choice_composes_and_has_only_known_options(path: Path) -> None:
     _check_config("train", config)
 
 
-@pytest.mark.parametrize("experiment", ["hybrid", "global", "local", "imagenet"])
+EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("protocol", ["synthetic", "stl_fashion"])
 def test_methods_times_protocols(experiment: str, protocol: str) -> None:
     config = compose(f"+experiment={experiment}", f"protocol={protocol}")
@@ -62,7 +65,7 @@ def test_the_command_line_wins_over_protocol_and_experiment() -> None:
         ("trainer.max_epoch=1", r"did you mean 'trainer\.max_epochs'\?"),
         (
             "+experiment=hybird",
-            "no experiment=hybird; did you mean 'hybrid'.*there are: global, hybrid, imagenet, local",
+            "no experiment=hybird; did you mean 'hybrid'.*there are: bpr_dae, global, hybrid, hybrid_uniform, ibr, imagenet",
         ),
         ("experiment=hybrid", r"write \+experiment=NAME"),
         ("protocoll=stl_fashion", "no option 'protocoll'|did you mean 'protocol'"),

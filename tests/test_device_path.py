@@ -116,7 +116,7 @@ def test_distances_stay_in_full_precision_where_layers_run_in_half(make_data: Ma
     network = model.network
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
-            style, (products, _) = network(batch.scene, (batch.positive, batch.negative), batch.category)
+            style, (products, _), _ = network(batch.scene, (batch.positive, batch.negative), batch.category)
             table, own = network.distances(style, products), network.distance(style, products)
         assert {part.dtype for part in (*style, products, table, own)} == {torch.float32}
         torch.testing.assert_close(style.attention.sum(1), torch.ones(4), rtol=0, atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "ctl_lightning"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-PROGRAMS = {"ctl_lightning.train", "ctl_lightning.prepare", "ctl_lightning.benchmark"}
+PROGRAMS = {f"ctl_lightning.{name}" for name in ("train", "prepare", "benchmark", "evaluate", "rerank", "paper")}
 
 
 def imports(path: Path) -> set[str]:

@@ -65,7 +65,7 @@ def trainer(tmp_path: Path, **options: Any) -> Trainer:
     return Trainer(**defaults | options)
 
 
-@pytest.mark.parametrize("method", ["hybrid", "global", "local", "imagenet"])
+@pytest.mark.parametrize("method", ["hybrid", "global", "local", "imagenet", "siamese", "bpr_dae"])
 def test_the_logged_metrics_are_those_of_the_region_by_region_distance(
     make_data: MakeData, tmp_path: Path, method: str
 ) -> None:
@@ -88,12 +88,14 @@ def test_the_logged_metrics_are_those_of_the_region_by_region_distance(
                     product = network.embed_product(products[int(column)].image)
                     if isinstance(network, StyleNetwork):
                         table[r, c] = float(region_distance(network.method, style, product))
+                    elif method == "bpr_dae":
+                        table[r, c] = -float(style.scene @ product.T)
                     else:
                         table[r, c] = float((style.scene - product).square().sum())
         return table
 
     rows, columns = np.arange(len(task.queries)), np.arange(len(task.products))
-    np.testing.assert_allclose(model.ranking.distances(rows, columns), distances(rows, columns), atol=1e-5)
+    np.testing.assert_allclose(model.ranking.distances(rows, columns), distances(rows, columns), rtol=1e-4, atol=1e-5)
     scores = score_pairs(task, model.ranking.distances)
     assert float(logged["test/auc"]) == pytest.approx(scores.auc.mean(), abs=1e-6)
     assert float(logged["test/binary_accuracy"]) == pytest.approx(scores.correct.mean(), abs=1e-6)
@@ -198,7 +200,15 @@ def test_a_part_of_a_split_is_not_ranked_as_if_it_were_the_whole(make_data: Make
 
 @pytest.mark.parametrize(
     "options",
-    [{"dim": 0}, {"loss": TRIPLET | {"margin": -1.0}}, {"learning_rate": 0.0}, {"dropout": 1.0}, {"warmup_steps": -1}],
+    [
+        {"dim": 0},
+        {"loss": TRIPLET | {"margin": -1.0}},
+        {"learning_rate": 0.0},
+        {"dropout": 1.0},
+        {"warmup_steps": -1},
+        {"squared": False, "loss": {"name": "contrastive", "margin": 1.0}},
+        {"method": "ibr", "loss": {"name": "info_nce", "temperature": 0.1, "learn_temperature": True}},
+    ],
 )
 def test_options_that_make_no_sense_are_refused(options: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -3,7 +3,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ctl_lightning.pictures import Overlay, Retrieval, Shown, attention_overlays, curves, retrieval_grid
+from ctl_lightning.pictures import (
+    ClassifierCurves,
+    Overlay,
+    Retrieval,
+    Shown,
+    attention_overlays,
+    category_intervals,
+    classifier_sheet,
+    curves,
+    method_intervals,
+    retrieval_grid,
+)
 
 
 def colour(red: int, green: int, blue: int) -> np.ndarray:
@@ -53,3 +64,27 @@ def test_curves_of_few_or_no_rows_do_not_fail(tmp_path: Path) -> None:
     for name in ("none", "one", "many"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.width > 600
+
+
+def found(value: float | None, half: float = 0.05) -> dict[str, float | None]:
+    return {"value": value} | {
+        name: None if value is None else value + sign * half for name, sign in (("low", -1), ("high", 1))
+    }
+
+
+def test_methods_and_categories_without_a_value_leave_a_gap(tmp_path: Path) -> None:
+    auc = {name: {"all": found(0.6), "seen": found(0.7), "unseen": found(None)} for name in ("hybrid", "global")}
+    method_intervals(tmp_path / "m.png", auc, {"hybrid": found(0.1), "global": found(None)}, {"oracle": found(0.9)})
+    assert count(tmp_path / "m.png", (31, 119, 180)) > 30  # seen
+    assert count(tmp_path / "m.png", (255, 127, 14)) < count(
+        tmp_path / "m.png", (31, 119, 180)
+    )  # unseen: the legend alone
+    category_intervals(tmp_path / "c.png", {"hybrid": {"A|Hats": found(0.6), "A|Shoes": found(None)}})
+    assert count(tmp_path / "c.png", (31, 119, 180)) > 30
+
+
+def test_a_classifier_is_drawn_with_its_threshold(tmp_path: Path) -> None:
+    line = np.array([[0.0, 0.5, 1.0], [0.0, 0.8, 1.0]])
+    sheet = ClassifierCurves(line, line[:, ::-1], (0.5, 0.8, 0.6), np.array([[0.3, 0.7], [0.2, 0.8], [10, 20]]))
+    classifier_sheet(tmp_path / "c.png", sheet)
+    assert count(tmp_path / "c.png", (0, 0, 0)) > 100

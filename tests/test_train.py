@@ -17,10 +17,13 @@ from conftest import TINY, Compose
 from lightning import Trainer
 from PIL import Image
 
-from ctl_lightning.checkpoints import read_checkpoint
+from ctl_lightning.checkpoints import BestCheckpoint, read_checkpoint
 from ctl_lightning.conf import build
+from ctl_lightning.data.evaluation import EvaluationSet
+from ctl_lightning.data.pairs import split_of
 from ctl_lightning.errors import InputError
 from ctl_lightning.module import CompleteTheLook
+from ctl_lightning.restoring import Trained
 from ctl_lightning.style.backbone import SmallNetwork
 from ctl_lightning.tracking import read_metrics
 from ctl_lightning.train import train
@@ -62,11 +65,14 @@ def command(tmp_path: Path, *overrides: str, cache: Path, multirun: bool = False
     )
 
 
-@pytest.mark.parametrize("experiment", ["hybrid", "global", "local", "imagenet"])
+EXPERIMENTS = ("hybrid", "hybrid_uniform", "global", "local", "siamese", "ibr", "bpr_dae", "imagenet", "popularity")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_a_run_of_every_experiment_leaves_everything_behind(
     compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str], experiment: str
 ) -> None:
-    learns = experiment != "imagenet"
+    learns = experiment not in ("imagenet", "popularity")
     monitored = train(compose(f"+experiment={experiment}", *TINY))
     assert (monitored is not None) == learns
     run = tmp_path / "run"
@@ -84,10 +90,15 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
     auc = found["test"]["all"]["auc"]
     assert 0 < auc["low"] <= auc["value"] <= auc["high"] < 1
     assert found["oracle"]["auc"]["value"] > max(found["ceilings"][name]["value"] for name in ("global", "local"))
-    assert ("attention" in found) == (experiment in ("hybrid", "local"))
+    assert ("attention" in found) == (experiment in ("hybrid", "hybrid_uniform", "local"))
+    lift = found["test"]["all"]["lift"]
+    if experiment == "popularity":
+        assert lift == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert found["classifier"]["pairs"] > 5
+    assert found["reranking"].keys() == {"shuffled", "popularity"}
     assert torch.__version__.startswith(found["versions"]["torch"])
     pictures = (
-        {"retrieval.png"}
+        {"retrieval.png", "classifier.png", "categories.png"}
         | ({"curves.png"} if learns else set())
         | ({"attention.png"} if "attention" in found else set())
     )
@@ -102,8 +113,10 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
         assert any("train/loss" in row for row in rows)
         assert any("val/auc" in row for row in rows)
         assert len(list((run / "checkpoints").glob("best*.ckpt"))) == 1
-        saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-        assert saved["config"]["model"]["method"] == experiment
+    trained = Trained(run)
+    assert (trained.method, trained.protocol, trained.seed) == (experiment, "synthetic", 0)
+    assert trained.classifier is not None
+    assert trained.classifier.threshold == found["classifier"]["threshold"]
     printed = capsys.readouterr().out
     assert f"{auc['value']:.3f}" in printed
     assert str(run / "results.json") in printed
@@ -218,6 +231,32 @@ def test_the_checkpoint_of_the_best_epoch_is_what_is_tested_and_returned(compose
     Trainer(accelerator="cpu", logger=False).test(module, datamodule=data, verbose=False)
     tested = results(run)["test"]["all"]["auc"]["value"]
     assert tested == pytest.approx(module.scores.auc.mean(), abs=1e-9)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_validation_chooses_and_the_test_split_is_ranked_once_at_the_end(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranked: list[tuple[str, bool]] = []
+    embed, choose = CompleteTheLook.ranked, BestCheckpoint._save_topk_checkpoint
+
+    def spied(module: CompleteTheLook, task: EvaluationSet, *rest: Any) -> Any:
+        ranked.append((split_of(task.pairs[0].scene, "0"), module.trainer.training or module.trainer.validating))
+        assert {split_of(pair.scene, "0") for pair in task.pairs} == {ranked[-1][0]}
+        return embed(module, task, *rest)
+
+    def chosen(callback: BestCheckpoint, trainer: Trainer, monitored: dict[str, Any]) -> None:
+        assert callback.monitor == "val/auc"
+        assert not any(name.startswith("test") for name in monitored)
+        ranked.append(("choice", True))
+        choose(callback, trainer, monitored)
+
+    monkeypatch.setattr(CompleteTheLook, "ranked", spied)
+    monkeypatch.setattr(BestCheckpoint, "_save_topk_checkpoint", chosen)
+    train(compose(*TINY, "trainer.max_epochs=2"))
+    epochs = [("validation", True), ("choice", True)] * 2
+    # Once more the validation split, for the classifier of the best epoch's weights.
+    assert ranked == [*epochs, ("test", False), ("validation", False)]
 
 
 @pytest.mark.usefixtures("without_pictures")

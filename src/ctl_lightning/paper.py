@@ -138,7 +138,7 @@ def _quoted(path: Path) -> str:
 
 def _run(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:
     """Runs the cells, so many at a time. Returns why those that failed did."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, _cores() // workers))}
     environment.pop("HYDRA_FULL_ERROR", None)
     waiting, failures, done = list(cells), {}, 0
     running: dict[Cell, tuple[subprocess.Popen[bytes], int, float]] = {}
@@ -165,6 +165,11 @@ def _run(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:
                     failures[cell] = _last_line(cell.folder / "train.log")
                     console.print(f"{said}failed: {failures[cell]}", markup=False)
     return failures
+
+
+def _cores() -> int:
+    """So many this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(cell: Cell, number: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

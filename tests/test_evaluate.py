@@ -1,0 +1,179 @@
+"""`evaluate` from the checkpoint alone, against another one, and on what is no checkpoint of ours."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Compose, MakeData
+
+from ctl_lightning.checkpoints import read_checkpoint
+from ctl_lightning.conf import config_dir
+from ctl_lightning.data.triplets import crop_key
+from ctl_lightning.errors import InputError
+from ctl_lightning.evaluate import evaluate
+from ctl_lightning.restoring import Trained
+from ctl_lightning.results import Results
+from ctl_lightning.train import train
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """Run directories of hybrid, of global and of popularity."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ctl_lightning.train._pictures", lambda *_: {})
+        for method in ("hybrid", "global", "popularity"):
+            with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+                overrides = [f"+experiment={method}", f"paths.run_dir={folder / method}", f"paths.cache_dir={cache}"]
+                train(hydra.compose("train", [*TINY, *overrides]))
+    return folder
+
+
+def run(tmp_path: Path, *overrides: str) -> Results:
+    words = [f"paths.run_dir={tmp_path / 'evaluated'}", "accelerator=cpu", *overrides]
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        evaluate(hydra.compose("evaluate", words))
+    content: Results = json.loads((tmp_path / "evaluated" / "results.json").read_text())
+    return content
+
+
+def test_the_checkpoint_alone_gives_the_numbers_of_its_training_and_more(runs: Path, tmp_path: Path) -> None:
+    found = run(tmp_path, f"ckpt_path={runs / 'hybrid'}", f"against={runs / 'global'}")
+    trained = json.loads((runs / "hybrid" / "results.json").read_text())
+    for part in ("protocol", "method", "seed", "test", "pairs", "classifier", "reranking", "oracle", "attention"):
+        assert found[part] == trained[part], part
+    assert (tmp_path / "evaluated" / "pairs.csv").read_bytes() == (runs / "hybrid" / "pairs.csv").read_bytes()
+    assert found["controls"]["product_visible"]["all"]["auc"]["value"] != found["test"]["all"]["auc"]["value"]
+    other = json.loads((runs / "global" / "results.json").read_text())
+    assert found["against"]["test"] == other["test"]
+    difference = found["against"]["difference"]["all"]["auc"]
+    assert difference["value"] == pytest.approx(
+        trained["test"]["all"]["auc"]["value"] - other["test"]["all"]["auc"]["value"]
+    )
+    assert difference["low"] <= difference["value"] <= difference["high"]
+    assert 0 < difference["p"] <= 1
+    assert {path.name for path in (tmp_path / "evaluated" / "pictures").iterdir()} == {
+        f"{name}.png" for name in ("retrieval", "classifier", "categories", "attention")
+    }
+
+
+def test_pairs_csv_averages_to_the_table(runs: Path) -> None:
+    with (runs / "hybrid" / "pairs.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    table = json.loads((runs / "hybrid" / "results.json").read_text())["test"]
+    for group, chosen in (("all", ("0", "1")), ("seen", ("1",)), ("unseen", ("0",))):
+        for metric in ("auc", "mrr", "binary_accuracy", "hit@10", "lift"):
+            values = np.array([float(row[metric]) for row in rows if row["seen"] in chosen])
+            assert np.nanmean(values) == pytest.approx(table[group][metric]["value"]), (group, metric)
+
+
+def test_a_method_that_sees_nothing_has_no_lift_no_control_and_no_difference_to_itself(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctl_lightning.evaluate.draw", lambda *_: {})
+    found = run(tmp_path, f"ckpt_path={runs / 'popularity'}", f"against={runs / 'popularity'}")
+    assert found["test"]["all"]["lift"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert "controls" not in found
+    assert found["against"]["difference"]["unseen"]["auc"]["value"] == 0
+    assert found["reranking"]["popularity"]["gain"]["value"] == 0
+
+
+def test_the_control_shows_the_whole_scene_of_the_test_split_and_only_within(make_data: MakeData) -> None:
+    data = make_data()
+    task = data.evaluation("test")
+    cut = data.query_images(task)[0].image
+    with data.whole_scenes():
+        whole = data.query_images(task)
+        assert set(whole.keys) == {pair.scene for pair in task.pairs}
+        for query, (key, _) in enumerate(task.queries):
+            assert key.startswith(whole.keys[query])
+        assert not torch.equal(torch.as_tensor(whole[0].image), torch.as_tensor(cut))
+    assert torch.equal(torch.as_tensor(data.query_images(task)[0].image), torch.as_tensor(cut))
+    assert data.query_images(task).keys[0] == crop_key(task.pairs[0].scene, task.pairs[0].box)
+
+
+def broken(path: Path, source: Path, **changed: Any) -> Path:
+    torch.save(read_checkpoint(source / "checkpoints" / "last.ckpt") | changed, path)
+    return path
+
+
+def test_what_is_no_checkpoint_of_ours_is_one_line(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "foreign.ckpt").write_text("not a checkpoint")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    old = read_checkpoint(runs / "hybrid" / "checkpoints" / "last.ckpt")
+    for name, says in (
+        ("nowhere.ckpt", "no such file"),
+        ("foreign.ckpt", "not a readable checkpoint"),
+        ("other.ckpt", "not a checkpoint of ctl_lightning"),
+        (".", r"a directory without checkpoints/best\*\.ckpt"),
+        (broken(tmp_path / "a.ckpt", runs / "hybrid", config={}), "it does not say how it was trained"),
+        (broken(tmp_path / "b.ckpt", runs / "hybrid", state_dict={}), "it does not fit this revision"),
+        (
+            broken(tmp_path / "c.ckpt", runs / "hybrid", hyper_parameters=old["hyper_parameters"] | {"new": 1}),
+            "it does not fit this revision",
+        ),
+    ):
+        with pytest.raises(InputError, match=rf"ckpt_path=.*{says}"):
+            run(tmp_path, f"ckpt_path={tmp_path / name}")
+    with pytest.raises(InputError, match=r"against=.*nowhere\.ckpt: no such file"):
+        run(tmp_path, f"ckpt_path={runs / 'hybrid'}", f"against={tmp_path / 'nowhere.ckpt'}")
+
+
+def test_nothing_that_a_checkpoint_names_is_imported(runs: Path, tmp_path: Path) -> None:
+    config = read_checkpoint(runs / "hybrid" / "checkpoints" / "last.ckpt")["config"]
+    source = config["data"] | {"source": {"_target_": "os.system", "command": f"touch {tmp_path / 'never'}"}}
+    path = broken(tmp_path / "source.ckpt", runs / "hybrid", config=config | {"data": source})
+    with pytest.raises(InputError, match=r"its data are of a source that is not one of ctl_lightning\.data"):
+        Trained(path).data({})
+    path = broken(
+        tmp_path / "data.ckpt", runs / "hybrid", config=config | {"data": config["data"] | {"_target_": "os.system"}}
+    )
+    assert type(Trained(path).data({})).__name__ == "TripletDataModule"
+    assert not (tmp_path / "never").exists()
+
+
+def test_data_that_are_missing_or_of_another_protocol_are_one_line(
+    runs: Path, tmp_path: Path, looks: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctl_lightning.train._pictures", lambda *_: {})
+    small = [word for word in TINY if not word.startswith("data.")]
+    other = ["data=stl_fashion", f"data.root={looks}", "data.stored_size=36", "data.image_size=32", "backbone.grid=4"]
+    train(
+        compose(
+            *small,
+            "+experiment=global",
+            *other,
+            "data.batch_size=4",
+            "protocol=stl_fashion",
+            "backbone=small",
+            run="other",
+        )
+    )
+    with pytest.raises(InputError, match="nowhere"):
+        run(tmp_path, f"ckpt_path={tmp_path / 'other'}", f"data.root={tmp_path / 'nowhere'}")
+    with pytest.raises(
+        InputError,
+        match=r"against=.*: its protocol is synthetic \(\d+ test pairs, .*that of ckpt_path is stl_fashion.*not the same",
+    ):
+        run(tmp_path, f"ckpt_path={tmp_path / 'other'}", f"against={runs / 'hybrid'}")
+    # Other categories than it knows.
+    catalogue = json.loads((looks / "fashion-cat.json").read_text())
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("fashion.json", "images"):
+        (moved / name).symlink_to(looks / name)
+    (moved / "fashion-cat.json").write_text(json.dumps({key: value + "|New" for key, value in catalogue.items()}))
+    with pytest.raises(InputError, match=r"trained under protocol stl_fashion and knows 2 categories.*has 2.*\|New'"):
+        run(tmp_path, f"ckpt_path={tmp_path / 'other'}", f"data.root={moved}")
+    # A split under which test scenes were learned from.
+    split = json.loads((tmp_path / "other" / "split.json").read_text())
+    swap = {"train": "test", "test": "train", "validation": "validation"}
+    split["split_of_scene"] = {scene: swap[old] for scene, old in split["split_of_scene"].items()}
+    (tmp_path / "swapped.json").write_text(json.dumps(split))
+    with pytest.raises(InputError, match="its test split may hold what it was trained on"):
+        run(tmp_path, f"ckpt_path={tmp_path / 'other'}", f"data.split_file={tmp_path / 'swapped.json'}")
