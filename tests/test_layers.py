@@ -7,7 +7,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "ctl_lightning"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-PROGRAMS = {f"ctl_lightning.{name}" for name in ("train", "prepare", "benchmark", "evaluate", "rerank", "paper")}
+PROGRAMS = {
+    f"ctl_lightning.{name}" for name in ("train", "prepare", "benchmark", "evaluate", "rerank", "paper", "check_splits")
+}
 
 
 def imports(path: Path) -> set[str]:
