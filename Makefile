@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRAIN ?= +experiment=hybrid
 
-.PHONY: help install train test test-all lint clean
+.PHONY: help install train paper test test-all lint clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -21,6 +21,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 train: install ## train the hybrid model on synthetic looks (about 3 minutes on 2 cores); options: make train TRAIN="..."
 	$(BIN)/python -m ctl_lightning.train $(TRAIN)
+
+paper: install ## every method, five seeds, one table (hours); options: make paper PAPER="..."
+	$(BIN)/python -m ctl_lightning.paper $(PAPER)
 
 test: install ## the quick test suite (under 5 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not real"

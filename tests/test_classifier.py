@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, precision_score, recall_score
+from sklearn.metrics import brier_score_loss, f1_score, precision_score, recall_score
 from test_metrics import table_distances, task
 
 from ctl_lightning.classifier import (
@@ -79,6 +79,8 @@ def test_precision_recall_and_f1_are_scikit_learns() -> None:
         assert found[name]["value"] == pytest.approx(reference(given.compatible, said)), name
         assert found[name]["low"] < found[name]["value"] < found[name]["high"]
     assert found["accuracy"]["value"] == pytest.approx((said == given.compatible).mean())
+    probability = classifier.probability(given.distance)
+    assert found["brier"]["value"] == pytest.approx(brier_score_loss(given.compatible, probability))
 
 
 def test_the_calibration_error_is_a_slow_loops_and_small_for_the_truth() -> None:

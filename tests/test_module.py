@@ -187,14 +187,14 @@ def test_a_network_that_is_not_finite_is_not_ranked(make_data: MakeData, tmp_pat
     model = module()
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
-    with pytest.raises(InputError, match="embeddings of the test split are not finite"):
+    with pytest.raises(InputError, match="embeddings of scenes or products are not finite"):
         trainer(tmp_path).test(model, datamodule=make_data(), verbose=False)
 
 
 def test_a_part_of_a_split_is_not_ranked_as_if_it_were_the_whole(make_data: MakeData, tmp_path: Path) -> None:
     trainer(tmp_path, num_sanity_val_steps=1).fit(module(), datamodule=make_data())
     for options in ({"limit_val_batches": 1}, {"fast_dev_run": True}):
-        with pytest.raises(InputError, match="limit_val_batches or fast_dev_run leaves parts of it out"):
+        with pytest.raises(InputError, match="limit_test_batches or fast_dev_run leaves parts of it out"):
             trainer(tmp_path, **options).fit(module(), datamodule=make_data(eval_batch_size=4))
 
 

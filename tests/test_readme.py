@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -38,13 +39,24 @@ def test_every_command_composes_and_has_only_known_options(command: str) -> None
     words = shlex.split(command)[3:]
     multirun = "-m" in words
     overrides = [word for word in words if word not in ("-m", "--cfg", "job")]
-    for first in ([override.split(",")[0] for override in overrides], overrides):
-        if first is overrides and multirun:
-            continue  # composed job by job, as above
-        with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = hydra.compose(program, ["paths.run_dir=run", *first])
-        assert isinstance(config, DictConfig)
-        _check_config(program, config)
+    if multirun:  # composed job by job: the first
+        overrides = [override.split(",")[0] for override in overrides]
+    if program != "check_splits":
+        overrides = ["paths.run_dir=run", *overrides]
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = hydra.compose(program, overrides)
+    assert isinstance(config, DictConfig)
+    _check_config(program, config)
+
+
+def test_the_lines_of_python_compile_and_name_what_exists() -> None:
+    (block,) = re.findall(r"^    from pathlib(?:.*\n    .*)*", README, re.MULTILINE)
+    lines = [line[4:] for line in block.splitlines()]
+    compile("\n".join(lines), "README", "exec")
+    names: dict[str, Any] = {}
+    exec("\n".join(line for line in lines if "import" in line), names)
+    for method in set(re.findall(r"(?:compatibility\.|; )(\w+)\(", block)):
+        assert callable(getattr(names["Compatibility"], method)), method
 
 
 def test_every_make_target_that_is_named_exists() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -138,7 +140,8 @@ def _quoted(path: Path) -> str:
 
 def _run(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:
     """Runs the cells, so many at a time. Returns why those that failed did."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, _cores() // workers))}
+    # Unbuffered: what is said last shall stand last in the log.
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, _cores() // workers)), "PYTHONUNBUFFERED": "1"}
     environment.pop("HYDRA_FULL_ERROR", None)
     waiting, failures, done = list(cells), {}, 0
     running: dict[Cell, tuple[subprocess.Popen[bytes], int, float]] = {}
@@ -182,10 +185,16 @@ def _start(cell: Cell, number: int, environment: Mapping[str, str]) -> subproces
 
 @contextmanager
 def _ended(running: Mapping[Cell, tuple[subprocess.Popen[bytes], int, float]]) -> Iterator[None]:
-    """Leaves no training behind when this process is interrupted; each goes on from its last checkpoint another time."""
+    """Leaves no training behind when this process is interrupted or told to end; each goes on from its last checkpoint later."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
+        signal.signal(signal.SIGTERM, before)
         for process, _, _ in running.values():
             process.terminate()
         for process, _, _ in running.values():
@@ -193,8 +202,10 @@ def _ended(running: Mapping[Cell, tuple[subprocess.Popen[bytes], int, float]]) -
 
 
 def _last_line(log: Path) -> str:
+    """What the program said of its end: its one line of an error, else whatever came last."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it was killed without a word"
+    told = [line for line in lines if line.startswith(("train: ", "evaluate: "))]
+    return ["it was killed without a word", *lines[-1:], *told][-1]
 
 
 if __name__ == "__main__":

@@ -154,61 +154,81 @@ def write_tables(folder: Path, rows: Mapping[str, Sequence[Row]], docs: Path | N
 
 
 def markdown_table(protocol: str, rows: Sequence[Row]) -> str:
-    """The table of one protocol, and what its columns mean."""
-    heads = [
-        "method",
-        "seeds",
-        "AUC [95 %]",
-        "± seeds",
-        "seen",
-        "unseen",
-        "matched seen",
-        "matched unseen",
-        "lift [95 %]",
-    ]
-    heads += ["binary accuracy", "classifier accuracy", "MRR", "hit@10", "AUC, product visible"]
-    heads += [f"AUC minus that of {other} [95 %], p" for other in COMPARED]
-    synthetic = any("oracle" in result for row in rows for result in row.results)
-    heads += ["pointing", "energy"] if synthetic else ["published (binary accuracy)"]
-    lines = [heads, ["---"] * len(heads)]
-    others = {row.method: row for row in rows if row.results}
-    for row in rows:
-        if not row.results:
-            lines.append([f"`{row.method}`", "0", f"did not run: {'; '.join(row.why_not)}", *[""] * (len(heads) - 3)])
-            continue
-
-        def mean(group: str, metric: str, row: Row = row) -> str:
-            return _number(row.interval(group, metric)["value"])
-
+    """Two tables of one protocol: how the products are ranked, and all else. docs/results.md says what the columns mean."""
+    shown = [row for row in rows if row.results]
+    others = {row.method: row for row in shown}
+    seeds, ranking, rest = [_seeds(row) for row in rows], [], []
+    for row in shown:
         auc = row.by_seed["all", "auc"]
-        accuracy = np.mean([result["classifier"]["accuracy"]["value"] for result in row.results])
-        seeds = f"{len(row.results)}" + (
-            f" ({len(row.why_not)} failed: {'; '.join(row.why_not)})" if row.why_not else ""
+        ranking.append(
+            {
+                "AUC [95 %]": _cell(row.interval("all", "auc")),
+                "± seeds": _number(float(np.std(auc, ddof=1)) if len(auc) > 1 else None),
+                "seen": _mean_of(row, "seen", "auc"),
+                "unseen": _mean_of(row, "unseen", "auc"),
+                "matched seen": _mean_of(row, "seen", "auc_matched"),
+                "matched unseen": _mean_of(row, "unseen", "auc_matched"),
+                "lift [95 %]": _cell(row.interval("all", "lift")),
+                **{f"AUC minus that of `{other}` [95 %], p": _compared(row, others.get(other)) for other in COMPARED},
+            }
         )
-        cells = [f"`{row.method}`", seeds, _cell(row.interval("all", "auc"))]
-        cells += [_number(float(np.std(auc, ddof=1)) if len(auc) > 1 else None)]
-        cells += [
-            mean("seen", "auc"),
-            mean("unseen", "auc"),
-            mean("seen", "auc_matched"),
-            mean("unseen", "auc_matched"),
-        ]
-        cells += [_cell(row.interval("all", "lift")), mean("all", "binary_accuracy"), _number(float(accuracy))]
-        cells += [mean("all", "mrr"), mean("all", "hit@10")]
-        cells += [_number(row.visible["all"]["auc"]["value"]) if row.visible else ""]
-        cells += [_compared(row, others.get(other)) for other in COMPARED]
-        if synthetic:
-            attention = [result["attention"] for result in row.results if "attention" in result]
-            for name in ("pointing", "energy"):
-                cells.append(
-                    _number(float(np.mean([found[name]["value"] for found in attention]))) if attention else ""
-                )
-        else:
-            cells.append(PUBLISHED.get(row.method, "") if protocol.startswith("stl_fashion") else "")
-        lines.append(cells)
-    for name, found in _oracle([row for row in rows if row.results]).items():
-        lines.append([name, "", _cell(found), *[""] * (len(heads) - 3)])
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        rest.append(
+            {
+                "binary accuracy": _mean_of(row, "all", "binary_accuracy"),
+                "published": PUBLISHED.get(row.method, "") if protocol.startswith("stl_fashion") else "",
+                "classifier: accuracy": _of_results(row, "classifier", "accuracy"),
+                "F1": _of_results(row, "classifier", "f1"),
+                "calibration error": _of_results(row, "classifier", "expected_calibration_error"),
+                "MRR": _mean_of(row, "all", "mrr"),
+                "hit@10": _mean_of(row, "all", "hit@10"),
+                "nDCG gain, shuffled": _of_results(row, "reranking", "shuffled", "gain"),
+                "popularity order": _of_results(row, "reranking", "popularity", "gain"),
+                "AUC, product visible": _number(row.visible["all"]["auc"]["value"]) if row.visible else "",
+                "pointing": _of_results(row, "attention", "pointing"),
+                "energy": _of_results(row, "attention", "energy"),
+            }
+        )
+    names = [f"`{row.method}`" for row in shown]
+    lines = [["method", "seeds", *(ranking[0] if ranking else ["AUC"])]]
+    found = iter(ranking)
+    for row, count in zip(rows, seeds, strict=True):
+        cells = list(next(found).values()) if row.results else [f"did not run: {'; '.join(row.why_not)}"]
+        lines.append([f"`{row.method}`", count, *cells])
+    lines += [[name, "", _cell(best)] for name, best in _oracle(shown).items()]
+    filled = [head for head in (rest[0] if rest else []) if any(cells[head] for cells in rest)]
+    second = [
+        ["method", *filled],
+        *([name, *(cells[head] for head in filled)] for name, cells in zip(names, rest, strict=True)),
+    ]
+    return _markdown(lines) + ("\n" + _markdown(second) if filled else "")
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Heads and rows; what a row lacks is empty."""
+    width = len(lines[0])
+    whole = [[*line, *[""] * (width - len(line))] for line in (lines[0], ["---"] * width, *lines[1:])]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n" for cells in whole)
+
+
+def _seeds(row: Row) -> str:
+    failed = f" ({len(row.why_not)} failed: {'; '.join(row.why_not)})" if row.results and row.why_not else ""
+    return f"{len(row.results)}{failed}"
+
+
+def _mean_of(row: Row, group: str, metric: str) -> str:
+    return _number(row.interval(group, metric)["value"])
+
+
+def _of_results(row: Row, *names: str) -> str:
+    """The mean over the seeds of a value in results.json; nothing if they have none."""
+    values = []
+    for result in row.results:
+        found: Any = result
+        for name in names:
+            found = found.get(name, {})
+        if found.get("value") is not None:
+            values.append(found["value"])
+    return _number(float(np.mean(values)) if values else None)
 
 
 def _compared(row: Row, other: Row | None) -> str:
