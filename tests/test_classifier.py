@@ -10,11 +10,11 @@ from ctl_lightning.classifier import (
     Classifier,
     Judged,
     calibration_error,
-    classifier_curves,
     classifier_results,
     fit_classifier,
     samples,
 )
+from ctl_lightning.looks import classifier_curves
 from ctl_lightning.metrics import score_pairs
 
 
@@ -94,8 +94,7 @@ def test_the_calibration_error_is_a_slow_loops_and_small_for_the_truth() -> None
             if inside:
                 gap = abs(np.mean(probability[inside]) - np.mean(given.compatible[inside]))
                 expected += len(inside) / 500 * float(gap)
-        found = calibration_error(probability, given.compatible, given.scene)
-        assert found["value"] == pytest.approx(expected)
+        assert calibration_error(probability, given.compatible) == pytest.approx(expected)
         assert low <= expected < high
 
 

@@ -78,7 +78,7 @@ def test_a_wrong_category_box_photo_device_or_method_is_one_line(trained: Path, 
         compatibility.distances(photo, "Shoes", [tmp_path / "text.jpg"])
     with pytest.raises(InputError, match=r"box=\[0\.5, 0\.1, 0\.4, 0\.9\]: give \[left, top, right, bottom\]"):
         compatibility.distances(photo, "Shoes", [photo], (0.5, 0.1, 0.4, 0.9))
-    with pytest.raises(InputError, match="nothing of the scene is left"):
+    with pytest.raises(InputError, match="beside it 0% of the scene are left, and it was trained with 20% at least"):
         compatibility.distances(photo, "Shoes", [photo], (0.0, 0.0, 1.0, 1.0))
     with pytest.raises(InputError, match="device=nonsense"):
         Compatibility(trained, "nonsense")

@@ -11,8 +11,9 @@ import pytest
 import torch
 from conftest import TINY, Compose, MakeData
 
-from ctl_lightning.checkpoints import read_checkpoint
+from ctl_lightning.checkpoints import checkpoint_of, read_checkpoint
 from ctl_lightning.conf import config_dir
+from ctl_lightning.data.images import ImageItem, decode
 from ctl_lightning.data.triplets import crop_key
 from ctl_lightning.errors import InputError
 from ctl_lightning.evaluate import evaluate
@@ -92,7 +93,9 @@ def test_the_control_shows_the_whole_scene_of_the_test_split_and_only_within(mak
         assert set(whole.keys) == {pair.scene for pair in task.pairs}
         for query, (key, _) in enumerate(task.queries):
             assert key.startswith(whole.keys[query])
-        assert not torch.equal(torch.as_tensor(whole[0].image), torch.as_tensor(cut))
+        photo = ImageItem("", data.source.image_path(data.root, whole.keys[0]), None)
+        shown = torch.as_tensor(whole[0].image)[0].permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(shown, decode(photo, 36, "stretch")[2:34, 2:34])
     assert torch.equal(torch.as_tensor(data.query_images(task)[0].image), torch.as_tensor(cut))
     assert data.query_images(task).keys[0] == crop_key(task.pairs[0].scene, task.pairs[0].box)
 
@@ -128,7 +131,7 @@ def test_nothing_that_a_checkpoint_names_is_imported(runs: Path, tmp_path: Path)
     config = read_checkpoint(runs / "hybrid" / "checkpoints" / "last.ckpt")["config"]
     source = config["data"] | {"source": {"_target_": "os.system", "command": f"touch {tmp_path / 'never'}"}}
     path = broken(tmp_path / "source.ckpt", runs / "hybrid", config=config | {"data": source})
-    with pytest.raises(InputError, match=r"its data are of a source that is not one of ctl_lightning\.data"):
+    with pytest.raises(InputError, match=r"its data are of os\.system, which is not one of ctl_lightning\.data"):
         Trained(path).data({})
     path = broken(
         tmp_path / "data.ckpt", runs / "hybrid", config=config | {"data": config["data"] | {"_target_": "os.system"}}
@@ -173,10 +176,56 @@ def test_data_that_are_missing_or_of_another_protocol_are_one_line(
         match=r"trained under protocol stl_fashion and knows 2 categories.*has 2 .'Apparel & Accessories.Hats' is in one of them only",
     ):
         run(tmp_path, f"ckpt_path={tmp_path / 'other'}", f"data.root={moved}")
-    # A split under which test scenes were learned from.
+    # A split under which test scenes were learned from, or chosen on.
     split = json.loads((tmp_path / "other" / "split.json").read_text())
-    swap = {"train": "test", "test": "train", "validation": "validation"}
-    split["split_of_scene"] = {scene: swap[old] for scene, old in split["split_of_scene"].items()}
-    (tmp_path / "swapped.json").write_text(json.dumps(split))
-    with pytest.raises(InputError, match="its test split may hold what it was trained on"):
-        run(tmp_path, f"ckpt_path={tmp_path / 'other'}", f"data.split_file={tmp_path / 'swapped.json'}")
+    for swap in ({"train": "test", "test": "train"}, {"validation": "test", "test": "validation"}):
+        moved_split = {scene: swap.get(old, old) for scene, old in split["split_of_scene"].items()}
+        (tmp_path / "swapped.json").write_text(json.dumps(split | {"split_of_scene": moved_split}))
+        with pytest.raises(InputError, match=r"swapped\.json are not split as in its training"):
+            run(tmp_path, f"ckpt_path={tmp_path / 'other'}", f"data.split_file={tmp_path / 'swapped.json'}")
+    same = [f"ckpt_path={tmp_path / 'other'}", f"data.split_file={tmp_path / 'other' / 'split.json'}"]
+    monkeypatch.setattr("ctl_lightning.evaluate.draw", lambda *_: {})
+    assert run(tmp_path, *same)["test"] == json.loads((tmp_path / "other" / "results.json").read_text())["test"]
+
+
+def test_what_is_wrong_with_a_checkpoint_or_an_option_is_one_line(runs: Path, tmp_path: Path) -> None:
+    old = read_checkpoint(runs / "hybrid" / "checkpoints" / "last.ckpt")
+    hyper, config = old["hyper_parameters"], old["config"]
+    backbone = {key: value for key, value in hyper["backbone"].items() if key != "checkpointing"}
+    for changed in (
+        {"hyper_parameters": hyper | {"backbone": backbone}},
+        {"hyper_parameters": hyper | {"method": "foo"}},
+        {"hyper_parameters": hyper | {"method": None}},
+        {"classifier": {"threshold": 1.0}},
+        {"config": config | {"data": None}},
+        {"config": config | {"data": {key: value for key, value in config["data"].items() if key != "source"}}},
+        {"config": config | {"data": config["data"] | {"source": {}}}},
+        {"config": config | {"data": config["data"] | {"source": {"_target_": ["a"]}}}},
+    ):
+        with pytest.raises(InputError, match=r"ckpt_path=.*broken\.ckpt: "):
+            run(tmp_path, f"ckpt_path={broken(tmp_path / 'broken.ckpt', runs / 'hybrid', **changed)}")
+    for option, says in (
+        ("accelerator=foo", "accelerator=foo precision=32-true: "),
+        ("precision=foo", "accelerator=cpu precision=foo: "),
+        ("data.store=foo", r"data\.store='foo': "),
+        ("data.eval_batch_size=2.5", r"data\.eval_batch_size=2\.5: "),
+        ("data.root=5", r"data\.root=5: "),
+        ("paths.cache_dir=7", r"paths\.cache_dir=7: "),
+    ):
+        with pytest.raises(InputError, match=f"^{says}"):
+            run(tmp_path, f"ckpt_path={runs / 'popularity'}", option)
+    with pytest.raises(InputError, match="a training lies there, whose results would be overwritten"):
+        run(tmp_path, f"ckpt_path={runs / 'hybrid'}", f"paths.run_dir={runs / 'hybrid'}")
+
+
+def test_of_two_best_checkpoints_the_one_that_the_last_one_names_is_taken(runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed" / "checkpoints"
+    folder.mkdir(parents=True)
+    (best,) = (runs / "hybrid" / "checkpoints").glob("best*.ckpt")
+    for name in ("best-epoch099.ckpt", best.name, "last.ckpt"):
+        (folder / name).symlink_to(runs / "hybrid" / "checkpoints" / (name if name == "last.ckpt" else best.name))
+    assert checkpoint_of(tmp_path / "killed") == folder / best.name
+    (folder / best.name).unlink()
+    (folder / "best-epoch098.ckpt").symlink_to(best)
+    with pytest.raises(InputError, match="not clear which of its checkpoints is the best; name one of them"):
+        checkpoint_of(tmp_path / "killed")

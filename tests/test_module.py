@@ -208,6 +208,8 @@ def test_a_part_of_a_split_is_not_ranked_as_if_it_were_the_whole(make_data: Make
         {"warmup_steps": -1},
         {"squared": False, "loss": {"name": "contrastive", "margin": 1.0}},
         {"method": "ibr", "loss": {"name": "info_nce", "temperature": 0.1, "learn_temperature": True}},
+        {"method": "siamese", "squared": False},
+        {"method": "bpr_dae", "loss": {"name": "contrastive", "margin": 1.0}},
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: Any) -> None:

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from ctl_lightning.conf import config_dir
 from ctl_lightning.errors import InputError
-from ctl_lightning.paper import _cells, paper
-from ctl_lightning.tables import METRICS, Row, markdown_table, read_row, write_tables
+from ctl_lightning.paper import _cells, _why, paper
+from ctl_lightning.tables import METRICS, MethodRow, markdown_table, read_row, write_tables
 
 
 def run(tmp_path: Path, cache: Path, *overrides: str) -> None:
@@ -59,32 +59,72 @@ def plain(tmp_path: Path, *overrides: str) -> dict[str, Any]:
     return dict(composed)
 
 
-def test_cells_are_methods_times_protocols_times_seeds_and_other_options_are_other_cells(tmp_path: Path) -> None:
+def test_cells_are_methods_times_protocols_times_seeds(tmp_path: Path) -> None:
     cells = _cells(plain(tmp_path, "protocols=[synthetic,stl_fashion]", "seeds=[3,4]"), tmp_path)
     assert len(cells) == 2 * (8 * 2 + 1)
     assert len({cell.folder for cell in cells}) == len(cells)
     (one,) = [cell for cell in cells if (cell.protocol, cell.method, cell.seed) == ("stl_fashion", "hybrid", 4)]
     assert {"+experiment=hybrid", "protocol=stl_fashion", "seed=4", "ckpt_path=auto"} <= {*one.commands[0]}
     assert [len(cell.commands) for cell in cells if cell.method == "hybrid"] == [2, 1, 2, 1]
+
+
+def test_a_training_with_other_options_is_neither_continued_nor_shown(tmp_path: Path, cache: Path) -> None:
+    words = ["protocols=[synthetic]", "seeds=[3]", "methods=[hybrid]"]
+    (one,) = _cells(plain(tmp_path / "paper", *words), tmp_path / "paper")
     one.folder.mkdir(parents=True)
+    (one.folder / "begun.json").write_text(json.dumps(one.commands))
+    assert not one.is_finished()
+    assert not one.is_another()
     (one.folder / "done.json").write_text(json.dumps(one.commands))
     assert one.is_finished()
-    changed = _cells(
-        plain(tmp_path, "protocols=[stl_fashion]", "seeds=[3,4]", "overrides.stl_fashion=[keep_memory]"), tmp_path
-    )
-    assert not any(cell.is_finished() for cell in changed)
+    (without,) = _cells(plain(tmp_path / "paper", *words, "product_visible=false"), tmp_path / "paper")
+    assert without.is_finished()  # the same training, less of it
+    (other,) = _cells(plain(tmp_path / "paper", *words, "overrides.synthetic=[compile]"), tmp_path / "paper")
+    assert other.is_another()
+    with pytest.raises(
+        InputError, match=r"hybrid/seed3 holds a training with other options; choose another hydra\.run\.dir"
+    ):
+        run(tmp_path, cache, *words)
+    for name in ("begun.json", "done.json"):
+        (one.folder / name).unlink()
+    (one.folder / "results.json").write_text("{}")
+    assert one.is_another()  # whose, nobody knows
+
+
+def test_why_a_training_failed(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("Epoch 3\ntrain: data.root=x: no such folder\nsome later words\n\n")
+    assert _why(tmp_path / "log", 1) == "train: data.root=x: no such folder"
+    assert _why(tmp_path / "log", -9) == "killed by signal 9 (out of memory?)"
+    (tmp_path / "log").write_text("Traceback\nValueError: bad\n")
+    assert _why(tmp_path / "log", 1) == "ValueError: bad"
+    (tmp_path / "log").write_text("")
+    assert _why(tmp_path / "log", 3) == "exit code 3 without a word"
 
 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("methods=[hybird]", r"no experiment=hybird; did you mean 'hybrid'"),
-        ("protocols=[stl]", r"no protocol=stl; did you mean|no protocol=stl; there are"),
+        ("methods=[hybird]", "no experiment=hybird; did you mean 'hybrid'"),
+        ("protocols=[stl]", "no protocol=stl; there are"),
+        ("methods=hybrid", "methods='hybrid': input should be a valid list"),
+        ("methods=[hybrid,hybrid]", "hybrid is there twice"),
+        ("seeds=[0,0]", "0 is there twice"),
+        ("seeds=[]", "give one at least"),
+        ("seeds=[x]", r"seeds\.?.*: input should be a valid integer"),
+        ("workers=many", "workers='many': input should be a valid integer"),
+        ("workers=0", "give 1 at least"),
+        ("docs=5", "docs=5: input should be a valid string"),
+        ("docs=nowhere", r"nowhere/results\.md has no lines '<!-- paper synthetic -->'"),
+        ("overrides.synthetic=compile", "overrides.synthetic='compile': input should be a valid list"),
     ],
 )
-def test_an_unknown_method_or_protocol_is_one_line(tmp_path: Path, override: str, says: str) -> None:
+def test_wrong_options_are_one_line_before_any_work(tmp_path: Path, cache: Path, override: str, says: str) -> None:
+    words = [f"paths.run_dir={tmp_path / 'paper'}", f"paths.cache_dir={cache}", override]
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = hydra.compose("paper", words)
     with pytest.raises(InputError, match=says):
-        _cells(plain(tmp_path, override), tmp_path)
+        paper(config)
+    assert not (tmp_path / "paper").exists()
 
 
 def finished(
@@ -110,7 +150,7 @@ def test_rows_are_means_over_seeds_and_differences_are_pair_by_pair(tmp_path: Pa
         for seed, auc in enumerate([[0.9, 0.8, 0.5, 0.6], [0.7, 0.8, 0.7, 0.6]])
     ]
     theirs = [finished(tmp_path / "imagenet", [0.5, 0.5, 0.6, 0.4], seen, scenes, 0)]
-    hybrid, imagenet = read_row("hybrid", ours, []), read_row("imagenet", theirs, [])
+    hybrid, imagenet = read_row("hybrid", ours, [], []), read_row("imagenet", theirs, [], ["boom", "boom"])
     assert hybrid.interval("all", "auc")["value"] == pytest.approx((0.8 + 0.8 + 0.6 + 0.6) / 4)
     assert hybrid.interval("seen", "auc")["value"] == pytest.approx(0.8)
     assert hybrid.interval("unseen", "auc")["value"] == pytest.approx(0.6)
@@ -118,7 +158,7 @@ def test_rows_are_means_over_seeds_and_differences_are_pair_by_pair(tmp_path: Pa
     difference = hybrid.minus(imagenet, "auc")
     assert difference is not None
     assert difference["value"] == pytest.approx(0.2)
-    table = markdown_table("stl_fashion", [hybrid, imagenet, Row("global", ("train: no such file",))])
+    table = markdown_table("stl_fashion", [hybrid, imagenet, MethodRow("global", ("train: no such file",))])
     lines = table.splitlines()
     for part in table.split("\n\n"):
         assert len({line.count("|") for line in part.splitlines()}) == 1  # as many cells in every row
@@ -128,15 +168,16 @@ def test_rows_are_means_over_seeds_and_differences_are_pair_by_pair(tmp_path: Pa
     second = lines[6:]
     assert second[0].startswith("| method | binary accuracy | published | classifier: accuracy |")
     assert second[2].startswith("| `hybrid` | 0.700 | about 0.70 (full size, third party) | 0.500 |")
-    other = read_row("other", [finished(tmp_path / "other", [0.5, 0.5, 0.6, 0.4], seen, scenes, 0, "q")], [])
+    other = read_row("other", [finished(tmp_path / "other", [0.5, 0.5, 0.6, 0.4], seen, scenes, 0, "q")], [], [])
     assert hybrid.minus(other, "auc") is None
-    with pytest.raises(InputError, match="other test pairs than in"):
-        read_row("mixed", [ours[0], tmp_path / "other" / "seed0"], [])
-    assert read_row("none", [tmp_path / "nothing"], []).why_not == ("no run of it is finished",)
+    mixed = read_row("mixed", [ours[0], tmp_path / "other" / "seed0"], [], [])
+    assert "has other test pairs than" in mixed.why_not[0]
+    assert read_row("none", [], [], []).why_not == ("no run of it is finished",)
+    assert "| `imagenet` | 1 (2 failed: boom) |" in table
 
 
 def test_docs_keep_what_is_of_other_protocols_and_need_their_marks(tmp_path: Path) -> None:
-    row = read_row("hybrid", [finished(tmp_path / "hybrid", [0.9, 0.1], [True, False], ["a", "b"], 0)], [])
+    row = read_row("hybrid", [finished(tmp_path / "hybrid", [0.9, 0.1], [True, False], ["a", "b"], 0)], [], [])
     docs = tmp_path / "docs"
     docs.mkdir()
     with pytest.raises(InputError, match=r"has no lines '<!-- paper one -->' and"):

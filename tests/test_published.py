@@ -29,12 +29,14 @@ def check(name: str, *overrides: str) -> None:
         check_splits(compose("check_splits", [f"data={name}", *overrides]), name)
 
 
-@pytest.mark.parametrize("name", ["stl_fashion", "stl_home"])
-def test_every_listed_scene_is_where_the_rule_puts_it(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    check(name, f"paths.data_dir={tmp_path}")
-    assert "all is well" in capsys.readouterr().out
+def test_what_is_published_is_as_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check("stl_fashion", f"paths.data_dir={tmp_path}")
+    said = capsys.readouterr().out
+    assert "4,302 listed scenes" in said
+    assert "stl_fashion_triplets.jsonl: its hash" in said.replace("\n", "")
+    assert "all is well" in said
+    check("stl_home", f"paths.data_dir={tmp_path}")
+    assert "nothing is listed: the rule alone is published" in capsys.readouterr().out
 
 
 def test_the_rule_of_the_file_is_the_one_of_the_code_written_out() -> None:
@@ -60,7 +62,7 @@ def test_published_triplets_are_of_listed_scenes_and_of_two_products() -> None:
 
 def test_a_wrong_split_is_found(tmp_path: Path) -> None:
     scenes = [image_id(str(n)) for n in range(60)]
-    content = published_split("x", scenes, "0", {}, "a test")
+    content = published_split("x", scenes, "0", {}, "a test", None)
     assert not list(split_problems(content))
     moved = content | {"test": [*content["test"], content["validation"][0]]}
     found = " ".join(split_problems(moved))
@@ -70,9 +72,10 @@ def test_a_wrong_split_is_found(tmp_path: Path) -> None:
     write_published(tmp_path / "stl_home.json", moved)
     with pytest.raises(InputError, match="3 problems with the published split of stl_home"):
         check("stl_home", f"folder={tmp_path}", f"paths.data_dir={tmp_path}")
-    (tmp_path / "stl_fashion.json").write_text("{}")
-    with pytest.raises(InputError, match=r"stl_fashion\.json: not a published split file"):
-        check("stl_fashion", f"folder={tmp_path}")
+    for foreign in ("{}", "[]", json.dumps(content | {"test": [["a"]]}), json.dumps(content | {"scenes": 3})):
+        (tmp_path / "stl_fashion.json").write_text(foreign)
+        with pytest.raises(InputError, match=r"stl_fashion\.json: not a published split file"):
+            check("stl_fashion", f"folder={tmp_path}")
     with pytest.raises(InputError, match=r"no published split of stl_fashion there; give folder=DIR"):
         check("stl_fashion", f"folder={tmp_path / 'nowhere'}")
 
@@ -80,10 +83,11 @@ def test_a_wrong_split_is_found(tmp_path: Path) -> None:
 def test_triplets_are_checked_against_the_pairs(make_data: MakeData, tmp_path: Path) -> None:
     data = make_data()
     write_triplets(tmp_path / "t.jsonl", data.triplets)
-    assert not list(triplet_problems(tmp_path / "t.jsonl", data.table, "0"))
+    content = published_split("x", [], "0", {}, "", tmp_path / "t.jsonl")
+    assert not list(triplet_problems(tmp_path / "t.jsonl", content, data.table))
     box = (0.1, 0.1, 0.5, 0.5)
     scene, train = (
-        next(s for s in map(str, range(99)) if (published_split("", [s], "0", {}, "")["test"] == [s]) == t)
+        next(s for s in map(str, range(99)) if (published_split("", [s], "0", {}, "", None)["test"] == [s]) == t)
         for t in (True, False)
     )
     pairs = tuple(Pair(s, box, p, "A") for s, p in ((scene, "p"), (scene, "q"), (train, "p")))
@@ -91,7 +95,13 @@ def test_triplets_are_checked_against_the_pairs(make_data: MakeData, tmp_path: P
     rows = [(scene, "p", "q"), (scene, "q", "z"), (scene, "r", "p"), (train, "p", "r")]
     wrong: Any = {"test": [EvaluationTriplet(s, box, p, n) for s, p, n in rows]}
     write_triplets(tmp_path / "wrong.jsonl", wrong)
-    found = "\n".join(triplet_problems(tmp_path / "wrong.jsonl", table, "0"))
-    for says in ("one that the scene names", "not of category 'A'", "there is no such pair", "one to train on"):
+    found = "\n".join(triplet_problems(tmp_path / "wrong.jsonl", content, table))
+    for says in (
+        "its sha256 is not the one",
+        "one that the scene names",
+        "not of category 'A'",
+        "there is no such pair",
+        "one to train on",
+    ):
         assert found.count(says) == 1, says
     assert json.loads((tmp_path / "t.jsonl").read_text().splitlines()[0]).keys() >= {"split", "scene"}

@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ctl_lightning.conf import build, config_dir, program
+from ctl_lightning.conf import build, check_options, config_dir, program
 from ctl_lightning.console import console
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.published import LISTED, read_published, split_problems, triplet_problems
@@ -27,31 +27,39 @@ def check_splits(config: DictConfig, name: str) -> None:
     Raises:
         InputError: no such file; something is wrong, all of which is printed.
     """
+    check_options({"folder": config.folder}, {"folder": str | None})
     folder = Path(config.folder) if config.folder is not None else config_dir().parent / "splits"
     path, triplets = folder / f"{name}.json", folder / f"{name}_triplets.jsonl"
     if not path.is_file():
         raise InputError(f"{path}: no published split of {name} there; give folder=DIR of the repository's splits/")
     content = read_published(path)
     problems = list(split_problems(content))
-    listed = sum(len(content[split]) for split in LISTED)
-    console.print(f"{path}: {listed:,} listed scenes against the rule, salt {content['salt']!r}", markup=False)
+    listed = {scene for split in LISTED for scene in content[split]}
+    console.print(f"{path}: the rule, with salt {content['salt']!r}, and {len(listed):,} listed scenes", markup=False)
     data: TripletDataModule = build(config.data, "data")
+    table = None
     if data.root.is_dir():
         data.read_table()
-        here = {scene for split in LISTED for scene in content[split]} & data.table.products_of_scene.keys()
-        console.print(f"{data.root}: {len(here):,} of them are in these data", markup=False)
-        if triplets.is_file():
-            problems += triplet_problems(triplets, data.table, content["salt"])
-            console.print(f"{triplets}: every triplet against these data", markup=False)
+        table = data.table
+        console.print(
+            f"{data.root}: {len(listed & table.products_of_scene.keys()):,} of them are in these data", markup=False
+        )
     else:
         console.print(f"{data.root} is not there: nothing was checked against data; give data.root=DIR", markup=False)
+    if content["triplets_sha256"] is None:
+        console.print("no triplets are published")
+    elif not triplets.is_file():
+        problems.append(f"{triplets} is not there")
+    else:
+        problems += triplet_problems(triplets, content, table)
+        console.print(f"{triplets}: its hash{' and every triplet' if table else ''}", markup=False)
     for problem in problems[:SHOWN]:
         console.print(problem, markup=False)
     if problems:
         raise InputError(
             f"{len(problems)} problems with the published split of {name}, {min(SHOWN, len(problems))} of them above"
         )
-    console.print("all is well")
+    console.print("all is well" if listed else "nothing is listed: the rule alone is published")
 
 
 if __name__ == "__main__":

@@ -32,10 +32,19 @@ def checkpoint_of(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    found = [*sorted(path.glob("checkpoints/best*.ckpt")), path / LAST]
-    if not found[0].is_file():
+    found = sorted(path.glob("checkpoints/best*.ckpt"))
+    if len(found) > 1:  # a run was killed between writing one and deleting the other
+        states = read_checkpoint(path / LAST)["callbacks"].values()
+        named = {Path(state["best_model_path"]).name for state in states if state.get("best_model_path")}
+        found = [one for one in found if one.name in named]
+        if len(found) != 1:
+            raise InputError(
+                f"ckpt_path={path}: it is not clear which of its checkpoints is the best; name one of them"
+            )
+    best = found[0] if found else path / LAST
+    if not best.is_file():
         raise InputError(f"ckpt_path={path}: a directory without checkpoints/best*.ckpt; give one that `train` made")
-    return found[0]
+    return best
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -55,6 +64,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if (
         not isinstance(checkpoint, dict)
         or not needed <= checkpoint.keys()
+        or not isinstance(checkpoint["hyper_parameters"], dict)
         or "method" not in checkpoint["hyper_parameters"]
     ):
         raise InputError(f"ckpt_path={path}: not a checkpoint of ctl_lightning; give one that `train` wrote")

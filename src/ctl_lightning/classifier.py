@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ctl_lightning.data.evaluation import Integers
-from ctl_lightning.intervals import Floats, Interval, interval, ratio_interval, sums_by_scene, sums_interval
+from ctl_lightning.intervals import Floats, Interval, interval, ratio_interval
 from ctl_lightning.metrics import PairScores
-from ctl_lightning.pictures import ClassifierCurves
 
 BINS = 10
 """Of the reliability curve and of the expected calibration error; of equal width."""
@@ -102,9 +101,8 @@ def classifier_results(classifier: Classifier, judged: Judged, chosen_on: int) -
         chosen_on: number of validation pairs that chose it; noted.
 
     Returns:
-        The classifier's numbers, "pairs" that chose it, and with 95 % intervals "accuracy", "precision", "recall", "f1",
-        "expected_calibration_error" (Naeini et al. 2015, equal widths) and "brier"; "roc_auc" and "average_precision" over all
-        samples, without intervals.
+        The classifier's numbers, "pairs" that chose it, and with 95 % intervals "accuracy", "precision", "recall", "f1"
+        and "brier"; without intervals "expected_calibration_error", and "roc_auc" and "average_precision" over all samples.
     """
     said, truth = classifier.is_compatible(judged.distance), judged.compatible
     hit, probability = (said & truth).astype(float), classifier.probability(judged.distance)
@@ -119,45 +117,26 @@ def classifier_results(classifier: Classifier, judged: Judged, chosen_on: int) -
         "precision": ratio(hit, said.astype(float)),
         "recall": ratio(hit, truth.astype(float)),
         "f1": ratio(2 * hit, said.astype(float) + truth),
-        "expected_calibration_error": calibration_error(probability, truth, judged.scene),
+        "expected_calibration_error": calibration_error(probability, truth),
         "brier": interval((probability - truth) ** 2, judged.scene),
         "roc_auc": float(roc_auc_score(truth, -judged.distance)),
         "average_precision": float(average_precision_score(truth, -judged.distance)),
     }
 
 
-def calibration_error(probability: Floats, truth: NDArray[np.bool_], scenes: Integers) -> Interval:
-    """Σ over bins of (share of samples) · |mean probability - share of true ones|, with its 95 % interval.
+def calibration_error(probability: Floats, truth: NDArray[np.bool_]) -> float:
+    """Σ over bins of (share of samples) · |mean probability - share of true ones| (Naeini et al. 2015, bins of equal width).
+
+    Without an interval: it is biased upwards, resampling biases it once more, and a bootstrap interval does not hold the truth.
 
     Args:
         probability: of each sample, (N,).
         truth: of each sample, (N,).
-        scenes: number of each sample's scene, (N,).
     """
-    member = np.eye(BINS)[_bins(probability)]
-    sums = sums_by_scene(np.concatenate([member * (probability - truth)[:, None], member], axis=1), scenes)
-
-    def error(found: Floats) -> Floats:
-        return np.abs(found[:, :BINS]).sum(1) / found[:, BINS:].sum(1)
-
-    return sums_interval(error, sums)
+    gaps = np.bincount(bins(probability), probability - truth, BINS)
+    return float(np.abs(gaps).sum() / len(truth))
 
 
-def _bins(probability: Floats) -> Integers:
+def bins(probability: Floats) -> Integers:
+    """Which bin each probability is in, (N,)."""
     return np.minimum((probability * BINS).astype(np.int64), BINS - 1)
-
-
-def classifier_curves(classifier: Classifier, judged: Judged) -> ClassifierCurves:
-    """The curves of the classifier on these samples."""
-    said, truth = classifier.is_compatible(judged.distance), judged.compatible
-    false_rate, true_rate, _ = roc_curve(truth, -judged.distance)
-    precision, recall, _ = precision_recall_curve(truth, -judged.distance)
-    probability = classifier.probability(judged.distance)
-    bins = _bins(probability)
-    rows = [(probability[bins == b].mean(), truth[bins == b].mean(), (bins == b).sum()) for b in np.unique(bins)]
-    return ClassifierCurves(
-        np.stack([false_rate, true_rate]),
-        np.stack([recall, precision]),
-        (float(said[~truth].mean()), float(said[truth].mean()), float(truth[said].mean()) if said.any() else 1.0),
-        np.array(rows, float).T,
-    )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -92,9 +93,10 @@ class Compatibility:
             if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
                 raise InputError(f"box={list(box)}: give [left, top, right, bottom], from 0 to 1, not empty")
             crop = scene_crop(box, self._options["margin"])
-            if area(crop) <= 0:
+            if area(crop) < self._options["min_area"]:
                 raise InputError(
-                    f"box={list(box)}: nothing of the scene is left beside it; give a smaller one, or none"
+                    f"box={list(box)}: beside it {max(0.0, area(crop)):.0%} of the scene are left, and it was trained with "
+                    f"{self._options['min_area']:.0%} at least; give a smaller box, or none"
                 )
         found = []
         with torch.inference_mode():
@@ -123,8 +125,7 @@ class Compatibility:
     ) -> list[Judgement]:
         """The same, the nearest first; equal ones stay in the order in which they were given."""
         judged = self.classify(scene, category, candidates, box)
-        distances = [judgement.distance for judgement in judged]
-        return [judged[place] for place in order(torch.tensor(distances, dtype=torch.double).numpy())]
+        return [judged[place] for place in order(np.array([judgement.distance for judgement in judged]))]
 
     def _category(self, name: str) -> str:
         if name in self.categories:

@@ -5,7 +5,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -199,6 +199,22 @@ def check_switches(config: DictConfig, *names: str) -> None:
     for name in names:
         if not isinstance(config[name], bool):
             raise InputError(f"{name}={config[name]}: must be true or false")
+
+
+def check_options(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
+    """Compares the options of a program that no `_target_` takes with annotations of their own.
+
+    Args:
+        values: name -> value.
+        hints: name -> annotation, of those that are compared.
+        prefix: of the names in messages, such as "data.".
+
+    Raises:
+        InputError: a value of another type.
+    """
+    for name, value in values.items():
+        if name in hints:
+            _check_value(value, hints[name], f"{prefix}{name}")
 
 
 def _check(node: object, where: str) -> None:

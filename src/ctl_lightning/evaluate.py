@@ -2,13 +2,14 @@
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from ctl_lightning.caching import cache_features, uses_cache
-from ctl_lightning.conf import check_switches, program
+from ctl_lightning.conf import check_options, check_switches, program
 from ctl_lightning.console import console, quiet_lightning
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.embedding import ranked_split
@@ -50,7 +51,13 @@ def evaluate(config: DictConfig) -> None:
     """
     check_switches(config, "product_visible")
     quiet_lightning()
+    check_options({"cache_dir": config.paths.cache_dir}, {"cache_dir": str | None}, "paths.")
+    check_options(dict(config.data), _optional(TripletDataModule.__init__), "data.")
     run_dir = Path(config.paths.run_dir)
+    if (run_dir / "checkpoints").exists():
+        raise InputError(
+            f"hydra.run.dir={run_dir}: a training lies there, whose results would be overwritten; choose another"
+        )
     ours = _open("ckpt_path", config)
     other = _open("against", config) if config.against is not None else None
     if other is not None:
@@ -103,20 +110,30 @@ def _open(option: str, config: DictConfig) -> Opened:
         raise InputError(str(error).replace("ckpt_path=", f"{option}=", 1)) from None
     if warning:
         log.warning("%s=%s: %s", option, path, warning)
-    trainer = Trainer(
-        accelerator=config.accelerator,
-        devices=1,
-        precision=config.precision or trained.config["trainer"].get("precision"),
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=[ProgressBar()],
-    )
+    precision = config.precision or trained.config["trainer"].get("precision")
+    try:
+        trainer = Trainer(
+            accelerator=config.accelerator,
+            devices=1,
+            precision=precision,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            callbacks=[ProgressBar()],
+        )
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"accelerator={config.accelerator} precision={precision}: {reason}") from None
     options = trained.config["backbone"]
     if module.sees and uses_cache(options, data.augment):
         features = cache_features(module, data, trainer.strategy.root_device, only_if_there=True)
         log.info("features: %s", features or "none cached; the backbone runs")
     return Opened(trained, module, data, trainer)
+
+
+def _optional(constructor: Any) -> dict[str, Any]:
+    """The annotations of a constructor's options, each of which may be None."""
+    return {name: hint | None for name, hint in get_type_hints(constructor).items() if name != "return"}
 
 
 def _check_comparable(ours: Opened, other: Opened) -> None:

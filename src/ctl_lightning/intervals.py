@@ -58,17 +58,6 @@ def ratio_interval(numerators: Floats, denominators: Floats, scenes: Integers, s
     return _percentiles(float(numerators.sum() / denominators.sum()), resampled[np.isfinite(resampled)])
 
 
-def sums_interval(statistic: Callable[[Floats], Floats], sums: Floats, seed: int = 0) -> Interval:
-    """A statistic of sums over pairs, with its 95 % interval.
-
-    Args:
-        statistic: sums (n, K) -> its values (n,).
-        sums: of the pairs of each scene, (scenes, K); see `sums_by_scene`.
-        seed: of the resampling.
-    """
-    return _percentiles(float(statistic(sums.sum(0)[None])[0]), statistic(_draws(len(sums), seed) @ sums))
-
-
 def sums_by_scene(values: Floats, scenes: Integers) -> Floats:
     """Values of pairs (N, K) and the numbers of their scenes (N,) -> sums over the pairs of each scene, (scenes, K)."""
     _, scenes = np.unique(scenes, return_inverse=True)
@@ -103,6 +92,13 @@ def paired_difference(first: Floats, second: Floats, scenes: Integers, seed: int
     side = min((means <= 0).sum(), (means >= 0).sum())
     found = _percentiles(float(difference.mean()), means)
     return found | {"p": float(min(1.0, 2 * (side + 1) / (len(means) + 1)))}
+
+
+def as_text(found: Interval) -> str:
+    """ "0.610 [0.580, 0.640]"; nothing of nothing."""
+    if found["value"] is None:
+        return ""
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 def _draws(count: int, seed: int) -> Integers:

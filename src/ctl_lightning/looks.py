@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from sklearn.metrics import precision_recall_curve, roc_curve
 
+from ctl_lightning.classifier import Classifier, Judged, bins
 from ctl_lightning.data.crop import scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation import EvaluationSet
@@ -15,7 +17,7 @@ from ctl_lightning.data.pairs import Pair
 from ctl_lightning.data.triplets import crop_key
 from ctl_lightning.metrics import Distances, PairScores
 from ctl_lightning.module import CompleteTheLook
-from ctl_lightning.pictures import Cut, Overlay, Retrieval, Shown
+from ctl_lightning.pictures import ClassifierCurves, Cut, Overlay, Retrieval, Shown
 
 RETRIEVALS, NEAREST, OVERLAYS, CUTS = 10, 10, 4, 10
 
@@ -66,6 +68,22 @@ def attention_rows(data: TripletDataModule, task: EvaluationSet, module: Complet
             )
         )
     return rows
+
+
+def classifier_curves(classifier: Classifier, judged: Judged) -> ClassifierCurves:
+    """What the pictures of a classifier show of these samples."""
+    said, truth = classifier.is_compatible(judged.distance), judged.compatible
+    false_rate, true_rate, _ = roc_curve(truth, -judged.distance)
+    precision, recall, _ = precision_recall_curve(truth, -judged.distance)
+    probability = classifier.probability(judged.distance)
+    place = bins(probability)
+    rows = [(probability[place == b].mean(), truth[place == b].mean(), (place == b).sum()) for b in np.unique(place)]
+    return ClassifierCurves(
+        np.stack([false_rate, true_rate]),
+        np.stack([recall, precision]),
+        (float(said[~truth].mean()), float(said[truth].mean()), float(truth[said].mean()) if said.any() else 1.0),
+        np.array(rows, float).T,
+    )
 
 
 def pair_rows(data: TripletDataModule) -> list[Cut]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from ctl_lightning.classifier import (
     Classifier,
     Judged,
-    classifier_curves,
     classifier_results,
     fit_classifier,
     samples,
@@ -21,7 +20,7 @@ from ctl_lightning.data.files import write_text
 from ctl_lightning.data.images import placed
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.synthetic import SCENE_SIZE, SyntheticLooks
-from ctl_lightning.looks import attention_rows, retrieval_rows
+from ctl_lightning.looks import attention_rows, classifier_curves, retrieval_rows
 from ctl_lightning.metrics import PairScores, metric_values, score_pairs
 from ctl_lightning.module import CompleteTheLook
 from ctl_lightning.pictures import attention_overlays, category_intervals, classifier_sheet, retrieval_grid

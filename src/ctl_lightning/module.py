@@ -123,6 +123,9 @@ LossOptions = Annotated[
 IN_BATCH = ("in_batch_triplet", "info_nce")
 """Losses of pairs whose products are each other's negatives; the others are of triplets with a sampled negative."""
 
+POOLED = ("siamese", "ibr", "bpr_dae")
+"""Learned baselines on pooled features; `attention`, `hidden` and `dropout` are of the heads, which they do not have."""
+
 Method = Literal["hybrid", "global", "local", "siamese", "ibr", "bpr_dae", "imagenet", "popularity"]
 
 
@@ -167,7 +170,11 @@ class CompleteTheLook(LightningModule):
         super().__init__()
         if loss["name"] == "contrastive" and not squared:
             raise ValueError("loss=contrastive takes squared distances; give model.squared=true")
-        if loss["name"] in IN_BATCH and method in ("siamese", "ibr", "bpr_dae"):
+        if not squared and method in POOLED:
+            raise ValueError(f"method={method} has no plain form of its distance; give model.squared=true")
+        if loss["name"] == "contrastive" and method == "bpr_dae":
+            raise ValueError("method=bpr_dae: its distance is no length, as loss=contrastive needs; give loss=bpr")
+        if loss["name"] in IN_BATCH and method in POOLED:
             raise ValueError(f"method={method} is trained on triplets; give loss=contrastive, logistic, bpr or triplet")
         for name, value in (
             ("dim", dim),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,15 +16,33 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from ctl_lightning.conf import check_switches, config_dir, program
+from ctl_lightning.conf import check_options, check_switches, config_dir, program
 from ctl_lightning.console import console
 from ctl_lightning.data.files import write_text
 from ctl_lightning.errors import InputError, suggestion
-from ctl_lightning.tables import Row, read_row, write_tables
+from ctl_lightning.tables import MethodRow, check_docs, read_row, write_tables
 
 WITHOUT_SEEDS = ("popularity",)
 
 POLL_SECONDS = 0.2
+
+EVALUATION = "evaluation"
+"""Folder of the control in that of its training."""
+
+PATIENCE = 30
+"""Seconds that a training has to end when it is told to."""
+
+BEGUN, DONE = "begun.json", "done.json"
+"""Which commands were started in a cell's folder, and which have ended well."""
+
+OPTIONS = {
+    "methods": list[str],
+    "protocols": list[str],
+    "seeds": list[int],
+    "overrides": dict[str, list[str]],
+    "workers": int,
+    "docs": str | None,
+}
 
 
 @dataclass(frozen=True)
@@ -50,9 +69,18 @@ class Cell:
         return f"{self.protocol} {self.method} seed {self.seed}"
 
     def is_finished(self) -> bool:
-        """Whether these very commands have left their results."""
-        done = self.folder / "done.json"
-        return done.exists() and json.loads(done.read_text()) == [list(words) for words in self.commands]
+        """Whether all of these commands have left their results."""
+        return {*self.commands} <= {*_commands(self.folder / DONE)}
+
+    def is_another(self) -> bool:
+        """Whether the folder holds a training by another command."""
+        begun = [*_commands(self.folder / BEGUN), *_commands(self.folder / DONE)]
+        unknown = not begun and ((self.folder / "results.json").exists() or (self.folder / "checkpoints").exists())
+        return unknown or (bool(begun) and self.commands[0] not in begun)
+
+
+def _commands(path: Path) -> list[tuple[str, ...]]:
+    return [tuple(words) for words in json.loads(path.read_text())] if path.exists() else []
 
 
 @program("paper")
@@ -71,28 +99,39 @@ def paper(config: DictConfig) -> None:
     """
     check_switches(config, "product_visible")
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    check_options(plain, OPTIONS)
+    for name in ("methods", "protocols", "seeds"):
+        twice = [value for value, count in Counter(plain[name]).items() if count > 1]
+        if twice or not plain[name]:
+            raise InputError(f"{name}={plain[name]}: {f'{twice[0]} is there twice' if twice else 'give one at least'}")
+    if plain["workers"] < 1:
+        raise InputError(f"workers={plain['workers']}: give 1 at least")
+    docs = Path(plain["docs"]) if plain["docs"] else None
+    if docs is not None:
+        check_docs(docs, plain["protocols"])
     run_dir = Path(config.paths.run_dir).resolve()
     cells = _cells(plain, run_dir)
+    for cell in cells:
+        if cell.is_another():
+            raise InputError(
+                f"{cell.folder} holds a training with other options; choose another hydra.run.dir, or delete that folder"
+            )
     waiting = [cell for cell in cells if not cell.is_finished()]
     console.print(
         f"{len(cells)} trainings, {len(cells) - len(waiting)} of them finished before; all in {run_dir}", markup=False
     )
-    failures = _run(waiting, max(1, plain["workers"]))
-    rows: dict[str, list[Row]] = {}
+    failures = _run(waiting, plain["workers"])
+    rows: dict[str, list[MethodRow]] = {}
     for protocol in plain["protocols"]:
-        rows[protocol] = [
-            read_row(
-                method,
-                [cell.folder for cell in cells if (cell.protocol, cell.method) == (protocol, method)],
-                [
-                    failures[cell]
-                    for cell in cells
-                    if (cell.protocol, cell.method) == (protocol, method) and cell in failures
-                ],
+        rows[protocol] = []
+        for method in plain["methods"]:
+            own = [cell for cell in cells if (cell.protocol, cell.method) == (protocol, method)]
+            finished = [cell.folder for cell in own if cell.is_finished()]
+            controls = [cell.folder / EVALUATION for cell in own if cell.is_finished() and len(cell.commands) > 1]
+            rows[protocol].append(
+                read_row(method, finished, controls, [failures[cell] for cell in own if cell in failures])
             )
-            for method in plain["methods"]
-        ]
-    written = write_tables(run_dir, rows, Path(plain["docs"]) if plain["docs"] else None, console)
+    written = write_tables(run_dir, rows, docs, console)
     for path in written:
         console.print(f"  {path}", markup=False)
     if failures:
@@ -118,7 +157,7 @@ def _cells(plain: Mapping[str, Any], run_dir: Path) -> list[Cell]:
                 if method in WITHOUT_SEEDS and not first:
                     continue
                 folder = run_dir / protocol / method / f"seed{seed}"
-                cache = f"paths.cache_dir={plain['paths']['cache_dir']}"
+                cache = f"paths.cache_dir={_quoted(plain['paths']['cache_dir'])}"
                 train = [
                     *("ctl_lightning.train", f"+experiment={method}", f"protocol={protocol}", f"seed={seed}", cache),
                     *("callbacks=quiet", "trainer.enable_progress_bar=false", *plain["overrides"].get(protocol, [])),
@@ -126,15 +165,15 @@ def _cells(plain: Mapping[str, Any], run_dir: Path) -> list[Cell]:
                 ]
                 commands = [tuple(train)]
                 if plain["product_visible"] and first and method not in WITHOUT_SEEDS:
-                    evaluation = f"hydra.run.dir={_quoted(folder / 'evaluation')}"
+                    evaluation = f"hydra.run.dir={_quoted(folder / EVALUATION)}"
                     commands.append(("ctl_lightning.evaluate", f"ckpt_path={_quoted(folder)}", evaluation))
                 cells.append(Cell(protocol, method, seed, folder, tuple(commands)))
     return cells
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: Path | str) -> str:
     """A value of Hydra's grammar, whatever is in the path."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    escaped = str(path).replace("'", "\\'")
     return f"'{escaped}'"
 
 
@@ -161,11 +200,11 @@ def _run(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:
                 done += 1
                 said = f"[{done}/{len(cells)}] {cell.name}, {time.monotonic() - began:.0f} s: "
                 if process.returncode == 0:
-                    write_text(cell.folder / "done.json", json.dumps(cell.commands))
+                    write_text(cell.folder / DONE, json.dumps(cell.commands))
                     auc = json.loads((cell.folder / "results.json").read_text())["test"]["all"]["auc"]["value"]
                     console.print(f"{said}test auc {auc:.3f}", markup=False)
                 else:
-                    failures[cell] = _last_line(cell.folder / "train.log")
+                    failures[cell] = _why(cell.folder / "train.log", process.returncode)
                     console.print(f"{said}failed: {failures[cell]}", markup=False)
     return failures
 
@@ -177,6 +216,7 @@ def _cores() -> int:
 
 def _start(cell: Cell, number: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     cell.folder.mkdir(parents=True, exist_ok=True)
+    write_text(cell.folder / BEGUN, json.dumps(cell.commands))
     with (cell.folder / "train.log").open("ab" if number else "wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", *cell.commands[number]], stdout=log, stderr=subprocess.STDOUT, env=environment
@@ -188,6 +228,7 @@ def _ended(running: Mapping[Cell, tuple[subprocess.Popen[bytes], int, float]]) -
     """Leaves no training behind when this process is interrupted or told to end; each goes on from its last checkpoint later."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
+        print("paper: told to end; the same command goes on with what is done", file=sys.stderr)
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, end)
@@ -198,14 +239,19 @@ def _ended(running: Mapping[Cell, tuple[subprocess.Popen[bytes], int, float]]) -
         for process, _, _ in running.values():
             process.terminate()
         for process, _, _ in running.values():
-            process.wait()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
-def _last_line(log: Path) -> str:
+def _why(log: Path, code: int) -> str:
     """What the program said of its end: its one line of an error, else whatever came last."""
+    if code < 0:
+        return f"killed by signal {-code}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("train: ", "evaluate: "))]
-    return ["it was killed without a word", *lines[-1:], *told][-1]
+    return [f"exit code {code} without a word", *lines[-1:], *told][-1]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from omegaconf import DictConfig
+from rich.markup import escape
 from rich.table import Table
 
 from ctl_lightning.compatibility import Compatibility
@@ -33,14 +34,6 @@ def rerank(config: DictConfig) -> None:
     box = _box(config.box)
     scene, photos = _photo(data, str(config.scene)), [_photo(data, name) for name in names]
     ordered = compatibility.rerank(scene, str(config.category), photos, box)
-    table = Table("rank", "candidate", "was", "distance", "probability", "goes with it")
-    for rank, found in enumerate(ordered, start=1):
-        probability = "" if found.probability is None else f"{found.probability:.3f}"
-        verdict = "" if found.compatible is None else ("yes" if found.compatible else "no")
-        table.add_row(
-            str(rank), names[found.candidate], str(found.candidate + 1), f"{found.distance:.4f}", probability, verdict
-        )
-    console.print(table)
     path = Path(config.paths.run_dir) / "rerank.json"
     rows = [
         {
@@ -55,6 +48,19 @@ def rerank(config: DictConfig) -> None:
     write_text(
         path, json.dumps({"scene": str(config.scene), "category": str(config.category), "order": rows}, indent=2)
     )
+    table = Table("rank", "candidate", "was", "distance", "probability", "goes with it")
+    for rank, found in enumerate(ordered, start=1):
+        probability = "" if found.probability is None else f"{found.probability:.3f}"
+        verdict = "" if found.compatible is None else ("yes" if found.compatible else "no")
+        table.add_row(
+            str(rank),
+            escape(names[found.candidate]),
+            str(found.candidate + 1),
+            f"{found.distance:.4f}",
+            probability,
+            verdict,
+        )
+    console.print(table)
     console.print(f"  {path}", markup=False)
 
 

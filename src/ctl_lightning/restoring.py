@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ctl_lightning.checkpoints import checkpoint_of, read_checkpoint
 from ctl_lightning.classifier import Classifier
@@ -12,7 +12,7 @@ from ctl_lightning.data.stl import ShopTheLook
 from ctl_lightning.data.street2shop import Street2Shop
 from ctl_lightning.data.synthetic import SyntheticLooks
 from ctl_lightning.errors import InputError
-from ctl_lightning.module import CompleteTheLook
+from ctl_lightning.module import CompleteTheLook, Method
 
 SOURCES: dict[str, Any] = {
     f"{kind.__module__}.{kind.__qualname__}": kind for kind in (SyntheticLooks, ShopTheLook, Street2Shop, LooksFolder)
@@ -33,7 +33,6 @@ class Trained:
         protocol: its name.
         seed: of the run.
         classifier: threshold and probability that its run chose on the validation split; None: it chose none.
-        training_pairs: a hash of the pairs that it learned from.
 
     Raises:
         InputError: missing, unreadable, foreign, or of a revision that wrote less.
@@ -47,20 +46,23 @@ class Trained:
             self.method: str = self.config["method"]
             self.protocol: str | None = self.config["protocol"]
             self.seed: int = self.config["seed"]
-            self.training_pairs: str = self._checkpoint["TripletDataModule"]["training_pairs"]
+            self._pairs: dict[str, str] = self._checkpoint["TripletDataModule"]["pairs"]
+            self._split_file: str | None = self.config["data"]["split_file"]
+            found = self._checkpoint.get("classifier")
+            self.classifier = Classifier(**found) if found else None
         except (KeyError, TypeError):
             raise InputError(
                 f"ckpt_path={path}: it does not say how it was trained; give one that this revision's `train` wrote"
             ) from None
-        found = self._checkpoint.get("classifier")
-        self.classifier = Classifier(**found) if found else None
 
     def module(self) -> CompleteTheLook:
         """The network with its weights, in eval mode. Raises InputError: another revision wrote it."""
         try:
+            if self._checkpoint["hyper_parameters"]["method"] not in get_args(Method):
+                raise ValueError(f"method {self._checkpoint['hyper_parameters']['method']!r}")
             module = CompleteTheLook(**self._checkpoint["hyper_parameters"])
             module.load_state_dict(self._checkpoint["state_dict"])
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"ckpt_path={self.path}: it does not fit this revision of ctl_lightning ({reason}); train again"
@@ -81,18 +83,20 @@ class Trained:
         Raises:
             InputError: a source that is not one of ours; an option that the data refuse.
         """
-        options = dict(self.config["data"])
-        options.pop("_target_", None)
-        source = dict(options.pop("source"))
-        kind = SOURCES.get(source.pop("_target_"))
-        if kind is None:
-            raise InputError(f"ckpt_path={self.path}: its data are of a source that is not one of {', '.join(SOURCES)}")
-        new = {name: value for name, value in changed.items() if value is not None}
-        if kind is SyntheticLooks and "cache_dir" in new and "root" not in new:
-            new["root"] = str(Path(new["cache_dir"]) / "synthetic")  # where conf/data/synthetic.yaml has it
         try:
-            return TripletDataModule(source=kind(**source), **options | new)
-        except (TypeError, ValueError) as error:
+            options = dict(self.config["data"])
+            options.pop("_target_", None)
+            source = dict(options.pop("source"))
+            name = str(source.pop("_target_"))
+            if name not in SOURCES:
+                raise InputError(
+                    f"ckpt_path={self.path}: its data are of {name}, which is not one of {', '.join(SOURCES)}"
+                )
+            new = {option: value for option, value in changed.items() if value is not None}
+            if SOURCES[name] is SyntheticLooks and "cache_dir" in new and "root" not in new:
+                new["root"] = str(Path(new["cache_dir"]) / "synthetic")  # as in conf/data/synthetic.yaml
+            return TripletDataModule(source=SOURCES[name](**source), **options | new)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"ckpt_path={self.path}: data: {' '.join(str(error).split())}") from None
 
     def check_categories(self, data: TripletDataModule) -> None:
@@ -107,22 +111,22 @@ class Trained:
         )
 
     def check_pairs(self, data: TripletDataModule) -> str | None:
-        """Compares the training pairs of data that are set up with those that it learned from.
+        """Compares the splits of data that are set up with those of its training.
 
         Returns:
             What to warn of; None: they are the same.
 
         Raises:
-            InputError: with a split of another kind, the test pairs may be among those that it learned from.
+            InputError: pairs that it was trained or chosen on may be among those to be measured.
         """
-        if data.training_pairs() == self.training_pairs:
+        if data.pair_hashes() == self._pairs:
             return None
-        if data.split_file != self.config["data"]["split_file"]:
+        if data.split_file or self._split_file:
             raise InputError(
-                f"ckpt_path={self.path}: with data.split_file={data.split_file} its test split may hold what it was trained on; "
-                "leave the option out"
+                f"ckpt_path={self.path}: the pairs of {data.split_file or self._split_file} are not split as in its training, so what is "
+                "measured may be what it was trained or chosen on; give the split and the data of its training"
             )
         return (
-            f"{data.root} has other training pairs than it was trained on; the split is the same rule, so no test scene was learned "
+            f"{data.root} has other pairs than it was trained with; the split is the same rule, so no test scene was learned "
             "from, but the numbers are not those of its own data"
         )

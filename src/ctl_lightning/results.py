@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ctl_lightning.data.evaluation import EvaluationSet, Integers
@@ -17,7 +18,7 @@ from ctl_lightning.data.files import write_text
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.synthetic import Knowledge, Truth
 from ctl_lightning.data.triplets import region_centre
-from ctl_lightning.intervals import Floats, Interval, interval
+from ctl_lightning.intervals import Floats, Interval, as_text, interval
 from ctl_lightning.metrics import PairScores, score_pairs, summarise
 
 Results = dict[str, Any]
@@ -134,38 +135,38 @@ def print_results(results: Results, console: Console) -> None:
     for group in groups:
         table.add_column(f"{group} ({pairs[group]:,} pairs)", justify="right")
     for metric in test["all"]:
-        table.add_row(metric, *(_cell(test[group][metric]) for group in groups))
+        table.add_row(metric, *(as_text(test[group][metric]) for group in groups))
     console.print(table)
     categories = Table(title="by category")
     for name in ("category", "auc", "lift", "hit@10"):
         categories.add_column(name, justify="left" if name == "category" else "right")
     for category, metrics in test["by_category"].items():
-        categories.add_row(category, *(_cell(metrics[name]) for name in ("auc", "lift", "hit@10")))
+        categories.add_row(escape(category), *(as_text(metrics[name]) for name in ("auc", "lift", "hit@10")))
     console.print(categories)
     if "oracle" in results:
-        ceilings = ", ".join(f"{name} alone {_cell(found)}" for name, found in results["ceilings"].items())
-        console.print(f"best possible auc (oracle): {_cell(results['oracle']['auc'])}; ceilings: {ceilings}")
+        ceilings = ", ".join(f"{name} alone {as_text(found)}" for name, found in results["ceilings"].items())
+        console.print(f"best possible auc (oracle): {as_text(results['oracle']['auc'])}; ceilings: {ceilings}")
     if "attention" in results:
         found = results["attention"]
         console.print(
-            f"heaviest region in the deciding garment: {_cell(found['pointing'])} (uniform attention and chance: "
-            f"{_cell(found['pointing_uniform'])}); attention's energy in it: {_cell(found['energy'])}"
+            f"heaviest region in the deciding garment: {as_text(found['pointing'])} (uniform attention and chance: "
+            f"{as_text(found['pointing_uniform'])}); attention's energy in it: {as_text(found['energy'])}"
         )
     found = results["classifier"]
     console.print(
-        f"as a classifier (threshold {found['threshold']:.3f} from validation): accuracy {_cell(found['accuracy'])}, precision "
-        f"{_cell(found['precision'])}, recall {_cell(found['recall'])}, F1 {_cell(found['f1'])}, calibration error "
-        f"{_cell(found['expected_calibration_error'])}"
+        f"as a classifier (threshold {found['threshold']:.3f} from validation): accuracy {as_text(found['accuracy'])}, precision "
+        f"{as_text(found['precision'])}, recall {as_text(found['recall'])}, F1 {as_text(found['f1'])}, calibration error "
+        f"{found['expected_calibration_error']:.3f}"
     )
     for system, found in results["reranking"].items():
         console.print(
             f"re-ranking {found['candidates']:.0f} candidates in {system} order: nDCG {found['given']['value']:.3f} -> "
-            f"{found['reranked']['value']:.3f}, gain {_cell(found['gain'])}"
+            f"{found['reranked']['value']:.3f}, gain {as_text(found['gain'])}"
         )
     for control, found in results.get("controls", {}).items():
         console.print(
-            f"control {control}: auc {_cell(found['all']['auc'])}, seen {_cell(found['seen']['auc'])}, "
-            f"unseen {_cell(found['unseen']['auc'])}"
+            f"control {control}: auc {as_text(found['all']['auc'])}, seen {as_text(found['seen']['auc'])}, "
+            f"unseen {as_text(found['unseen']['auc'])}"
         )
     if "against" in results:
         other = results["against"]
@@ -182,9 +183,3 @@ def _difference(found: Interval) -> str:
     if found["value"] is None:
         return "-"
     return f"{found['value']:+.3f} [{found['low']:.3f}, {found['high']:.3f}] {found['p']:.3f}"
-
-
-def _cell(found: Interval) -> str:
-    if found["value"] is None:
-        return "-"
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"

@@ -4,18 +4,20 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ctl_lightning.data.files import write_text
 from ctl_lightning.errors import InputError
-from ctl_lightning.intervals import Floats, Interval, interval, paired_difference
+from ctl_lightning.intervals import Floats, Interval, as_text, interval, paired_difference
+from ctl_lightning.metrics import mean
 from ctl_lightning.pictures import method_intervals
 
 METRICS = ("auc", "auc_matched", "auc_shuffled", "lift", "binary_accuracy", "hit@1", "hit@5", "hit@10", "hit@50", "mrr")
@@ -28,12 +30,12 @@ PUBLISHED = {"hybrid": "about 0.70 (full size, third party)"}
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """A method under one protocol.
 
     Attributes:
         method: its name.
-        why_not: why trainings of it failed.
+        why_not: why each training of it that failed did.
         results: results.json of each finished seed.
         keys: (scene, bbox, product) of each test pair, N of them.
         seen: whether the product of each pair is in a training pair, (N,).
@@ -64,7 +66,7 @@ class Row:
         chosen = self.chosen(group)
         return interval(self.values[metric][chosen], self.scenes()[chosen])
 
-    def minus(self, other: "Row", metric: str, group: str = "all") -> Interval | None:
+    def minus(self, other: "MethodRow", metric: str, group: str = "all") -> Interval | None:
         """The difference to another method's, pair by pair; None if they have no pairs in common."""
         if not self.keys or self.keys != other.keys:
             return None
@@ -72,36 +74,32 @@ class Row:
         return paired_difference(self.values[metric][chosen], other.values[metric][chosen], self.scenes()[chosen])
 
 
-def read_row(method: str, folders: Sequence[Path], failures: Sequence[str]) -> Row:
-    """A method's row from the run directories of its seeds.
+def read_row(method: str, finished: Sequence[Path], controls: Sequence[Path], failures: Sequence[str]) -> MethodRow:
+    """A method's row.
 
-    Raises:
-        InputError: two seeds were measured on different pairs.
+    Args:
+        method: its name.
+        finished: run directories of its seeds.
+        controls: directories of `evaluate` with the control *product visible*.
+        failures: why each other seed failed.
     """
-    finished = [folder for folder in folders if (folder / "results.json").exists() and (folder / "pairs.csv").exists()]
-    why_not = tuple(dict.fromkeys(failures))
     if not finished:
-        return Row(method, why_not or ("no run of it is finished",))
+        return MethodRow(method, tuple(failures) or ("no run of it is finished",))
     tables = [_read_pairs(folder / "pairs.csv") for folder in finished]
     keys, seen = tables[0][0], tables[0][1]
     for folder, table in zip(finished, tables, strict=True):
         if table[0] != keys:
-            raise InputError(
-                f"{folder / 'pairs.csv'}: other test pairs than in {finished[0]}; they can not be averaged"
-            )
+            return MethodRow(method, (f"{folder / 'pairs.csv'} has other test pairs than {finished[0]}",))
     values = {metric: np.mean([table[2][metric] for table in tables], axis=0) for metric in METRICS}
     group_of = {"all": np.ones(len(keys), bool), "seen": seen, "unseen": ~seen}
     by_seed = {
-        (group, metric): [_mean(table[2][metric][group_of[group]]) for table in tables]
+        (group, metric): [mean(table[2][metric][group_of[group]]) for table in tables]
         for group in GROUPS
         for metric in METRICS
     }
-    controls = [folder / "evaluation" / "results.json" for folder in finished]
-    visible = next(
-        (json.loads(path.read_text())["controls"]["product_visible"] for path in controls if path.exists()), None
-    )
+    visible = [json.loads((folder / "results.json").read_text())["controls"]["product_visible"] for folder in controls]
     results = tuple(json.loads((folder / "results.json").read_text()) for folder in finished)
-    return Row(method, why_not, results, keys, seen, values, by_seed, visible)
+    return MethodRow(method, tuple(failures), results, keys, seen, values, by_seed, visible[0] if visible else None)
 
 
 def _read_pairs(path: Path) -> tuple[tuple[tuple[str, str, str], ...], Any, dict[str, Floats]]:
@@ -112,12 +110,9 @@ def _read_pairs(path: Path) -> tuple[tuple[tuple[str, str, str], ...], Any, dict
     return keys, np.array([row["seen"] == "1" for row in rows]), values
 
 
-def _mean(values: Floats) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
-
-
-def write_tables(folder: Path, rows: Mapping[str, Sequence[Row]], docs: Path | None, console: Console) -> list[Path]:
+def write_tables(
+    folder: Path, rows: Mapping[str, Sequence[MethodRow]], docs: Path | None, console: Console
+) -> list[Path]:
     """Writes table.md, table.csv and a picture a protocol, and prints the tables.
 
     Args:
@@ -147,13 +142,14 @@ def write_tables(folder: Path, rows: Mapping[str, Sequence[Row]], docs: Path | N
                 {row.method: row.interval("all", "lift") for row in shown},
                 _oracle(shown),
             )
-        _print(protocol, found, console)
     if docs is not None:
         written += _into_docs(docs, markdown, lines)
+    for protocol, found in rows.items():
+        _print(protocol, found, console)
     return written
 
 
-def markdown_table(protocol: str, rows: Sequence[Row]) -> str:
+def markdown_table(protocol: str, rows: Sequence[MethodRow]) -> str:
     """Two tables of one protocol: how the products are ranked, and all else. docs/results.md says what the columns mean."""
     shown = [row for row in rows if row.results]
     others = {row.method: row for row in shown}
@@ -162,13 +158,13 @@ def markdown_table(protocol: str, rows: Sequence[Row]) -> str:
         auc = row.by_seed["all", "auc"]
         ranking.append(
             {
-                "AUC [95 %]": _cell(row.interval("all", "auc")),
+                "AUC [95 %]": as_text(row.interval("all", "auc")),
                 "± seeds": _number(float(np.std(auc, ddof=1)) if len(auc) > 1 else None),
                 "seen": _mean_of(row, "seen", "auc"),
                 "unseen": _mean_of(row, "unseen", "auc"),
                 "matched seen": _mean_of(row, "seen", "auc_matched"),
                 "matched unseen": _mean_of(row, "unseen", "auc_matched"),
-                "lift [95 %]": _cell(row.interval("all", "lift")),
+                "lift [95 %]": as_text(row.interval("all", "lift")),
                 **{f"AUC minus that of `{other}` [95 %], p": _compared(row, others.get(other)) for other in COMPARED},
             }
         )
@@ -192,9 +188,9 @@ def markdown_table(protocol: str, rows: Sequence[Row]) -> str:
     lines = [["method", "seeds", *(ranking[0] if ranking else ["AUC"])]]
     found = iter(ranking)
     for row, count in zip(rows, seeds, strict=True):
-        cells = list(next(found).values()) if row.results else [f"did not run: {'; '.join(row.why_not)}"]
+        cells = list(next(found).values()) if row.results else [f"did not run: {_reasons(row)}"]
         lines.append([f"`{row.method}`", count, *cells])
-    lines += [[name, "", _cell(best)] for name, best in _oracle(shown).items()]
+    lines += [[name, "", as_text(best)] for name, best in _oracle(shown).items()]
     filled = [head for head in (rest[0] if rest else []) if any(cells[head] for cells in rest)]
     second = [
         ["method", *filled],
@@ -210,28 +206,33 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n" for cells in whole)
 
 
-def _seeds(row: Row) -> str:
-    failed = f" ({len(row.why_not)} failed: {'; '.join(row.why_not)})" if row.results and row.why_not else ""
+def _reasons(row: MethodRow) -> str:
+    return "; ".join(dict.fromkeys(row.why_not))
+
+
+def _seeds(row: MethodRow) -> str:
+    failed = f" ({len(row.why_not)} failed: {_reasons(row)})" if row.results and row.why_not else ""
     return f"{len(row.results)}{failed}"
 
 
-def _mean_of(row: Row, group: str, metric: str) -> str:
+def _mean_of(row: MethodRow, group: str, metric: str) -> str:
     return _number(row.interval(group, metric)["value"])
 
 
-def _of_results(row: Row, *names: str) -> str:
+def _of_results(row: MethodRow, *names: str) -> str:
     """The mean over the seeds of a value in results.json; nothing if they have none."""
     values = []
     for result in row.results:
         found: Any = result
         for name in names:
             found = found.get(name, {})
-        if found.get("value") is not None:
-            values.append(found["value"])
+        value = found.get("value") if isinstance(found, dict) else found
+        if value is not None:
+            values.append(value)
     return _number(float(np.mean(values)) if values else None)
 
 
-def _compared(row: Row, other: Row | None) -> str:
+def _compared(row: MethodRow, other: MethodRow | None) -> str:
     if other is None or other.method == row.method:
         return ""
     found = row.minus(other, "auc")
@@ -240,7 +241,7 @@ def _compared(row: Row, other: Row | None) -> str:
     return f"{found['value']:+.3f} [{found['low']:.3f}, {found['high']:.3f}], {found['p']:.3f}"
 
 
-def _oracle(rows: Sequence[Row]) -> dict[str, Interval]:
+def _oracle(rows: Sequence[MethodRow]) -> dict[str, Interval]:
     """What is the best possible, on data where that is known."""
     result = next((result for row in rows for result in row.results if "oracle" in result), None)
     if result is None:
@@ -249,19 +250,17 @@ def _oracle(rows: Sequence[Row]) -> dict[str, Interval]:
     return ceilings | {"best possible (oracle)": result["oracle"]["auc"]}
 
 
-def csv_lines(protocol: str, rows: Sequence[Row]) -> list[list[object]]:
+def csv_lines(protocol: str, rows: Sequence[MethodRow]) -> list[list[object]]:
     """A line a protocol, method, group and metric, with the mean over seeds, their spread, and the interval over scenes."""
     lines: list[list[object]] = []
     for row in rows:
         if not row.results:
-            lines.append([protocol, row.method, "", "", "", "", "", "", 0, "; ".join(row.why_not)])
+            lines.append([protocol, row.method, "", "", "", "", "", "", 0, _reasons(row)])
         for (group, metric), seeds in row.by_seed.items():
             found = row.interval(group, metric)
             spread = float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None
             numbers = [found["value"], spread, found["low"], found["high"]]
-            lines.append(
-                [protocol, row.method, group, metric, *map(_number6, numbers), len(seeds), "; ".join(row.why_not)]
-            )
+            lines.append([protocol, row.method, group, metric, *map(_number6, numbers), len(seeds), _reasons(row)])
     return lines
 
 
@@ -274,19 +273,30 @@ def _csv(lines: Sequence[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def _into_docs(docs: Path, markdown: Mapping[str, str], lines: Sequence[Sequence[object]]) -> list[Path]:
-    page, table = docs / "results.md", docs / "results.csv"
-    content = page.read_text(encoding="utf-8") if page.exists() else ""
-    for protocol, text in markdown.items():
-        marks = re.compile(
-            rf"(<!-- paper {re.escape(protocol)} -->\n).*?(<!-- end of paper {re.escape(protocol)} -->)", re.DOTALL
-        )
-        if not marks.search(content):
+def check_docs(docs: Path, protocols: Iterable[str]) -> None:
+    """Raises InputError if results.md has no marks to put the table of a protocol between."""
+    page = docs / "results.md"
+    content = page.read_text(encoding="utf-8") if page.is_file() else ""
+    for protocol in protocols:
+        if not _marks(protocol).search(content):
             raise InputError(
                 f"docs={docs}: {page} has no lines '<!-- paper {protocol} -->' and '<!-- end of paper {protocol} -->' to put the table "
                 "between; write them where it shall stand"
             )
-        content = marks.sub(lambda found, text=text: f"{found[1]}{text}{found[2]}", content)  # type: ignore[misc]
+
+
+def _marks(protocol: str) -> re.Pattern[str]:
+    name = re.escape(protocol)
+    return re.compile(rf"(<!-- paper {name} -->\n).*?(<!-- end of paper {name} -->)", re.DOTALL)
+
+
+def _into_docs(docs: Path, markdown: Mapping[str, str], lines: Sequence[Sequence[object]]) -> list[Path]:
+    check_docs(docs, markdown)
+    page, table = docs / "results.md", docs / "results.csv"
+    content = page.read_text(encoding="utf-8")
+    for protocol, text in markdown.items():
+        before, after = _marks(protocol).search(content).groups()  # type: ignore[union-attr]
+        content = _marks(protocol).sub(lambda _, new=before + text + after: new, content)  # type: ignore[misc]
     kept: list[list[str]] = []
     if table.exists():
         with table.open(newline="", encoding="utf-8") as old:
@@ -296,7 +306,7 @@ def _into_docs(docs: Path, markdown: Mapping[str, str], lines: Sequence[Sequence
     return [page, table]
 
 
-def _print(protocol: str, rows: Sequence[Row], console: Console) -> None:
+def _print(protocol: str, rows: Sequence[MethodRow], console: Console) -> None:
     table = Table(title=f"{protocol}, test AUC: mean over seeds, 95 % interval over scenes")
     for head in ("method", "seeds", "auc", "seen", "unseen", "lift"):
         table.add_column(head, justify="left" if head == "method" else "right")
@@ -304,18 +314,14 @@ def _print(protocol: str, rows: Sequence[Row], console: Console) -> None:
         if row.results:
             cells = [row.interval("all", "auc"), row.interval("seen", "auc"), row.interval("unseen", "auc")]
             seen = [_number(found["value"]) for found in cells[1:]]
-            table.add_row(row.method, str(len(row.results)), _cell(cells[0]), *seen, _cell(row.interval("all", "lift")))
+            table.add_row(
+                row.method, str(len(row.results)), as_text(cells[0]), *seen, as_text(row.interval("all", "lift"))
+            )
         else:
-            table.add_row(row.method, "0", f"did not run: {'; '.join(row.why_not)}")
+            table.add_row(row.method, "0", escape(f"did not run: {_reasons(row)}"))
     console.print(table)
     for name, found in _oracle([row for row in rows if row.results]).items():
-        console.print(f"{name}: {_cell(found)}")
-
-
-def _cell(found: Interval) -> str:
-    if found["value"] is None:
-        return ""
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+        console.print(f"{name}: {as_text(found)}")
 
 
 def _number(value: float | None) -> str:

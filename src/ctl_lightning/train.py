@@ -79,7 +79,9 @@ def train(config: DictConfig) -> float | None:
             f"hydra.run.dir={run_dir} holds a run already; continue it with ckpt_path=auto, or choose another directory"
         )
     _check_negatives(plain)
-    cached = config.method != "popularity" and uses_cache(plain["backbone"], plain["data"]["augment"])
+    if plain["trainer"]["max_epochs"] == 0:
+        raise InputError("trainer.max_epochs=0: nothing would be learned; give 1 at least")
+    cached = plain["model"]["method"] != "popularity" and uses_cache(plain["backbone"], plain["data"]["augment"])
     config.paths.run_dir = str(run_dir)
     plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Raw backbone features: the distance of the pooled vectors as they are. Nothing is learned (Kang et al. 2019, section 5.2)."""
+"""Raw backbone features: the distance of the pooled vectors, L2-normalised. Nothing is learned (Kang et al. 2019, section 5.2)."""
 
 from torch import Tensor
 from torch.nn import functional as F

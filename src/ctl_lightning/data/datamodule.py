@@ -417,8 +417,8 @@ class TripletDataModule(LightningDataModule):
         return [DataLoader(dataset, self.eval_batch_size, **options) for dataset in datasets]
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch that comes next, and a hash of the training pairs, for the checkpoint."""
-        return {"epoch": self._epoch(), "training_pairs": self.training_pairs()}
+        """The epoch that comes next, and a hash of each split's pairs, for the checkpoint."""
+        return {"epoch": self._epoch(), "pairs": self.pair_hashes()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the epoch of the run that is continued.
@@ -426,16 +426,19 @@ class TripletDataModule(LightningDataModule):
         Raises:
             InputError: that run had other training pairs: some of them may be in this run's test split.
         """
-        if state_dict["training_pairs"] != self.training_pairs():
+        if state_dict["pairs"] != self.pair_hashes():
             raise InputError(
                 f"ckpt_path: it was trained on other pairs than those of {self.root}; "
                 "give the data that it was trained on, or start a new run without ckpt_path"
             )
         self._first_epoch = state_dict["epoch"]
 
-    def training_pairs(self) -> str:
-        """A hash of the training pairs: equal for two runs that learned from the same."""
-        return hashlib.sha256("\n".join(map(repr, self.pairs["train"])).encode()).hexdigest()
+    def pair_hashes(self) -> dict[str, str]:
+        """Split -> a hash of its pairs: equal for two runs that learned from the same and were measured on the same."""
+        return {
+            split: hashlib.sha256("\n".join(map(repr, pairs)).encode()).hexdigest()
+            for split, pairs in self.pairs.items()
+        }
 
     def _epoch(self) -> int:
         # Loaders of a resumed run begin to fetch before Lightning has restored its own count of epochs.

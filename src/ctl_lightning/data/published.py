@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ctl_lightning.data.files import write_text
+from ctl_lightning.data.files import sha256_of, write_text
 from ctl_lightning.data.pairs import PairTable, Split, split_of
 from ctl_lightning.data.triplets import read_triplets
 from ctl_lightning.errors import InputError
@@ -21,7 +21,7 @@ LISTED: tuple[Split, ...] = ("validation", "test")
 
 
 def published_split(
-    data: str, scenes: Iterable[str], salt: str, counts: Mapping[str, int], known: str
+    data: str, scenes: Iterable[str], salt: str, counts: Mapping[str, int], known: str, triplets: Path | None
 ) -> dict[str, Any]:
     """The content of a published split file.
 
@@ -31,6 +31,7 @@ def published_split(
         salt: of the rule.
         counts: of the whole data set, as its authors publish them.
         known: of what the ids were taken.
+        triplets: the published evaluation triplets; None: there are none.
     """
     placed = {scene: split_of(scene, salt) for scene in sorted(set(scenes))}
     return {
@@ -39,6 +40,7 @@ def published_split(
         "salt": salt,
         "published_counts": dict(counts),
         "known": known,
+        "triplets_sha256": None if triplets is None else sha256_of(triplets),
         "scenes": dict(Counter(placed.values())),
         **{split: [scene for scene, own in placed.items() if own == split] for split in LISTED},
     }
@@ -53,7 +55,10 @@ def read_published(path: Path) -> dict[str, Any]:
     """Reads a published split file. Raises InputError: missing, or not such a file."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        content["salt"], content["scenes"].items(), [list(content[split]) for split in LISTED]
+        ids = [scene for split in LISTED for scene in content[split]]
+        whole = all(isinstance(scene, str) for scene in ids) and {"salt", "triplets_sha256"} <= content.keys()
+        if not whole or not isinstance(content["scenes"], dict):
+            raise ValueError("other keys or values than such a file has")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a published split file ({error})") from None
     return content
@@ -74,14 +79,18 @@ def split_problems(content: Mapping[str, Any]) -> Iterator[str]:
             yield f"scene {scene} is listed {count} times"
 
 
-def triplet_problems(path: Path, table: PairTable, salt: str) -> Iterator[str]:
+def triplet_problems(path: Path, content: Mapping[str, Any], table: PairTable | None) -> Iterator[str]:
     """What is wrong with published evaluation triplets.
 
     Args:
         path: as `write_triplets` wrote it.
-        table: the pairs that they are of.
-        salt: of the split.
+        content: of the split file beside it.
+        table: the pairs that they are of; None: not here.
     """
+    if sha256_of(path) != content["triplets_sha256"]:
+        yield f"{path}: its sha256 is not the one that was published"
+    if table is None:
+        return
     pairs = {(pair.scene, pair.box, pair.product): pair for pair in table.pairs}
     for (scene, box, positive), negative in read_triplets(path).items():
         pair = pairs.get((scene, box, positive))
@@ -92,5 +101,5 @@ def triplet_problems(path: Path, table: PairTable, salt: str) -> Iterator[str]:
             yield f"{where}: its negative {negative} is not of category {pair.category!r}"
         elif negative in table.products_of_scene[scene]:
             yield f"{where}: its negative {negative} is one that the scene names"
-        elif split_of(scene, salt) == "train":
+        elif split_of(scene, content["salt"]) == "train":
             yield f"{where}: the scene is one to train on"
