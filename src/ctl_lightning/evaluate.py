@@ -110,7 +110,7 @@ def _open(option: str, config: DictConfig) -> Opened:
         raise InputError(str(error).replace("ckpt_path=", f"{option}=", 1)) from None
     if warning:
         log.warning("%s=%s: %s", option, path, warning)
-    precision = config.precision or trained.config["trainer"].get("precision")
+    precision = config.precision or trained.precision
     try:
         trainer = Trainer(
             accelerator=config.accelerator,
@@ -124,8 +124,7 @@ def _open(option: str, config: DictConfig) -> Opened:
     except (ValueError, TypeError, MisconfigurationException) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"accelerator={config.accelerator} precision={precision}: {reason}") from None
-    options = trained.config["backbone"]
-    if module.sees and uses_cache(options, data.augment):
+    if module.sees and uses_cache(module.hparams["backbone"], data.augment):
         features = cache_features(module, data, trainer.strategy.root_device, only_if_there=True)
         log.info("features: %s", features or "none cached; the backbone runs")
     return Opened(trained, module, data, trainer)

@@ -32,6 +32,7 @@ class Trained:
         method: its name in the tables.
         protocol: its name.
         seed: of the run.
+        precision: that it was trained with.
         classifier: threshold and probability that its run chose on the validation split; None: it chose none.
 
     Raises:
@@ -46,6 +47,7 @@ class Trained:
             self.method: str = self.config["method"]
             self.protocol: str | None = self.config["protocol"]
             self.seed: int = self.config["seed"]
+            self.precision: Any = self.config["trainer"]["precision"]
             self._pairs: dict[str, str] = self._checkpoint["TripletDataModule"]["pairs"]
             self._split_file: str | None = self.config["data"]["split_file"]
             found = self._checkpoint.get("classifier")
