@@ -235,6 +235,8 @@ def test_the_content_is_a_hash_of_the_images_and_not_of_times_and_places(tmp_pat
     there = [item._replace(path=tmp_path / "b" / item.path.name) for item in items]
     assert opened(there, tmp_path / "cache", kind).content == first
     assert opened(there, tmp_path / "other", "packed").content == first
+    if kind == "litdata":
+        return  # one hash for all kinds, and its chunks take seconds each time
     save_image(there[1].path, 77)
     assert opened(there, tmp_path / "cache", kind).content != first
     assert opened(items, tmp_path / "cache", kind, size=18).content != first

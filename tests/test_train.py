@@ -403,15 +403,10 @@ def test_a_diverging_run_stops_with_one_line(tmp_path: Path, cache: Path) -> Non
 
 
 def test_a_multirun_trains_every_job(tmp_path: Path, cache: Path) -> None:
-    run = command(tmp_path, "+experiment=global,local", "seed=0,1", cache=cache, multirun=True)
+    run = command(tmp_path, "+experiment=global,local", "seed=1", cache=cache, multirun=True)
     assert run.returncode == 0, run.stderr
     found = [results(path.parent) for path in tmp_path.glob("runs/sweeps/*/*/results.json")]
-    assert sorted((one["method"], one["seed"]) for one in found) == [
-        ("global", 0),
-        ("global", 1),
-        ("local", 0),
-        ("local", 1),
-    ]
+    assert sorted((one["method"], one["seed"]) for one in found) == [("global", 1), ("local", 1)]
 
 
 def test_hydra_full_error_shows_the_traceback(tmp_path: Path, cache: Path) -> None:
