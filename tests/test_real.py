@@ -13,12 +13,15 @@ from lightning import Trainer
 from omegaconf import OmegaConf
 from photo_server import Faults, PhotoServer
 
+from ctl_lightning.check_splits import check_splits
 from ctl_lightning.conf import build, config_dir
 from ctl_lightning.data.crop import area, scene_crop
 from ctl_lightning.data.download import Downloader
 from ctl_lightning.data.images import ImageItem, decode
-from ctl_lightning.data.pairs import parse_pair
+from ctl_lightning.data.pairs import parse_pair, split_of
+from ctl_lightning.data.published import LISTED, read_published
 from ctl_lightning.data.stl import ShopTheLook
+from ctl_lightning.evaluate import evaluate
 from ctl_lightning.metrics import mean, metric_values
 from ctl_lightning.module import CompleteTheLook
 from ctl_lightning.prepare import prepare
@@ -74,7 +77,7 @@ def test_the_weights_see_what_is_in_a_photo() -> None:
 
 def short_training(folder: Path, *more: str) -> Any:
     overrides = [
-        "+experiment=hybrid",
+        *(["+experiment=hybrid"] if not any(word.startswith("+experiment") for word in more) else []),
         "protocol=stl_fashion",
         f"data.root={SUBSET}",
         "backbone=mobilenet_v2",
@@ -102,6 +105,39 @@ def test_a_short_training_is_the_same_from_the_store_and_from_the_image_files(tm
     # Small pictures, one epoch: better than chance is all that is asked.
     assert found["test"]["all"]["auc"]["low"] > 0.5
     assert short_training(tmp_path / "none", "data.store=none")["test"] == found["test"]
+    # The checkpoint alone says the same, and more.
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        words = [
+            f"ckpt_path={tmp_path / 'packed' / 'run'}",
+            f"paths.run_dir={tmp_path / 'evaluated'}",
+            "accelerator=cpu",
+        ]
+        evaluate(hydra.compose("evaluate", words))
+    evaluated = json.loads((tmp_path / "evaluated" / "results.json").read_text())
+    assert evaluated["test"] == found["test"]
+    assert evaluated["classifier"] == found["classifier"]
+    visible = evaluated["controls"]["product_visible"]["all"]["auc"]["value"]
+    assert visible != found["test"]["all"]["auc"]["value"]
+    print(f"auc {found['test']['all']['auc']['value']:.3f}, product visible {visible:.3f}")
+
+
+def test_popularity_ranks_seen_products_without_a_look_and_unseen_ones_last(tmp_path: Path) -> None:
+    found = short_training(tmp_path, "+experiment=popularity")["test"]
+    assert found["all"]["lift"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert found["seen"]["auc"]["value"] > 0.8
+    assert found["unseen"]["auc"]["value"] < 0.3
+
+
+def test_the_published_splits_and_triplets_are_those_of_the_real_pairs(capsys: pytest.CaptureFixture[str]) -> None:
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        check_splits(hydra.compose("check_splits", ["data=stl_fashion", f"data.root={SUBSET}"]), "stl_fashion")
+    said = capsys.readouterr().out
+    assert "846 of them are in these data" in said.replace("\n", " ")
+    assert "all is well" in said
+    scenes = {json.loads(line)["scene"] for line in ROWS.read_text().splitlines()}
+    published = read_published(config_dir().parent / "splits" / "stl_fashion.json")
+    for split in LISTED:
+        assert published[split] == sorted(scene for scene in scenes if split_of(scene, "0") == split)
 
 
 def test_cached_features_are_the_backbones_within_half_precision(tmp_path: Path) -> None:
