@@ -84,8 +84,8 @@ def evaluate(config: DictConfig) -> None:
         name = other.trained.method
         shown[name if name not in shown else f"{name} (against)"] = results["against"]
     results["versions"] = versions()
-    write_results(run_dir / "results.json", results)
     write_pairs(run_dir / "pairs.csv", test)
+    write_results(run_dir / "results.json", results)
     pictures = draw(run_dir / "pictures", ours.data, ours.module, test, classifier, shown)
     print_results(results, console)
     console.print(f"everything is in {run_dir}", markup=False)

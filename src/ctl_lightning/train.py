@@ -146,15 +146,13 @@ def train(config: DictConfig) -> float | None:
             test = Scored(data.evaluation("test"), module.ranking, module.scores)
             validation = scored(data.evaluation("validation"), ranked_split(trainer, module, data, "validation"))
             results, classifier = measure(data, validation, test, {key: plain[key] for key in IDENTITY})
-            if module.learns:
-                add_to_checkpoint(Path(best.best_model_path), classifier=classifier.plain())
-            else:
+            if not module.learns:
                 trainer.save_checkpoint(run_dir / LAST)
-                add_to_checkpoint(run_dir / LAST, classifier=classifier.plain())
+            add_to_checkpoint(Path(best.best_model_path or run_dir / LAST), classifier=classifier.plain())
             results |= {"feature_seconds": feature_seconds} if cached else {}
             results |= {"train_seconds": train_seconds, "versions": versions()}
-            write_results(run_dir / "results.json", results)
             write_pairs(run_dir / "pairs.csv", test)
+            write_results(run_dir / "results.json", results)  # last: a run that has it is finished
             pictures = _pictures(run_dir, data, module, test, classifier, results)
         log_results(loggers, results, pictures)
     finally:
