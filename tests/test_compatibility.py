@@ -104,7 +104,7 @@ def test_a_list_of_files_and_ids_is_ordered(trained: Path, looks: Path, tmp_path
     distances = [row["distance"] for row in found]
     assert distances == sorted(distances)
     for wrong, says in (
-        (["scene=nowhere"], "nowhere: neither an image file nor an id of"),
+        (["scene=nowhere"], "scene: nowhere is no image file, nor an id of"),
         (["box=[1,2]"], r"box=\[1, 2\]: give \[left"),
         ([f"candidates={tmp_path}"], "can not be read"),
     ):

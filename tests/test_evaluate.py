@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
@@ -15,6 +16,7 @@ from ctl_lightning.checkpoints import checkpoint_of, read_checkpoint
 from ctl_lightning.conf import config_dir
 from ctl_lightning.data.images import ImageItem, decode
 from ctl_lightning.data.triplets import crop_key
+from ctl_lightning.embedding import ranked_split
 from ctl_lightning.errors import InputError
 from ctl_lightning.evaluate import evaluate
 from ctl_lightning.restoring import Trained
@@ -229,3 +231,16 @@ def test_of_two_best_checkpoints_the_one_that_the_last_one_names_is_taken(runs: 
     (folder / "best-epoch098.ckpt").symlink_to(best)
     with pytest.raises(InputError, match="not clear which of its checkpoints is the best; name one of them"):
         checkpoint_of(tmp_path / "killed")
+
+
+@pytest.mark.parametrize("sign", ["interrupted", "received_sigterm"])
+def test_ctrl_c_and_sigterm_while_pictures_are_embedded_are_not_swallowed(make_data: MakeData, sign: str) -> None:
+    def predict(*_: Any) -> Any:
+        if sign == "interrupted":
+            raise SystemExit(1)  # as Lightning does
+        return [[], []]
+
+    trainer: Any = SimpleNamespace(**{"interrupted": False, "received_sigterm": False, sign: True}, predict=predict)
+    module: Any = SimpleNamespace(sees=True)
+    with pytest.raises(KeyboardInterrupt):
+        ranked_split(trainer, module, make_data(), "test")

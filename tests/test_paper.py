@@ -14,7 +14,7 @@ from rich.console import Console
 from ctl_lightning.conf import config_dir
 from ctl_lightning.errors import InputError
 from ctl_lightning.paper import _cells, _why, paper
-from ctl_lightning.tables import METRICS, MethodRow, markdown_table, read_row, write_tables
+from ctl_lightning.tables import METRICS, MethodRow, check_docs, markdown_table, read_row, write_tables
 
 
 def run(tmp_path: Path, cache: Path, *overrides: str) -> None:
@@ -34,7 +34,10 @@ def test_cells_run_side_by_side_a_failure_is_a_row_and_finished_ones_are_not_run
     (tmp_path / "results.md").write_text(
         "before\n<!-- paper synthetic -->\nold\n<!-- end of paper synthetic -->\nafter\n"
     )
-    with pytest.raises(InputError, match=r"1 of 2 trainings failed; the table says why, train\.log in their folders"):
+    with pytest.raises(
+        InputError,
+        match=r"1 of 2 trainings failed .first: train: model: loss=.*the table says why, train\.log in their folders",
+    ):
         run(tmp_path, cache, "methods=[popularity,siamese]", "seeds=[0]", f"docs={tmp_path}")
     page = (tmp_path / "results.md").read_text()
     assert page.startswith("before\n<!-- paper synthetic -->\n| method |")
@@ -114,7 +117,7 @@ def test_why_a_training_failed(tmp_path: Path) -> None:
         ("workers=many", "workers='many': input should be a valid integer"),
         ("workers=0", "give 1 at least"),
         ("docs=5", "docs=5: input should be a valid string"),
-        ("docs=nowhere", r"nowhere/results\.md has no lines '<!-- paper synthetic -->'"),
+        ("docs=nowhere", r"docs=nowhere: there is no nowhere/results\.md"),
         ("overrides.synthetic=compile", "overrides.synthetic='compile': input should be a valid list"),
     ],
 )
@@ -180,13 +183,17 @@ def test_docs_keep_what_is_of_other_protocols_and_need_their_marks(tmp_path: Pat
     row = read_row("hybrid", [finished(tmp_path / "hybrid", [0.9, 0.1], [True, False], ["a", "b"], 0)], [], [])
     docs = tmp_path / "docs"
     docs.mkdir()
+    (docs / "results.md").write_text("no marks")
     with pytest.raises(InputError, match=r"has no lines '<!-- paper one -->' and"):
-        write_tables(tmp_path, {"one": [row]}, docs, Console(quiet=True))
+        check_docs(docs, ["one"], ["hybrid"], 1)
     marks = "".join(f"<!-- paper {name} -->\n<!-- end of paper {name} -->\n" for name in ("one", "two"))
     (docs / "results.md").write_text(marks)
     for protocol in ("one", "two", "one"):
         write_tables(tmp_path, {protocol: [row]}, docs, Console(quiet=True))
     assert (docs / "results.md").read_text().count("| `hybrid` |") == 4  # two tables each
+    check_docs(docs, ["one"], ["hybrid"], 1)
+    with pytest.raises(InputError, match="its table of one has hybrid with 1 seeds, which this one would lose"):
+        check_docs(docs, ["one"], ["global"], 5)
     with (docs / "results.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert len(rows) == 2 * 3 * len(METRICS)

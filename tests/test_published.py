@@ -24,9 +24,9 @@ from ctl_lightning.errors import InputError
 SPLITS = Path(__file__).parents[1] / "splits"
 
 
-def check(name: str, *overrides: str) -> None:
+def check(name: str, *overrides: str, needs_data: bool = False) -> None:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        check_splits(compose("check_splits", [f"data={name}", *overrides]), name)
+        check_splits(compose("check_splits", [f"data={name}", *overrides]), name, needs_data)
 
 
 def test_what_is_published_is_as_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,7 +34,9 @@ def test_what_is_published_is_as_published(tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "4,302 listed scenes" in said
     assert "stl_fashion_triplets.jsonl: its hash" in said.replace("\n", "")
-    assert "all is well" in said
+    assert "the files are well; nothing was checked against data" in said
+    with pytest.raises(InputError, match=r"data\.root=.*no such folder"):
+        check("stl_fashion", f"paths.data_dir={tmp_path}", needs_data=True)
     check("stl_home", f"paths.data_dir={tmp_path}")
     assert "nothing is listed: the rule alone is published" in capsys.readouterr().out
 

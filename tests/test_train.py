@@ -131,6 +131,8 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
     printed = capsys.readouterr().out
     assert f"{auc['value']:.3f}" in printed
     assert str(run / "results.json") in printed
+    assert ("epoch 1 of 1: validation auc 0." in printed) == learns  # no terminal here
+    assert ("best validation auc 0." in printed) == learns
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -18,11 +18,18 @@ SHOWN = 20
 @program("check_splits")
 def main(config: DictConfig) -> None:
     """Checks the published files of one data set."""
-    check_splits(config, HydraConfig.get().runtime.choices["data"])
+    hydra = HydraConfig.get()
+    asked = any(word.startswith("data.root=") for word in hydra.overrides.task)
+    check_splits(config, hydra.runtime.choices["data"], asked)
 
 
-def check_splits(config: DictConfig, name: str) -> None:
+def check_splits(config: DictConfig, name: str, needs_data: bool = False) -> None:
     """Checks `splits/NAME.json` and `splits/NAME_triplets.jsonl`, and says what was checked.
+
+    Args:
+        config: composed.
+        name: of the data set.
+        needs_data: whether it is an error if the data are not there.
 
     Raises:
         InputError: no such file; something is wrong, all of which is printed.
@@ -44,8 +51,8 @@ def check_splits(config: DictConfig, name: str) -> None:
         console.print(
             f"{data.root}: {len(listed & table.products_of_scene.keys()):,} of them are in these data", markup=False
         )
-    else:
-        console.print(f"{data.root} is not there: nothing was checked against data; give data.root=DIR", markup=False)
+    elif needs_data:
+        raise InputError(f"data.root={data.root}: no such folder, so nothing can be checked against data")
     if content["triplets_sha256"] is None:
         console.print("no triplets are published")
     elif not triplets.is_file():
@@ -59,7 +66,12 @@ def check_splits(config: DictConfig, name: str) -> None:
         raise InputError(
             f"{len(problems)} problems with the published split of {name}, {min(SHOWN, len(problems))} of them above"
         )
-    console.print("all is well" if listed else "nothing is listed: the rule alone is published")
+    if not listed:
+        console.print("nothing is listed: the rule alone is published")
+    elif table is None:
+        console.print("the files are well; nothing was checked against data, give data.root=DIR for that")
+    else:
+        console.print("all is well")
 
 
 if __name__ == "__main__":

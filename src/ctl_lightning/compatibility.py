@@ -130,12 +130,12 @@ class Compatibility:
     def _category(self, name: str) -> str:
         if name in self.categories:
             return name
-        ends = [category for category in self.categories if category.rpartition("|")[2] == name]
-        if len(ends) == 1:
-            return ends[0]
+        ends = [category.rpartition("|")[2] for category in self.categories]
+        if ends.count(name) == 1:
+            return self.categories[ends.index(name)]
         known = ", ".join(repr(category) for category in self.categories)
         raise InputError(
-            f"category={name}: unknown to this checkpoint{suggestion(name, self.categories)}; it knows {known}"
+            f"category={name}: unknown to this checkpoint{suggestion(name, [*self.categories, *ends])}; it knows {known}"
         )
 
     def _batch(self, photos: Sequence[Photo], crop: Box | None) -> Tensor:

@@ -72,7 +72,10 @@ def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
             try:
                 run()
             except KeyboardInterrupt:
-                print(f"{name}: interrupted; the same command goes on with what is done", file=sys.stderr)
+                print(
+                    f"{name}: interrupted; run the same command again: what is fetched, packed, computed or finished is kept",
+                    file=sys.stderr,
+                )
                 sys.exit(130)
             except EXPECTED as error:
                 if wants_traceback:
@@ -118,8 +121,14 @@ def _bad_override(error: ConfigCompositionException, name: str) -> str:
     key = found.group(1)
     if "No match in the defaults list" in message:
         groups = sorted(path.name for path in config_dir().iterdir() if path.is_dir())
-        if key in groups:
+        primary = OmegaConf.load(config_dir() / f"{name}.yaml")
+        if key == "experiment" and "model" in {
+            group for entry in primary.defaults for group in entry if entry != "_self_"
+        }:
             return f"write +{key}=NAME: {key} is not chosen by default"
+        if key in groups:
+            known = [str(option) for option in primary if option not in ("defaults", "hydra")]
+            return f"{name} has no option {key!r}{suggestion(key, known)}; all options: --cfg job"
         return f"there is no config group {key!r}{suggestion(key, groups)}; there are: {', '.join(groups)}"
     if "in struct" in message:
         known = list(_keys(_compose(name)))

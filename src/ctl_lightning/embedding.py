@@ -19,8 +19,16 @@ def ranked_split(trainer: Trainer, module: CompleteTheLook, data: TripletDataMod
 
     Raises:
         InputError: an embedding is not finite.
+        KeyboardInterrupt: Ctrl-C, or SIGTERM.
     """
     embedded: list[list[object]] = [[], []]
     if module.sees:
-        embedded = trainer.predict(module, data.evaluation_loaders(split))  # type: ignore[assignment]
+        try:
+            embedded = trainer.predict(module, data.evaluation_loaders(split))  # type: ignore[assignment]
+        except SystemExit:
+            if trainer.interrupted:  # Lightning has swallowed Ctrl-C
+                raise KeyboardInterrupt from None
+            raise
+        if trainer.received_sigterm:  # and it goes on after SIGTERM
+            raise KeyboardInterrupt
     return module.ranked(data.evaluation(split), embedded)

@@ -108,7 +108,7 @@ def paper(config: DictConfig) -> None:
         raise InputError(f"workers={plain['workers']}: give 1 at least")
     docs = Path(plain["docs"]) if plain["docs"] else None
     if docs is not None:
-        check_docs(docs, plain["protocols"])
+        check_docs(docs, plain["protocols"], plain["methods"], len(plain["seeds"]))
     run_dir = Path(config.paths.run_dir).resolve()
     cells = _cells(plain, run_dir)
     for cell in cells:
@@ -136,8 +136,8 @@ def paper(config: DictConfig) -> None:
         console.print(f"  {path}", markup=False)
     if failures:
         raise InputError(
-            f"{len(failures)} of {len(cells)} trainings failed; the table says why, train.log in their folders says more; the same "
-            "command runs them again"
+            f"{len(failures)} of {len(cells)} trainings failed (first: {next(iter(failures.values()))}); the table says why, train.log "
+            "in their folders says more; the same command runs them again"
         )
 
 

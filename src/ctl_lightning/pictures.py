@@ -177,6 +177,7 @@ def attention_overlays(path: Path, rows: Sequence[Overlay]) -> None:
     """Each scene crop, and what its attention looks at for each category; the number is the heaviest region over the mean."""
     columns = 1 + max(len(row.maps) for row in rows)
     figure = Figure(figsize=(1.5 * columns, 1.85 * len(rows)), layout="constrained")
+    figure.suptitle("× n: the heaviest region has n times the mean weight", fontsize=8)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for number, row in enumerate(rows):
         scene = _with_aspect(row.scene, row.aspect)
@@ -267,6 +268,7 @@ def method_intervals(
         lines: name -> {"value", ...}: what is the best possible AUC, as a dashed line.
     """
     figure = Figure(figsize=(11, 1.6 + 0.42 * len(auc)), layout="constrained")
+    figure.suptitle(path.stem, fontsize=9)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     colours = {"all": "black", "seen": "tab:blue", "unseen": "tab:orange"}
     for number, (group, colour) in enumerate(colours.items()):

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from ctl_lightning.compatibility import Compatibility
 from ctl_lightning.conf import program
@@ -32,8 +33,10 @@ def rerank(config: DictConfig) -> None:
     data = compatibility.trained.data({"root": config.data.root})
     names = _candidates(Path(str(config.candidates)).expanduser())
     box = _box(config.box)
-    scene, photos = _photo(data, str(config.scene)), [_photo(data, name) for name in names]
+    scene = _photo(data, str(config.scene), "scene")
+    photos = [_photo(data, name, f"candidates={config.candidates}") for name in names]
     ordered = compatibility.rerank(scene, str(config.category), photos, box)
+    classifier = compatibility.classifier
     path = Path(config.paths.run_dir) / "rerank.json"
     rows = [
         {
@@ -46,9 +49,18 @@ def rerank(config: DictConfig) -> None:
         for found in ordered
     ]
     write_text(
-        path, json.dumps({"scene": str(config.scene), "category": str(config.category), "order": rows}, indent=2)
+        path,
+        json.dumps(
+            {
+                "scene": str(config.scene),
+                "category": str(config.category),
+                "classifier": classifier and classifier.plain(),
+                "order": rows,
+            },
+            indent=2,
+        ),
     )
-    table = Table("rank", "candidate", "was", "distance", "probability", "goes with it")
+    table = Table("rank", Column("candidate", overflow="fold"), "was", "distance", "probability", "goes with it")
     for rank, found in enumerate(ordered, start=1):
         probability = "" if found.probability is None else f"{found.probability:.3f}"
         verdict = "" if found.compatible is None else ("yes" if found.compatible else "no")
@@ -61,6 +73,12 @@ def rerank(config: DictConfig) -> None:
             verdict,
         )
     console.print(table)
+    if classifier is not None:
+        at = float(classifier.probability(np.array(classifier.threshold)))
+        console.print(
+            f"goes with it: a distance up to {classifier.threshold:.4f} (probability {at:.3f}), which had the most right answers on "
+            "the validation split"
+        )
     console.print(f"  {path}", markup=False)
 
 
@@ -68,25 +86,27 @@ def _candidates(path: Path) -> list[str]:
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise InputError(
-            f"candidates={path}: can not be read ({error}); give a text file with a candidate a line"
+            f"candidates={path}: can not be read ({why}); give a text file with a candidate a line"
         ) from None
     if not names:
         raise InputError(f"candidates={path}: there is no candidate in it; write one a line")
     return names
 
 
-def _photo(data: TripletDataModule, name: str) -> Path:
-    """An image file; or that of an id of the data."""
+def _photo(data: TripletDataModule, name: str, option: str) -> Path:
+    """An image file; or that of an id of the data. `option` is what named it, for the message."""
     path = Path(name).expanduser()
     if path.is_file():
         return path
     of_id = data.source.image_path(data.root, name)
     if of_id.is_file():
         return of_id
-    raise InputError(
-        f"{name}: neither an image file nor an id of {data.root} (no {of_id}); give a path, or data.root=DIR"
+    where = (
+        f"an id of {data.root} (no {of_id})" if data.root.is_dir() else f"can it be an id, as there is no {data.root}"
     )
+    raise InputError(f"{option}: {name} is no image file, nor {where}; give a path, or data.root=DIR")
 
 
 def _box(given: object) -> Box | None:

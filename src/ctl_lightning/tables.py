@@ -118,14 +118,11 @@ def write_tables(
     Args:
         folder: for them.
         rows: protocol -> a row a method.
-        docs: where results.md has marks to put them between, and results.csv; None: nowhere.
+        docs: where results.md has marks to put them between, and results.csv (see `check_docs`); None: nowhere.
         console: to print on.
 
     Returns:
         The files.
-
-    Raises:
-        InputError: results.md has no marks for a protocol.
     """
     written = [folder / "table.md", folder / "table.csv"]
     markdown = {protocol: markdown_table(protocol, found) for protocol, found in rows.items()}
@@ -273,10 +270,28 @@ def _csv(lines: Sequence[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def check_docs(docs: Path, protocols: Iterable[str]) -> None:
-    """Raises InputError if results.md has no marks to put the table of a protocol between."""
+def check_docs(docs: Path, protocols: Iterable[str], methods: Iterable[str], seeds: int) -> None:
+    """Looks whether tables can be put there before hours are spent on them.
+
+    Args:
+        docs: the folder.
+        protocols: a table each.
+        methods: of every table.
+        seeds: how many each of them has.
+
+    Raises:
+        InputError: results.md has no marks for a protocol, or a table with more methods or seeds.
+    """
     page = docs / "results.md"
-    content = page.read_text(encoding="utf-8") if page.is_file() else ""
+    if not page.is_file():
+        raise InputError(f"docs={docs}: there is no {page}; give the folder of one")
+    content = page.read_text(encoding="utf-8")
+    for line in _csv_of(docs):
+        if line["protocol"] in protocols and (line["method"] not in methods or int(line["seeds"]) > seeds):
+            raise InputError(
+                f"docs={docs}: its table of {line['protocol']} has {line['method']} with {line['seeds']} seeds, which this one would lose; "
+                "give all of its methods and seeds, or another folder"
+            )
     for protocol in protocols:
         if not _marks(protocol).search(content):
             raise InputError(
@@ -285,22 +300,26 @@ def check_docs(docs: Path, protocols: Iterable[str]) -> None:
             )
 
 
+def _csv_of(docs: Path) -> list[dict[str, str]]:
+    table = docs / "results.csv"
+    if not table.is_file():
+        return []
+    with table.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
 def _marks(protocol: str) -> re.Pattern[str]:
     name = re.escape(protocol)
     return re.compile(rf"(<!-- paper {name} -->\n).*?(<!-- end of paper {name} -->)", re.DOTALL)
 
 
 def _into_docs(docs: Path, markdown: Mapping[str, str], lines: Sequence[Sequence[object]]) -> list[Path]:
-    check_docs(docs, markdown)
     page, table = docs / "results.md", docs / "results.csv"
     content = page.read_text(encoding="utf-8")
     for protocol, text in markdown.items():
         before, after = _marks(protocol).search(content).groups()  # type: ignore[union-attr]
         content = _marks(protocol).sub(lambda _, new=before + text + after: new, content)  # type: ignore[misc]
-    kept: list[list[str]] = []
-    if table.exists():
-        with table.open(newline="", encoding="utf-8") as old:
-            kept = [line for line in csv.reader(old) if line and line[0] not in {*markdown, CSV_HEAD[0]}]
+    kept = [list(line.values()) for line in _csv_of(docs) if line["protocol"] not in markdown]
     write_text(page, content)
     write_text(table, _csv([*kept, *lines]))
     return [page, table]

@@ -59,6 +59,19 @@ class ProgressBar(RichProgressBar):
         return super().get_metrics(trainer, pl_module) | self._loss
 
 
+class EpochLines(Callback):
+    """A line after each validation where there is no terminal for a progress bar: a log file shall not look hung."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the epoch and its validation AUC."""
+        found = trainer.callback_metrics.get("val/auc")
+        if found is not None and not sys.stdout.isatty() and trainer.is_global_zero:
+            print(
+                f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: validation auc {float(found):.3f}",
+                flush=True,
+            )
+
+
 def read_metrics(path: Path) -> list[Row]:
     """Rows of a metrics.csv, empty cells left out; none if there is no such file."""
     if not path.is_file():

@@ -41,7 +41,15 @@ from ctl_lightning.memory import keep_freed_memory, leave_new_memory_as_it_is
 from ctl_lightning.module import IN_BATCH, MONITOR, CompleteTheLook
 from ctl_lightning.pictures import curves
 from ctl_lightning.results import IDENTITY, Results, print_results, versions, write_results
-from ctl_lightning.tracking import RunInCheckpoint, csv_logger, finish, log_config, log_results, read_metrics
+from ctl_lightning.tracking import (
+    EpochLines,
+    RunInCheckpoint,
+    csv_logger,
+    finish,
+    log_config,
+    log_results,
+    read_metrics,
+)
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +155,7 @@ def train(config: DictConfig) -> float | None:
             validation = scored(data.evaluation("validation"), ranked_split(trainer, module, data, "validation"))
             results, classifier = measure(data, validation, test, {key: plain[key] for key in IDENTITY})
             if not module.learns:
-                trainer.save_checkpoint(run_dir / LAST)
+                trainer.save_checkpoint(run_dir / LAST, weights_only=False)
             add_to_checkpoint(Path(best.best_model_path or run_dir / LAST), classifier=classifier.plain())
             results |= {"feature_seconds": feature_seconds} if cached else {}
             results |= {"train_seconds": train_seconds, "versions": versions()}
@@ -158,6 +166,8 @@ def train(config: DictConfig) -> float | None:
     finally:
         finish()
     print_results(results, console)
+    if best.best_model_score is not None:
+        console.print(f"best validation auc {float(best.best_model_score):.3f}: {Path(best.best_model_path).name}")
     console.print(f"trained for {train_seconds:.0f} s; everything is in {run_dir}")
     for left in ("results.json", "pairs.csv", "metrics.csv", "config.yaml", "split.json", "triplets.jsonl"):
         console.print(f"  {run_dir / left}")
@@ -216,7 +226,7 @@ def _trainer(config: DictConfig, run_dir: Path, loggers: list[Logger], callbacks
         config.trainer,
         "trainer",
         logger=loggers,
-        callbacks=[*chosen, *callbacks, last],
+        callbacks=[*chosen, EpochLines(), *callbacks, last],
         default_root_dir=str(run_dir),
     )
     if trainer.fast_dev_run or (trainer.limit_val_batches, trainer.limit_test_batches) != (1, 1):  # type: ignore[attr-defined]
