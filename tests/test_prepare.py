@@ -235,7 +235,10 @@ def test_an_interrupted_download_goes_on_with_the_same_command(host: PhotoServer
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
-    assert said.strip().splitlines()[-1] == "prepare: interrupted; the same command goes on with what is done"
+    assert (
+        said.strip().splitlines()[-1]
+        == "prepare: interrupted; run the same command again: what is fetched, packed, computed or finished is kept"
+    )
     assert "Traceback" not in said
     there = sum(1 for _ in (tmp_path / "data").rglob("*.jpg"))
     host.faults = Faults()
