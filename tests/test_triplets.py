@@ -91,19 +91,19 @@ def test_without_any_negative_there_is_none() -> None:
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     epoch = 0
-    sampler = EpochSampler(ITEMS, 3, lambda: epoch)
+    sampler = EpochSampler(ITEMS, 3, lambda: (epoch, 0), 1)
     first = list(sampler)
-    assert first == list(EpochSampler(ITEMS, 3, lambda: 0))
+    assert first == list(EpochSampler(ITEMS, 3, lambda: (0, 0), 1))
     assert sorted(index for _, index in first) == list(range(50))
     epoch = 1
     assert [index for _, index in sampler] != [index for _, index in first]
-    assert list(EpochSampler(ITEMS, 4, lambda: 0)) != first
+    assert list(EpochSampler(ITEMS, 4, lambda: (0, 0), 1)) != first
 
 
 @pytest.mark.parametrize("size", [2, 5, 16])
 def test_items_of_a_category_stand_together_in_groups(size: int) -> None:
     categories = ["a"] * 33 + ["b"] * 7 + ["c"] * 60
-    sampler = EpochSampler(categories, 3, lambda: 0, size)
+    sampler = EpochSampler(categories, 3, lambda: (0, 0), 1, size)
     order = [index for _, index in sampler]
     assert order == [index for _, index in sampler]
     assert sorted(order) == list(range(100))
@@ -116,7 +116,7 @@ def test_items_of_a_category_stand_together_in_groups(size: int) -> None:
         assert sum(lengths) == categories.count(name)
         assert min(lengths) >= categories.count(name) // groups
     assert len({name for name, _ in runs[:3]}) > 1 or size == 16
-    assert order != [index for _, index in EpochSampler(categories, 3, lambda: 1, size)]
+    assert order != [index for _, index in EpochSampler(categories, 3, lambda: (1, 0), 1, size)]
 
 
 def test_a_batch_of_pairs_says_what_each_scene_names(make_data: MakeData) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from ctl_lightning.errors import InputError
 LAST = Path("checkpoints/last.ckpt")
 """Where a run directory has its last checkpoint."""
 
-MAY_DIFFER = ("ckpt_path", "paths", "logger", "callbacks", "keep_memory")
+MAY_DIFFER = ("ckpt_path", "paths", "logger", "callbacks", "keep_memory", "save_minutes")
 """Parts of the config in which the two halves of one run may differ."""
 
 DATA_MAY_DIFFER = ("root", "cache_dir", "store", "chunks_dir", "num_workers", "eval_batch_size")
@@ -112,6 +113,20 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in state.items()}
 
 
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints beside their place, and moves them there when they are whole and on the disk.
+
+    Lightning's own writes to the folder for temporary files, and from another file system a move is a copy, which can be cut off.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """See CheckpointIO."""
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the best checkpoint. A run that is continued in another directory takes its best so far along.
 
@@ -130,6 +145,7 @@ class BestCheckpoint(ModelCheckpoint):
             mode="max",
             save_on_train_epoch_end=True,
             auto_insert_metric_name=False,
+            enable_version_counter=False,  # a run that was killed before `last` was saved comes to the same epoch again
         )
         self._resumed = resumed
 
@@ -151,6 +167,12 @@ class BestCheckpoint(ModelCheckpoint):
                 "last_model_path": "",
             }
         super().load_state_dict(state_dict)
+
+
+def remove_partial(run_dir: Path) -> None:
+    """Deletes what a killed run has left half written."""
+    for temporary in (run_dir / LAST.parent).glob(".*.ckpt"):
+        temporary.unlink(missing_ok=True)
 
 
 def is_finished(run_dir: Path, config: dict[str, Any]) -> bool:

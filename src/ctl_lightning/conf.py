@@ -27,6 +27,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
 from ctl_lightning.errors import InputError, suggestion
+from ctl_lightning.launching import run_id, started
+
+OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("started", started, replace=True)
 
 Config = dict[str, Any]
 

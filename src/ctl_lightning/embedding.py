@@ -4,6 +4,7 @@ from lightning import Trainer
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.pairs import Split
+from ctl_lightning.data.triplets import Share
 from ctl_lightning.module import CompleteTheLook
 from ctl_lightning.ranking import Ranked
 
@@ -24,7 +25,8 @@ def ranked_split(trainer: Trainer, module: CompleteTheLook, data: TripletDataMod
     embedded: list[list[object]] = [[], []]
     if module.sees:
         try:
-            embedded = trainer.predict(module, data.evaluation_loaders(split))  # type: ignore[assignment]
+            share = Share(trainer.global_rank, trainer.world_size)
+            embedded = trainer.predict(module, data.evaluation_loaders(split, share))  # type: ignore[assignment]
         except SystemExit:
             if trainer.interrupted:  # Lightning has swallowed Ctrl-C
                 raise KeyboardInterrupt from None

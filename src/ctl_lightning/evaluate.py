@@ -10,13 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctl_lightning.caching import cache_features, uses_cache
 from ctl_lightning.conf import check_options, check_switches, program
-from ctl_lightning.console import console, quiet_lightning
+from ctl_lightning.console import console, quiet_lightning, stand_back_unless_first
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.embedding import ranked_split
 from ctl_lightning.errors import InputError
+from ctl_lightning.launching import check_started
 from ctl_lightning.measuring import Scored, draw, measure, scored, write_pairs
 from ctl_lightning.metrics import compare, summarise
 from ctl_lightning.module import CompleteTheLook
+from ctl_lightning.processes import plugins
 from ctl_lightning.restoring import Trained
 from ctl_lightning.results import IDENTITY, Results, print_results, versions, write_results
 from ctl_lightning.tracking import ProgressBar
@@ -53,6 +55,9 @@ def evaluate(config: DictConfig) -> None:
     quiet_lightning()
     check_options({"cache_dir": config.paths.cache_dir}, {"cache_dir": str | None}, "paths.")
     check_options(dict(config.data), _optional(TripletDataModule.__init__), "data.")
+    check_options({"devices": config.devices}, {"devices": int})
+    first = stand_back_unless_first()
+    check_started({"devices": config.devices, "num_nodes": 1}, False)
     run_dir = Path(config.paths.run_dir)
     if (run_dir / "checkpoints").exists():
         raise InputError(
@@ -65,17 +70,21 @@ def evaluate(config: DictConfig) -> None:
     console.print(f"{ours.trained.path}: {ours.trained.method}, protocol {ours.trained.protocol}", markup=False)
     console.print(ours.data.summary(), markup=False)
 
-    test = ours.scored("test")
-    identity = {key: ours.trained.config[key] for key in IDENTITY}
-    results, classifier = measure(ours.data, ours.scored("validation"), test, identity)
-    results["ckpt_path"] = str(ours.trained.path)
-    shown: dict[str, Results] = {ours.trained.method: results}
+    test, validation = ours.scored("test"), ours.scored("validation")
+    visible = None
     if config.product_visible and ours.module.sees:
         with ours.data.whole_scenes():
             visible = ours.scored("test")
+    theirs = other.scored("test") if other is not None else None
+    if not first:
+        return  # the rest is for one process
+    identity = {key: ours.trained.config[key] for key in IDENTITY}
+    results, classifier = measure(ours.data, validation, test, identity)
+    results["ckpt_path"] = str(ours.trained.path)
+    shown: dict[str, Results] = {ours.trained.method: results}
+    if visible is not None:
         results["controls"] = {"product_visible": summarise(visible.task, visible.scores)}
-    if other is not None:
-        theirs = other.scored("test")
+    if other is not None and theirs is not None:
         results["against"] = {key: other.trained.config[key] for key in IDENTITY} | {
             "ckpt_path": str(other.trained.path),
             "test": summarise(theirs.task, theirs.scores),
@@ -114,7 +123,9 @@ def _open(option: str, config: DictConfig) -> Opened:
     try:
         trainer = Trainer(
             accelerator=config.accelerator,
-            devices=1,
+            devices=config.devices,
+            use_distributed_sampler=False,
+            plugins=plugins({"sync_batchnorm": False}),
             precision=precision,
             logger=False,
             enable_checkpointing=False,
@@ -123,7 +134,9 @@ def _open(option: str, config: DictConfig) -> Opened:
         )
     except (ValueError, TypeError, MisconfigurationException) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"accelerator={config.accelerator} precision={precision}: {reason}") from None
+        raise InputError(
+            f"accelerator={config.accelerator} devices={config.devices} precision={precision}: {reason}"
+        ) from None
     if module.sees and uses_cache(module.hparams["backbone"], data.augment):
         features = cache_features(module, data, trainer.strategy.root_device, only_if_there=True)
         log.info("features: %s", features or "none cached; the backbone runs")

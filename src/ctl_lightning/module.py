@@ -24,6 +24,7 @@ from ctl_lightning.data.features import FeatureType
 from ctl_lightning.data.triplets import EvaluationImage, PairBatch, Triplet
 from ctl_lightning.errors import InputError
 from ctl_lightning.metrics import PairScores, mean, metric_values, score_pairs
+from ctl_lightning.processes import in_order
 from ctl_lightning.ranking import Ranked, Ranking
 from ctl_lightning.style.backbone import Backbone
 from ctl_lightning.style.loss import (
@@ -256,8 +257,9 @@ class CompleteTheLook(LightningModule):
         self._finite = torch.tensor(True, device=self.device)
 
     def on_train_batch_start(self, batch: Triplet | PairBatch, batch_idx: int) -> None:
-        """Makes the batch's dropout a function of seed and batch."""
-        torch.manual_seed((self.hparams["seed"] << 32) + self.trainer.fit_loop.epoch_loop.total_batch_idx)
+        """Makes the batch's dropout a function of seed, batch and process."""
+        batch_number = self.trainer.fit_loop.epoch_loop.total_batch_idx * self.trainer.world_size + self.global_rank
+        torch.manual_seed((self.hparams["seed"] << 32) + batch_number)
 
     def training_step(self, batch: Triplet | PairBatch, batch_idx: int) -> Tensor:
         """The loss of a batch: three backbone passes a triplet, two a pair, none if the batch holds features."""
@@ -271,7 +273,7 @@ class CompleteTheLook(LightningModule):
     def _log(self, loss: Tensor) -> None:
         """Not in each step: the host would wait for the device, and steps on cached features are short."""
         self._stop_unless(bool(self._finite))
-        self.log("train/loss", loss)
+        self.log("train/loss", loss, sync_dist=True)
         if self.hparams["loss"]["name"] == "info_nce":
             self.log("train/temperature", self.temperature().detach())
 
@@ -292,22 +294,28 @@ class CompleteTheLook(LightningModule):
     def in_batch_loss(self, batch: PairBatch) -> Tensor:
         """The loss of pairs whose products are each other's negatives; of all processes' products, if there are several.
 
-        A process takes the mean over its own queries. Gradients flow back to the process that a product came from.
+        A process takes its own queries, and gradients flow back to the process that a product came from. The mean over the
+        processes, which the gradients become, is that over all queries that have negatives.
         """
         style, (products,), _ = self.network(batch.scene, (batch.product,), batch.category)
         category, identity, first = batch.category, batch.identity, 0
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if several:
             first = self.global_rank * len(identity)
             products = self._of_all(products, sync_grads=True)
             category, identity = self._of_all(category), self._of_all(identity)
         negatives = in_batch_negatives(batch.category, batch.named, category, identity)
         positive = torch.arange(first, first + len(batch.identity), device=products.device)
         distance = self.network.distances(style, products)
+        share: Tensor | float = 1.0
+        if several:
+            counted = self._of_all(negatives.any(1).sum(dtype=distance.dtype)[None])
+            share = counted[self.global_rank] / counted.mean().clamp_min(1 / len(counted))
         loss: LossOptions = self.hparams["loss"]
         if loss["name"] == "info_nce":
-            return info_nce_loss(distance, positive, negatives, self.temperature())
+            return share * info_nce_loss(distance, positive, negatives, self.temperature())
         assert loss["name"] == "in_batch_triplet"
-        return in_batch_triplet_loss(distance, positive, negatives, loss["margin"], loss["mining"])
+        return share * in_batch_triplet_loss(distance, positive, negatives, loss["margin"], loss["mining"])
 
     def _of_all(self, part: Tensor, sync_grads: bool = False) -> Tensor:
         """(B, ...) of each of W processes -> (W · B, ...), in the order of the ranks."""
@@ -341,13 +349,17 @@ class CompleteTheLook(LightningModule):
         """Forgets what was embedded before."""
         self._embedded = [[], []]
 
-    def predict_step(self, batch: EvaluationImage, batch_idx: int, dataloader_idx: int) -> SceneStyle | Tensor | None:
-        """Embeds scene crops (loader 0) and the catalogue (loader 1)."""
+    def predict_step(self, batch: EvaluationImage, batch_idx: int, dataloader_idx: int) -> tuple[Tensor, ...]:
+        """Embeds scene crops (loader 0) and the catalogue (loader 1).
+
+        Returns:
+            The pictures' places in the list of all (B,), and the tensors of their SceneStyle, or f_p; nothing, if nobody looks.
+        """
         if not self.sees:
-            return None
+            return ()
         if dataloader_idx == 0:
-            return self.network.embed_scene(batch.image, torch.as_tensor(batch.category))
-        return self.network.embed_product(batch.image)
+            return batch.place, *self.network.embed_scene(batch.image, torch.as_tensor(batch.category))
+        return batch.place, self.network.embed_product(batch.image)
 
     def validation_step(self, batch: EvaluationImage, batch_idx: int, dataloader_idx: int) -> None:
         """As `predict_step`."""
@@ -383,17 +395,25 @@ class CompleteTheLook(LightningModule):
     def ranked(self, task: EvaluationSet, embedded: Sequence[Sequence[Any]]) -> Ranked:
         """The ranking of a split from what `predict_step` said of its batches of scene crops, and of its catalogue's.
 
+        Of several processes each has some of the batches, and ranks all of them.
+
         Raises:
             InputError: a batch is missing; an embedding is not finite.
         """
         if not self.sees:
             return PopularityRanking(task)
-        styles = SceneStyle(*(torch.cat(parts) for parts in zip(*embedded[0], strict=True)))
-        products = torch.cat([*embedded[1]])
-        if (len(styles.scene), len(products)) != (len(task.queries), len(task.products)):
-            raise InputError(
-                "trainer: a split is ranked whole, but limit_val_batches, limit_test_batches or fast_dev_run leaves parts of it out"
-            )
+        found: list[Tensor] = []
+        for batches, count in zip(embedded, (len(task.queries), len(task.products)), strict=True):
+            index, *parts = (torch.cat(part) for part in zip(*batches, strict=True))
+            for part in parts:
+                ordered = in_order(part, index, count)
+                if ordered is None:
+                    raise InputError(
+                        "trainer: a split is ranked whole, but limit_val_batches, limit_test_batches or fast_dev_run leaves parts of it "
+                        "out"
+                    )
+                found.append(ordered)
+        styles, products = SceneStyle(*found[:-1]), found[-1]
         # A comparison with NaN is false: every rank would be the first.
         if not all(bool(torch.isfinite(part).all()) for part in (*styles, products)):
             raise InputError("the embeddings of scenes or products are not finite: the network's weights are broken")

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from PIL import Image
 
 from ctl_lightning.errors import InputError
+from ctl_lightning.launching import is_first
 from ctl_lightning.results import Results, flat_table
 
 Row = dict[str, float]
@@ -41,7 +42,10 @@ class RunInCheckpoint(Callback):
         return self._before + time.monotonic() - self._started
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the keys `config` and `train_seconds`."""
+        """Adds the keys `config` and `train_seconds`; what was logged so far is written, lest a killed run go on without it."""
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.save()
         checkpoint["config"] = self._config
         checkpoint["train_seconds"] = self.seconds()
 
@@ -73,11 +77,11 @@ class EpochLines(Callback):
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Rows of a metrics.csv, empty cells left out; none if there is no such file."""
+    """Rows of a metrics.csv, empty cells left out; none if there is no such file. A last line that was cut off is none."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as lines:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(whole.splitlines())]
 
 
 def csv_logger(run_dir: Path, history: list[Row]) -> CSVLogger:
@@ -85,6 +89,8 @@ def csv_logger(run_dir: Path, history: list[Row]) -> CSVLogger:
 
     Lightning's logger deletes the file that it finds, so the rows are handed over and written first.
     """
+    if not is_first():
+        return CSVLogger(run_dir, name="", version="")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")
         logger = CSVLogger(run_dir, name="", version="")

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -23,23 +24,28 @@ from ctl_lightning.caching import cache_features, uses_cache
 from ctl_lightning.checkpoints import (
     LAST,
     BestCheckpoint,
+    WholeFiles,
     add_to_checkpoint,
     check_resumable,
     is_finished,
+    remove_partial,
     unfinished_run,
 )
 from ctl_lightning.classifier import Classifier
 from ctl_lightning.compiling import compile_network, told_that_it_can_not_be_compiled
-from ctl_lightning.conf import build, check_switches, program
-from ctl_lightning.console import console, quiet_lightning
+from ctl_lightning.conf import build, check_options, check_switches, program
+from ctl_lightning.console import console, quiet_lightning, stand_back_unless_first
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.files import write_text
 from ctl_lightning.embedding import ranked_split
 from ctl_lightning.errors import InputError
+from ctl_lightning.launching import check_started, is_first, is_restarted
 from ctl_lightning.measuring import Scored, draw, measure, scored, write_pairs
 from ctl_lightning.memory import keep_freed_memory, leave_new_memory_as_it_is
 from ctl_lightning.module import IN_BATCH, MONITOR, CompleteTheLook
 from ctl_lightning.pictures import curves
+from ctl_lightning.preemption import Preemption
+from ctl_lightning.processes import SameConfig, plugins
 from ctl_lightning.results import IDENTITY, Results, print_results, versions, write_results
 from ctl_lightning.tracking import (
     EpochLines,
@@ -71,12 +77,19 @@ def train(config: DictConfig) -> float | None:
     """
     check_switches(config, "compile", "keep_memory")
     quiet_lightning()
+    first = stand_back_unless_first()
     leave_new_memory_as_it_is()
     if config.keep_memory:
         keep_freed_memory()
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**31:
         raise InputError(f"seed={config.seed!r}: must be a whole number from 0 to 2147483647")
+    check_started(plain["trainer"], _is_multirun())
+    check_options({"save_minutes": config.save_minutes}, {"save_minutes": float | int})
+    if config.save_minutes < 0:
+        raise InputError(f"save_minutes={config.save_minutes}: must not be negative")
+    if is_restarted() and config.ckpt_path is None:
+        config.ckpt_path = "auto"  # who has put the job back into the queue means this run
     run_dir, resumed = _resumed(config, plain)
     if resumed and is_finished(run_dir, plain) and config.ckpt_path == "auto":
         console.print(f"ckpt_path=auto: this run is finished, see {run_dir / 'results.json'}")
@@ -116,18 +129,23 @@ def train(config: DictConfig) -> float | None:
                 f"trainer.max_epochs={config.trainer.max_epochs}: {resumed} has finished epoch {checkpoint['epoch']}, counted from 0; "
                 "give more epochs"
             )
-        console.print(f"continuing {resumed}, which has finished epoch {checkpoint['epoch']}")
+        batch = checkpoint["TripletDataModule"].get("batch", 0)
+        done = f"is at batch {batch} of" if batch else "has finished"
+        console.print(f"continuing {resumed}, which {done} epoch {checkpoint['epoch']}", markup=False)
         module.load_state_dict(checkpoint["state_dict"])  # features are those of the weights that the run goes on with
         seconds = checkpoint.get("train_seconds", 0.0)
         rows = read_metrics(resumed.parents[1] / "metrics.csv")
         history = [row for row in rows if row["step"] < checkpoint["global_step"]]
-    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    data.write_protocol_files(run_dir)
+    if first:
+        remove_partial(run_dir)
+        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        data.write_protocol_files(run_dir)
     try:
         loggers = _loggers(config, plain, run_dir, history)
         best = BestCheckpoint(run_dir / LAST.parent, MONITOR, resumed)
         run = RunInCheckpoint(plain, seconds)
-        trainer = _trainer(config, run_dir, loggers, [best, run])
+        preemption = Preemption(run_dir / LAST, config.save_minutes)
+        trainer = _trainer(config, plain, run_dir, loggers, [SameConfig(plain), preemption, best, run])
         if cached:
             began = time.monotonic()
             path = cache_features(module, data, trainer.strategy.root_device)
@@ -142,20 +160,24 @@ def train(config: DictConfig) -> float | None:
         if config.compile and module.sees:
             console.print("compiling the network: the first steps take a minute")
             compile_network(module)
-        with _told_how_to_continue(trainer, run_dir), told_that_it_can_not_be_compiled():
+        with _told_how_to_continue(trainer, preemption, run_dir), told_that_it_can_not_be_compiled():
             if module.learns:
                 trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
             train_seconds = run.seconds() if module.learns else 0.0
             trainer.test(
                 module, datamodule=data, ckpt_path=best.best_model_path or None, weights_only=True, verbose=False
             )
+        validation_ranking = ranked_split(trainer, module, data, "validation")
+        if not module.learns:
+            trainer.save_checkpoint(run_dir / LAST, weights_only=False)
+        monitored = float(best.best_model_score) if best.best_model_score is not None else None
+        if not first:
+            return monitored  # the rest is for one process
         # Lightning has left the module on the CPU, for which the network need not be compiled once more.
         with torch.compiler.set_stance("force_eager" if config.compile else "default"):
             test = Scored(data.evaluation("test"), module.ranking, module.scores)
-            validation = scored(data.evaluation("validation"), ranked_split(trainer, module, data, "validation"))
+            validation = scored(data.evaluation("validation"), validation_ranking)
             results, classifier = measure(data, validation, test, {key: plain[key] for key in IDENTITY})
-            if not module.learns:
-                trainer.save_checkpoint(run_dir / LAST, weights_only=False)
             add_to_checkpoint(Path(best.best_model_path or run_dir / LAST), classifier=classifier.plain())
             results |= {"feature_seconds": feature_seconds} if cached else {}
             results |= {"train_seconds": train_seconds, "versions": versions()}
@@ -166,14 +188,18 @@ def train(config: DictConfig) -> float | None:
     finally:
         finish()
     print_results(results, console)
-    if best.best_model_score is not None:
-        console.print(f"best validation auc {float(best.best_model_score):.3f}: {Path(best.best_model_path).name}")
+    if monitored is not None:
+        console.print(f"best validation auc {monitored:.3f}: {Path(best.best_model_path).name}")
     console.print(f"trained for {train_seconds:.0f} s; everything is in {run_dir}")
     for left in ("results.json", "pairs.csv", "metrics.csv", "config.yaml", "split.json", "triplets.jsonl"):
         console.print(f"  {run_dir / left}")
     for path in [*sorted((run_dir / "checkpoints").glob("*.ckpt")), *pictures.values()]:
         console.print(f"  {path}")
-    return float(best.best_model_score) if best.best_model_score is not None else None
+    return monitored
+
+
+def _is_multirun() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def _check_negatives(plain: dict[str, Any]) -> None:
@@ -218,7 +244,9 @@ def _loggers(config: DictConfig, plain: dict[str, Any], run_dir: Path, history: 
     return [csv_logger(run_dir, history), *chosen]
 
 
-def _trainer(config: DictConfig, run_dir: Path, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
+def _trainer(
+    config: DictConfig, plain: dict[str, Any], run_dir: Path, loggers: list[Logger], callbacks: list[Callback]
+) -> Trainer:
     # A callback of its own: one that monitors a metric saves `last` only when the metric has improved.
     last = ModelCheckpoint(run_dir / LAST.parent, LAST.stem, save_on_train_epoch_end=True, enable_version_counter=False)
     chosen: list[Callback] = [build(node, f"callbacks.{name}") for name, node in config.callbacks.items()]
@@ -228,33 +256,39 @@ def _trainer(config: DictConfig, run_dir: Path, loggers: list[Logger], callbacks
         logger=loggers,
         callbacks=[*chosen, EpochLines(), *callbacks, last],
         default_root_dir=str(run_dir),
+        plugins=[WholeFiles(), *plugins(plain["trainer"])],
     )
     if trainer.fast_dev_run or (trainer.limit_val_batches, trainer.limit_test_batches) != (1, 1):  # type: ignore[attr-defined]
         raise InputError(
             "trainer: validation and test splits are ranked whole; give neither limit_val_batches, limit_test_batches nor fast_dev_run"
         )
-    if trainer.world_size > 1:
-        raise InputError("trainer.devices: a run uses one device; a sweep can use many, a job each")
     return trainer
 
 
 @contextmanager
-def _told_how_to_continue(trainer: Trainer, run_dir: Path) -> Iterator[None]:
-    """Says, when the run is interrupted, with which command it goes on."""
+def _told_how_to_continue(trainer: Trainer, preemption: Preemption, run_dir: Path) -> Iterator[None]:
+    """Says, when the run is interrupted or told to end, with which command it goes on."""
     try:
         yield
-    except SystemExit:
-        if not trainer.interrupted:
+    except SystemExit as end:
+        if not trainer.interrupted and not preemption.told:
             raise
-        hydra = HydraConfig.get()
-        multirun = hydra.mode == RunMode.MULTIRUN
-        place = f"hydra.sweep.dir={hydra.sweep.dir}" if multirun else f"hydra.run.dir={run_dir}"
-        dropped = ("ckpt_path=", "hydra.run.dir=", "hydra.sweep.dir=", "-m", "--multirun")
-        again = [word for word in sys.argv[1:] if not word.startswith(dropped)]
-        # First, because argparse wants the overrides side by side.
-        command = shlex.join([*(["-m"] if multirun else []), *again, place, "ckpt_path=auto"])
-        print(f"train: interrupted; continue with: python -m ctl_lightning.train {command}", file=sys.stderr)
-        raise SystemExit(130) from None
+        if is_first():
+            why = f"told to end by {signal.Signals(preemption.told).name}" if preemption.told else "interrupted"
+            print(f"train: {why}; continue with: {_command(run_dir)}", file=sys.stderr)
+        raise SystemExit(end.code if preemption.told else 130) from None
+
+
+def _command(run_dir: Path) -> str:
+    """What continues this run."""
+    multirun = _is_multirun()
+    place = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}" if multirun else f"hydra.run.dir={run_dir}"
+    dropped = ("ckpt_path=", "hydra.run.dir=", "hydra.sweep.dir=", "-m", "--multirun")
+    again = [word for word in sys.argv[1:] if not word.startswith(dropped)]
+    # -m first, because argparse wants the overrides side by side.
+    return shlex.join(
+        ["python", "-m", "ctl_lightning.train", *(["-m"] if multirun else []), *again, place, "ckpt_path=auto"]
+    )
 
 
 def _pictures(

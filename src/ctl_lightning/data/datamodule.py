@@ -23,12 +23,14 @@ from ctl_lightning.data.negatives import Negatives, NegativeSampler
 from ctl_lightning.data.pairs import SPLITS, Pair, PairTable, Split, read_split, split_of, write_split
 from ctl_lightning.data.store import ImageStore, StoreKind, open_store
 from ctl_lightning.data.triplets import (
+    DealtBatches,
     EpochSampler,
     EvaluationImage,
     EvaluationImages,
     EvaluationTriplet,
     PairBatch,
     PairDataset,
+    Share,
     Triplet,
     TripletDataset,
     crop_key,
@@ -76,8 +78,8 @@ class TripletDataModule(LightningDataModule):
         negatives: "uniform" (the paper's) or "pairs": see NegativeSampler; "in_batch": none are drawn, batches are of pairs.
         same_category: "in_batch": so many pairs in a row are of one category, and are each other's negatives. What stands at the
             border of two batches is cut; a pair without any negative does not count in the loss.
-        batch_size: triplets or pairs a step.
-        eval_batch_size: pictures a step of validation and test.
+        batch_size: triplets or pairs a step, of each process.
+        eval_batch_size: pictures a step of validation and test, of each process.
         num_workers: loader processes; the result does not depend on it.
         seed: of negatives, order and augmentation.
         salt: of split and evaluation triplets: equal salt and data, equal numbers.
@@ -160,7 +162,7 @@ class TripletDataModule(LightningDataModule):
         self.dropped: Counter[str] = Counter()
         self._features: FeatureViews | None = None
         self._whole: PictureViews | None = None
-        self._first_epoch = 0
+        self._first = (0, 0)
 
     @property
     def categories(self) -> list[str]:
@@ -380,7 +382,15 @@ class TripletDataModule(LightningDataModule):
             pairs = [pair for pair in pairs if negatives.exists(pair)]
             dataset = TripletDataset(pairs, self.categories, self._views, negatives, self.seed)
         same = self.same_category if self.negatives == "in_batch" else 1
-        sampler = EpochSampler([pair.category for pair in pairs], self.seed, self._epoch, same)
+        share = self._share
+        sampler = EpochSampler(
+            [pair.category for pair in pairs], self.seed, self._next_batch, self.batch_size, same, share
+        )
+        if not len(sampler):
+            raise InputError(
+                f"data.batch_size={self.batch_size}: {share.processes} processes need {share.processes * self.batch_size} training pairs "
+                f"a step, there are {len(pairs)}; give a smaller batch, or fewer devices"
+            )
         return DataLoader(
             dataset,
             self.batch_size,
@@ -394,8 +404,9 @@ class TripletDataModule(LightningDataModule):
         if self.augment != "colour" or not isinstance(batch, (Triplet, PairBatch)):
             return batch
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx  # type: ignore[union-attr]
+        rank = (self._share.rank,) if self._share.rank else ()  # each process has pictures of its own
         changed = {
-            name: jitter_colours(pictures, random_integers([2**40], "colour", self.seed, number, name)[0])
+            name: jitter_colours(pictures, random_integers([2**40], "colour", self.seed, number, name, *rank)[0])
             for name in ("scene", "positive", "negative", "product")
             if isinstance(pictures := getattr(batch, name, None), Tensor)
         }
@@ -403,35 +414,51 @@ class TripletDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[EvaluationImage]]:
         """Scene crops and catalogue of the validation split."""
-        return self.evaluation_loaders("validation")
+        return self.evaluation_loaders("validation", self._share)
 
     def test_dataloader(self) -> list[DataLoader[EvaluationImage]]:
         """Scene crops and catalogue of the test split."""
-        return self.evaluation_loaders("test")
+        return self.evaluation_loaders("test", self._share)
 
-    def evaluation_loaders(self, split: Split) -> list[DataLoader[EvaluationImage]]:
-        """Scene crops and catalogue of a split."""
+    def evaluation_loaders(self, split: Split, share: Share) -> list[DataLoader[EvaluationImage]]:
+        """Scene crops and catalogue of a split, what a process has of them."""
         task = self.evaluation(split)
         datasets = self.query_images(task), self.product_images(task)
         options = self._loader_options(persistent=split == "validation")
-        return [DataLoader(dataset, self.eval_batch_size, **options) for dataset in datasets]
+        return [
+            DataLoader(
+                dataset,
+                self.eval_batch_size,
+                sampler=DealtBatches(len(dataset), self.eval_batch_size, share),
+                **options,
+            )
+            for dataset in datasets
+        ]
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch that comes next, and a hash of each split's pairs, for the checkpoint."""
-        return {"epoch": self._epoch(), "pairs": self.pair_hashes()}
+        """The epoch and the batch in it that come next, and a hash of each split's pairs, for the checkpoint."""
+        epoch, batch = self._next_batch()
+        return {"epoch": epoch, "batch": batch, "processes": self._share.processes, "pairs": self.pair_hashes()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the epoch of the run that is continued.
+        """Takes up the epoch, and the batch in it, of the run that is continued.
 
         Raises:
-            InputError: that run had other training pairs: some of them may be in this run's test split.
+            InputError: that run had other training pairs: some of them may be in this run's test split; it was stopped within an
+                epoch, and another number of processes would have other batches.
         """
         if state_dict["pairs"] != self.pair_hashes():
             raise InputError(
                 f"ckpt_path: it was trained on other pairs than those of {self.root}; "
                 "give the data that it was trained on, or start a new run without ckpt_path"
             )
-        self._first_epoch = state_dict["epoch"]
+        batch, processes = state_dict.get("batch", 0), state_dict.get("processes", 1)
+        if batch and processes != self._share.processes:
+            raise InputError(
+                f"ckpt_path: it was saved after batch {batch} of an epoch of {processes} processes, this run has {self._share.processes}; "
+                f"give trainer.devices={processes}, or continue from the checkpoint of a whole epoch"
+            )
+        self._first = state_dict["epoch"], batch
 
     def pair_hashes(self) -> dict[str, str]:
         """Split -> a hash of its pairs: equal for two runs that learned from the same and were measured on the same."""
@@ -440,10 +467,19 @@ class TripletDataModule(LightningDataModule):
             for split, pairs in self.pairs.items()
         }
 
-    def _epoch(self) -> int:
-        # Loaders of a resumed run begin to fetch before Lightning has restored its own count of epochs.
-        counted = self.trainer.fit_loop.epoch_progress.current.processed if self.trainer is not None else 0  # type: ignore[attr-defined]
-        return max(self._first_epoch, counted)
+    @property
+    def _share(self) -> Share:
+        return Share(self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else Share()
+
+    def _next_batch(self) -> tuple[int, int]:
+        """The epoch and the batch in it that training goes on with."""
+        if self.trainer is None:
+            return self._first
+        fit = self.trainer.fit_loop
+        done = fit.epoch_loop.batch_progress.current.ready
+        batch = done if done < fit.max_batches else 0
+        # Loaders of a resumed run begin to fetch before Lightning has restored its own counts.
+        return max(self._first, (fit.epoch_progress.current.processed, batch))  # type: ignore[attr-defined]
 
     def _loader_options(self, persistent: bool) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

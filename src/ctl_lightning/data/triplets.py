@@ -146,33 +146,83 @@ class PairDataset(_TrainingPairs[PairBatch]):
         return PairBatch(self._scenes(keys), self._positives(keys), self._categories(keys), identity, named)
 
 
+class Share(NamedTuple):
+    """Which part of all batches a process has: the one of number `rank` of `processes`."""
+
+    rank: int = 0
+    processes: int = 1
+
+
 class EpochSampler(Sampler[tuple[int, int]]):
     """Every index once an epoch, as (epoch, index), in an order that depends on seed and epoch alone.
+
+    What is left over when all processes have had whole batches is left out. Of W processes with batches of B, each has B items
+    of every W · B in a row: what one process would have with batches of W · B.
 
     Args:
         categories: of each item.
         seed: of the run.
-        epoch: tells the current epoch. Asked when an iteration begins: Lightning announces the epoch of a resumed run only
-            after its loader has begun to fetch.
+        start: tells the current epoch, and how many of its batches are done. Asked when an iteration begins: Lightning
+            announces the epoch of a resumed run only after its loader has begun to fetch.
+        batch_size: of one process.
         same_category: about so many items in a row are of one category.
+        share: of this process.
     """
 
-    def __init__(self, categories: Sequence[str], seed: int, epoch: Callable[[], int], same_category: int = 1) -> None:
+    def __init__(
+        self,
+        categories: Sequence[str],
+        seed: int,
+        start: Callable[[], tuple[int, int]],
+        batch_size: int,
+        same_category: int = 1,
+        share: Share = Share(),  # noqa: B008 - a constant
+    ) -> None:
         self._categories = np.unique(np.array(categories), return_inverse=True)[1]
         self._seed = seed
-        self._epoch = epoch
+        self._start = start
+        self._batch_size = batch_size
         self._same_category = same_category
+        self._share = share
 
     def __len__(self) -> int:
-        return len(self._categories)
+        """So many items this process has an epoch."""
+        return len(self._categories) // (self._batch_size * self._share.processes) * self._batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch = self._epoch()
+        epoch, done = self._start()
         generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
         order = generator.permutation(len(self._categories))
         if self._same_category > 1:
             order = _in_groups(order, self._categories[order], self._same_category, generator)
-        return iter([(epoch, int(index)) for index in order])
+        batches = len(self) // self._batch_size
+        whole = order[: batches * self._batch_size * self._share.processes]
+        own = whole.reshape(batches, self._share.processes, self._batch_size)[done:, self._share.rank]
+        return iter([(epoch, int(index)) for index in own.flat])
+
+
+class DealtBatches(Sampler[int]):
+    """Items in order, but whole batches are dealt to the processes by turns: each is then computed as one process alone does.
+
+    Every process has equally many, as what they do in step needs: when the last turn has too few, the first batch comes again.
+
+    Args:
+        count: of items.
+        batch_size: of the loader.
+        share: of this process.
+    """
+
+    def __init__(self, count: int, batch_size: int, share: Share) -> None:
+        batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+        turns = math.ceil(len(batches) / share.processes)
+        own = [turn * share.processes + share.rank for turn in range(turns)]
+        self._items = [item for number in own for item in batches[number if number < len(batches) else 0]]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._items)
 
 
 def _in_groups(
@@ -187,10 +237,13 @@ def _in_groups(
 
 
 class EvaluationImage(NamedTuple):
-    """Pictures to embed, uint8 (B, 3, S, S), or their features; and the indices of their categories (B,)."""
+    """Pictures to embed, uint8 (B, 3, S, S), or their features; the indices of their categories (B,), and their places in the
+    list of all pictures (B,).
+    """
 
     image: Tensor | CachedFeatures
     category: Tensor
+    place: Tensor
 
 
 class EvaluationImages(Dataset[EvaluationImage]):
@@ -217,7 +270,8 @@ class EvaluationImages(Dataset[EvaluationImage]):
     def __getitems__(self, indices: Sequence[int]) -> EvaluationImage:
         """A batch."""
         images = self._views.evaluation([self.keys[index] for index in indices])
-        return EvaluationImage(images, torch.tensor([self._categories[index] for index in indices]))
+        categories = torch.tensor([self._categories[index] for index in indices])
+        return EvaluationImage(images, categories, torch.tensor(indices))
 
 
 def region_centre(

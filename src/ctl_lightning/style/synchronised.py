@@ -1,0 +1,67 @@
+"""BatchNorm over the batch of all processes, where torch's own SyncBatchNorm, which needs a GPU, can not be used."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SynchronisedBatchNorm(_BatchNorm):
+    """Normalises with mean and variance of the values of all processes; one process's BatchNorm of the whole batch is its reference."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, ...) -> the same shape."""
+        if not self.training or not distributed.is_initialized():
+            return super().forward(input)
+        over = [0, *range(2, input.dim())]
+        own = input.new_tensor([input.numel() / input.shape[1]])
+        count = _summed(own)
+        mean = _summed(input.sum(over)) / count
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        centred = input - mean.view(shape)
+        variance = _summed(centred.square().sum(over)) / count
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+                self.running_mean.lerp_(mean.detach(), share)
+                self.running_var.lerp_(variance.detach() * count / (count - 1), share)
+        normal = centred * (variance + self.eps).rsqrt().view(shape)
+        return normal * self.weight.view(shape) + self.bias.view(shape)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the processes; every process's gradient is that of the sum of their losses."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(_, gradient)
+
+
+def _summed(values: Tensor) -> Tensor:
+    return cast(Tensor, _Sum.apply(values))
+
+
+def synchronise(module: nn.Module) -> None:
+    """Replaces, in place, every BatchNorm below `module` by one over all processes with the same parameters and buffers."""
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            norm = SynchronisedBatchNorm(child.num_features, child.eps, child.momentum, affine=False).train(
+                child.training
+            )
+            norm.affine, norm.weight, norm.bias = child.affine, child.weight, child.bias
+            norm.running_mean, norm.running_var = child.running_mean, child.running_var
+            norm.num_batches_tracked = child.num_batches_tracked
+            module.register_module(name, norm)
+        else:
+            synchronise(child)

@@ -1,0 +1,250 @@
+"""A run that is ended at any moment goes on to the weights of one that was not."""
+
+import os
+import random
+import shutil
+import signal
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, Compose, MakeData
+from lightning import Callback, Trainer
+from omegaconf import DictConfig
+from ranks import in_processes
+
+from ctl_lightning.checkpoints import WholeFiles, read_checkpoint, remove_partial
+from ctl_lightning.errors import InputError
+from ctl_lightning.preemption import AGREE_EVERY, Preemption
+from ctl_lightning.tracking import read_metrics
+from ctl_lightning.train import train
+
+OPTIONS = (*TINY, "trainer.max_epochs=3", "model.dropout=0.3", "data.augment=colour", "data.batch_size=8")
+"""22 steps an epoch."""
+
+
+class Tell(Callback):
+    """Sends this process a signal at a step, or when a validation begins."""
+
+    def __init__(self, number: int, step: int | None = None, rank: int = 0) -> None:
+        self.number, self.step, self.rank = number, step, rank
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), self.number)
+
+    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
+        if self.step is None and trainer.current_epoch == 1 and not trainer.sanity_checking:
+            os.kill(os.getpid(), self.number)
+
+
+def same(first: Path, second: Path) -> None:
+    """Weights to the bit, optimiser, schedule, best score, and what was logged."""
+    one, two = (read_checkpoint(run / "checkpoints/last.ckpt") for run in (first, second))
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, two["state_dict"][name]), name
+    states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (one, two)]
+    for number, state in states[0].items():
+        assert all(torch.equal(value, states[1][number][name]) for name, value in state.items())
+    assert one["lr_schedulers"] == two["lr_schedulers"]
+    assert one["global_step"] == two["global_step"]
+    best = [list(run.glob("checkpoints/best*.ckpt")) for run in (first, second)]
+    assert [path.name for path in best[0]] == [path.name for path in best[1]]
+    assert not list(second.glob("checkpoints/.*"))
+    rows = [read_metrics(run / "metrics.csv") for run in (first, second)]
+    assert rows[0] == rows[1]
+    assert (first / "pairs.csv").read_text() == (second / "pairs.csv").read_text()
+
+
+@pytest.fixture
+def telling(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets runs be told to end."""
+    import ctl_lightning.train as program
+
+    made = program._trainer
+
+    def use(tell: Tell) -> None:
+        def with_tell(config: Any, plain: Any, run_dir: Any, loggers: Any, callbacks: Any) -> Trainer:
+            return made(config, plain, run_dir, loggers, [tell, *callbacks])
+
+        monkeypatch.setattr(program, "_trainer", with_tell)
+
+    return use
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_signal_within_an_epoch_or_a_validation_saves_and_ends_the_run_which_then_goes_on_as_if_nothing_had_been(
+    compose: Compose, tmp_path: Path, telling: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Rows of metrics.csv without what depends on the clock.
+    train(compose(*OPTIONS, run="whole"))
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]
+    requeued: list[list[str]] = []
+    monkeypatch.setattr("ctl_lightning.preemption.shutil.which", lambda _: "scontrol")
+    monkeypatch.setattr("ctl_lightning.preemption.subprocess.run", lambda words, check: requeued.append(words))
+    monkeypatch.setattr("sys.argv", ["train", "model.dim=16"])
+    config = compose(*OPTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_JOB_ID", "12")
+        for told, step in ((signal.SIGTERM, 4), (signal.SIGUSR1, 13), (signal.SIGUSR2, None)):
+            telling(Tell(told, step))
+            with pytest.raises(SystemExit) as end:
+                train(compose(*OPTIONS, "ckpt_path=auto"))
+            assert end.value.code == 128 + told
+            if step is not None:
+                assert read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == step + (
+                    2 if step == 4 else 1
+                )  # the next, where one logs
+            said = capsys.readouterr().err
+            assert (
+                f"train: told to end by {told.name}; continue with: python -m ctl_lightning.train model.dim=16" in said
+            )
+            assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)] == handlers
+    assert requeued == [["scontrol", "requeue", "12"]] * 2
+    telling(Tell(0, 10**6))
+    # A requeued job goes on by itself.
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    train(config)
+    same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_handler_that_was_there_before_puts_the_job_back_into_the_queue(compose: Compose, telling: Any) -> None:
+    called = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: called.append(number))
+    try:
+        telling(Tell(signal.SIGUSR2, 3))
+        with pytest.raises(SystemExit):
+            train(compose(*OPTIONS))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert called == [signal.SIGUSR2]
+
+
+def _told_in_one(config: DictConfig, step: int) -> Any:
+    import ctl_lightning.train as program
+
+    made = program._trainer
+    program._pictures = lambda *_: {}
+    program._trainer = lambda config, plain, run_dir, loggers, callbacks: made(
+        config, plain, run_dir, loggers, [Tell(signal.SIGTERM, step, rank=1), *callbacks]
+    )
+    try:
+        return train(config)
+    except SystemExit as end:
+        return end.code
+
+
+def test_of_several_processes_one_is_told_and_all_end_after_the_same_step(compose: Compose, tmp_path: Path) -> None:
+    options = (
+        *OPTIONS,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "data.batch_size=4",
+        "ckpt_path=auto",
+    )
+    whole, config = compose(*options, run="whole"), compose(*options)
+    never, step = 10**6, 3
+    assert in_processes(2, _told_in_one, whole, never)[0] is not None
+    assert in_processes(2, _told_in_one, config, step) == [128 + signal.SIGTERM] * 2
+    checkpoint = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    assert checkpoint["global_step"] == AGREE_EVERY + 1 > step
+    assert in_processes(2, _told_in_one, config, never)[0] is not None
+    same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_the_batches_of_another_number_of_processes_are_not_taken_for_these(make_data: MakeData) -> None:
+    data = make_data()
+    state = data.state_dict()
+    data.load_state_dict(state | {"processes": 2})  # a whole epoch
+    with pytest.raises(
+        InputError, match=r"batch 3 of an epoch of 2 processes, this run has 1; give trainer\.devices=2"
+    ):
+        data.load_state_dict(state | {"processes": 2, "batch": 3})
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.parent.mkdir()
+    files = WholeFiles()
+    files.save_checkpoint({"a": torch.ones(3)}, path)
+
+    def full(checkpoint: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ctl_lightning.checkpoints.torch.save", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.save_checkpoint({"a": torch.zeros(3)}, path)
+    assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(3))
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+    (path.parent / ".last.77.ckpt").write_bytes(b"half")
+    remove_partial(tmp_path)
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_step_within_an_accumulation_is_no_place_to_save(tmp_path: Path) -> None:
+    class Training:
+        accumulate_grad_batches, num_training_batches, world_size, log_every_n_steps = 2, 10, 1, 1
+        saved = 0
+
+        def save_checkpoint(self, _: Path, weights_only: bool) -> None:
+            self.saved += 1
+
+    trainer: Any = Training()
+    preemption = Preemption(tmp_path / "last.ckpt", 0)
+    for batch in range(10):
+        preemption.on_train_batch_end(trainer, None, None, None, batch)  # type: ignore[arg-type]
+    assert trainer.saved == 4  # and the last of the epoch is saved with it
+
+
+_context = get_context("forkserver")
+
+
+def _trained(config: DictConfig) -> None:
+    import ctl_lightning.train as program
+
+    torch.set_num_threads(1)
+    program._pictures = lambda *_: {}
+    train(config)
+
+
+@pytest.mark.long
+def test_twenty_runs_that_are_killed_at_random_moments_end_with_the_weights_of_one_that_was_not(
+    compose: Compose, tmp_path: Path
+) -> None:
+    # A checkpoint in each step: most kills then fall into one that is being written.
+    options = (*OPTIONS, "save_minutes=0.0001", "ckpt_path=auto")
+    process = _context.Process(target=print)  # the first one waits for the imports
+    process.start()
+    process.join()
+    began = time.monotonic()
+    process = _context.Process(target=_trained, args=(compose(*options, run="whole"),))
+    process.start()
+    process.join()
+    seconds = time.monotonic() - began
+    draw = random.Random(0)
+    kills = []
+    for number in range(20):
+        config = compose(*options, run=f"run{number}")
+        for attempt in range(50):
+            process = _context.Process(target=_trained, args=(config,))
+            process.start()
+            # Killed twice, then left alone.
+            process.join(draw.uniform(0.1, 0.95) * seconds if attempt < 2 else None)
+            if process.exitcode is not None:
+                assert process.exitcode == 0
+                break
+            process.kill()
+            process.join()
+            last = tmp_path / f"run{number}/checkpoints/last.ckpt"
+            kills.append(read_checkpoint(last)["global_step"] if last.exists() else 0)
+        same(tmp_path / "whole", tmp_path / f"run{number}")
+        shutil.rmtree(tmp_path / f"run{number}")
+    print(f"killed {len(kills)} times, after steps {sorted(kills)}")
+    assert len(kills) >= 20
+    assert len(set(kills)) > 10
