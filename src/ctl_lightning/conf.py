@@ -1,6 +1,7 @@
 """Finds conf/, turns composed configs into objects, and turns what a user got wrong into one line."""
 
 import functools
+import importlib
 import inspect
 import os
 import re
@@ -72,6 +73,10 @@ def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
 
         @functools.wraps(task)
         def main() -> None:
+            if task.__module__ == "__main__":
+                # Launchers send a job to another process by where it can be imported from; from here it can not.
+                importlib.import_module(f"ctl_lightning.{name}").main()
+                return
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the printing of errors to us
             try:
                 run()

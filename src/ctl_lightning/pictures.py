@@ -290,6 +290,37 @@ def method_intervals(
     _save(figure, path)
 
 
+def setting_intervals(
+    path: Path, panels: Mapping[str, Mapping[str, tuple[Mapping[str, float | None], Sequence[float]]]]
+) -> None:
+    """Settings of a sweep from top to bottom, a panel a metric: the mean over seeds with its interval, and a light dot a seed.
+
+    Args:
+        path: of the PNG.
+        panels: title -> setting -> ({"value", "low", "high"}, the seeds' values).
+    """
+    names = list(next(iter(panels.values())))
+    figure = Figure(figsize=(2 + 2.6 * len(panels), 1.6 + 0.36 * len(names)), layout="constrained")
+    figure.suptitle("mean over seeds with 95 % interval; light: each seed", fontsize=9)
+    for axes, (title, found) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        spread = [value for _, values in found.values() for value in values]
+        for place, (_, values) in enumerate(found.values()):
+            axes.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.35, markersize=4)
+        _dots(axes, [(place, mean) for place, (mean, _) in enumerate(found.values())], "black", "mean")
+        if spread:  # two seeds have an interval that would hide what differs
+            edge = 0.6 * (max(spread) - min(spread)) + 0.005
+            axes.set_xlim(min(spread) - edge, max(spread) + edge)
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", alpha=0.3)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    _save(figure, path)
+
+
 def _dots(axes: Axes, rows: Sequence[tuple[float, Mapping[str, float | None]]], colour: str, label: str) -> None:
     known = [
         (place, found["value"], found["low"], found["high"]) for place, found in rows if found["value"] is not None

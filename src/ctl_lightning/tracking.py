@@ -4,6 +4,8 @@ import csv
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,33 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
+from ctl_lightning.data.files import write_text
 from ctl_lightning.errors import InputError
 from ctl_lightning.launching import is_first
 from ctl_lightning.results import Results, flat_table
 
 Row = dict[str, float]
+
+ERROR = "error.txt"
+"""Where a run directory says why its run failed."""
+
+
+@contextmanager
+def noted_failure(run_dir: Path, told: Callable[[Exception], str]) -> Iterator[None]:
+    """Writes into the run directory, for the table of a sweep, what ends the block; a run that succeeds leaves no such note.
+
+    Args:
+        run_dir: of the run; one with results is left alone.
+        told: what is said of an error.
+    """
+    note = run_dir / ERROR
+    try:
+        yield
+    except Exception as error:
+        if run_dir.is_dir() and not (run_dir / "results.json").exists():
+            write_text(note, told(error) + "\n")
+        raise
+    note.unlink(missing_ok=True)
 
 
 class RunInCheckpoint(Callback):

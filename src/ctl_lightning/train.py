@@ -33,7 +33,7 @@ from ctl_lightning.checkpoints import (
 )
 from ctl_lightning.classifier import Classifier
 from ctl_lightning.compiling import compile_network, told_that_it_can_not_be_compiled
-from ctl_lightning.conf import build, check_options, check_switches, program
+from ctl_lightning.conf import build, check_options, check_switches, one_line, program
 from ctl_lightning.console import console, quiet_lightning, stand_back_unless_first
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.files import write_text
@@ -54,6 +54,7 @@ from ctl_lightning.tracking import (
     finish,
     log_config,
     log_results,
+    noted_failure,
     read_metrics,
 )
 
@@ -63,7 +64,8 @@ log = logging.getLogger(__name__)
 @program("train")
 def main(config: DictConfig) -> float | None:
     """Runs one training; returns the monitored metric, for sweeps."""
-    return train(config)
+    with noted_failure(Path(config.paths.run_dir), lambda error: one_line(error, "train")):
+        return train(config)
 
 
 def train(config: DictConfig) -> float | None:
