@@ -96,6 +96,11 @@ def check_started(trainer: Mapping[str, Any], multirun: bool) -> None:
                 f"trainer.devices={devices} trainer.num_nodes={nodes}: {by} started {processes} processes; give trainer=ddp, which takes "
                 f"their number, or trainer.devices={started('devices')} trainer.num_nodes={started('num_nodes')}"
             )
+    if by == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise InputError(
+            f"srun started {started('devices')} processes a node, but was not told to; give srun --ntasks-per-node={started('devices')}, "
+            "which Lightning asks for"
+        )
     if by is None and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NUM_TASKS" not in os.environ:
         raise InputError(
             f"this SLURM job has {os.environ['SLURM_NTASKS']} tasks, but the program was started once; write srun before the command, or "

@@ -1,6 +1,7 @@
 """python -m ctl_lightning.train +experiment=hybrid: trains, ranks the test split exactly, leaves a run directory."""
 
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -277,7 +278,10 @@ def _told_how_to_continue(trainer: Trainer, preemption: Preemption, run_dir: Pat
             raise
         if is_first():
             why = f"told to end by {signal.Signals(preemption.told).name}" if preemption.told else "interrupted"
-            print(f"train: {why}; continue with: {_command(run_dir)}", file=sys.stderr)
+            later = f"continue with: {_command(run_dir)}"
+            if "SUBMITIT_EXECUTOR" in os.environ:
+                later = "it goes on when SLURM starts it again"
+            print(f"train: {why}; {later}", file=sys.stderr)
         raise SystemExit(end.code if preemption.told else 130) from None
 
 
