@@ -18,7 +18,16 @@ from ctl_lightning.errors import InputError
 LAST = Path("checkpoints/last.ckpt")
 """Where a run directory has its last checkpoint."""
 
-MAY_DIFFER = ("ckpt_path", "paths", "logger", "callbacks", "keep_memory", "save_minutes")
+MAY_DIFFER = (
+    "ckpt_path",
+    "paths",
+    "logger",
+    "callbacks",
+    "keep_memory",
+    "save_minutes",
+    "watch_epochs",
+    "upload_checkpoints",
+)
 """Parts of the config in which the two halves of one run may differ."""
 
 DATA_MAY_DIFFER = ("root", "cache_dir", "store", "chunks_dir", "num_workers", "eval_batch_size")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ctl_lightning.classifier import Classifier, Judged, bins
@@ -18,8 +19,10 @@ from ctl_lightning.data.triplets import crop_key
 from ctl_lightning.metrics import Distances, PairScores
 from ctl_lightning.module import CompleteTheLook
 from ctl_lightning.pictures import ClassifierCurves, Cut, Overlay, Retrieval, Shown
+from ctl_lightning.ranking import Ranking
 
 RETRIEVALS, NEAREST, OVERLAYS, CUTS = 10, 10, 4, 10
+CONFUSED, EMBEDDED = 500, 1000
 
 
 def retrieval_rows(
@@ -97,6 +100,35 @@ def pair_rows(data: TripletDataModule) -> list[Cut]:
         crop, product = data.store[crop_key(pair.scene, pair.box)], data.store[pair.product]
         rows.append(Cut(pair.category, np.asarray(scene), pair.box, scene_crop(pair.box, data.margin), crop, product))
     return rows
+
+
+def hard_negatives(task: EvaluationSet, distances: Distances) -> NDArray[np.float64]:
+    """Which categories a network takes for each other: of the products that are nearest to a scene crop in the whole catalogue.
+
+    Args:
+        task: the pairs; at most 500 of them, spread over the categories.
+        distances: of queries and products.
+
+    Returns:
+        (C, C): for the pairs of a category (row), the share of each category among the ten nearest products that no pair of their
+        scene names; NaN for a category without pairs.
+    """
+    found = np.full((len(task.categories), len(task.categories)), np.nan)
+    products = np.arange(len(task.products))
+    for pair in _spread(task.category.tolist(), CONFUSED):
+        distance = distances(task.query[[pair]], products)[0].copy()
+        distance[[*task.masked[pair], task.positive[pair]]] = np.inf
+        row = found[task.category[pair]]
+        row[np.isnan(row)] = 0.0
+        np.add.at(row, task.product_category[np.argsort(distance, kind="stable")[:NEAREST]], 1)
+    return found / found.sum(1, keepdims=True)
+
+
+def embedded_products(task: EvaluationSet, ranking: Ranking) -> tuple[list[str], NDArray[np.float64]]:
+    """At most 1,000 products of a catalogue, spread over the categories: names of their categories, and f_p, (n, D)."""
+    chosen = _spread(task.product_category.tolist(), EMBEDDED)
+    vectors = ranking.products[chosen].double().cpu().numpy()
+    return [task.categories[task.product_category[one]] for one in chosen], vectors
 
 
 def _spread(categories: Sequence[int], count: int) -> list[int]:

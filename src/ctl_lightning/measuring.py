@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ctl_lightning.classifier import (
     Classifier,
     Judged,
@@ -13,6 +15,7 @@ from ctl_lightning.classifier import (
     fit_classifier,
     samples,
 )
+from ctl_lightning.dashboard import Curve, Exhibit, Table
 from ctl_lightning.data.crop import scene_crop
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation import EvaluationSet
@@ -20,13 +23,28 @@ from ctl_lightning.data.files import write_text
 from ctl_lightning.data.images import placed
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.synthetic import SCENE_SIZE, SyntheticLooks
-from ctl_lightning.looks import attention_rows, classifier_curves, retrieval_rows
+from ctl_lightning.intervals import Floats
+from ctl_lightning.looks import (
+    attention_rows,
+    classifier_curves,
+    embedded_products,
+    hard_negatives,
+    retrieval_rows,
+)
 from ctl_lightning.metrics import PairScores, metric_values, score_pairs
 from ctl_lightning.module import CompleteTheLook
-from ctl_lightning.pictures import attention_overlays, category_intervals, classifier_sheet, retrieval_grid
-from ctl_lightning.ranking import Ranked
+from ctl_lightning.pictures import (
+    attention_overlays,
+    category_intervals,
+    classifier_sheet,
+    confusion,
+    distance_histograms,
+    projection,
+    retrieval_grid,
+)
+from ctl_lightning.ranking import Ranked, Ranking
 from ctl_lightning.reranking import reranking_results
-from ctl_lightning.results import Results, attention_results, test_results, truth_results
+from ctl_lightning.results import Results, attention_results, flat_table, test_results, truth_results
 
 
 @dataclass(frozen=True)
@@ -118,10 +136,61 @@ def draw(
             for name, results in categories.items()
         },
     )
+    pictures["distances"] = folder / "distances.png"
+    distance_histograms(pictures["distances"], test.scores.positive, test.scores.negative)
+    if isinstance(test.ranking, Ranking):
+        pictures |= {name: folder / f"{name}.png" for name in ("confusion", "embedding")}
+        confusion(pictures["confusion"], test.task.categories, hard_negatives(test.task, test.ranking.distances))
+        projection(pictures["embedding"], *embedded_products(test.task, test.ranking))
     if test.ranking.attention().shape[1]:
         pictures["attention"] = folder / "attention.png"
         attention_overlays(pictures["attention"], attention_rows(data, test.task, module))
     return pictures
+
+
+def exhibit(test: Scored, classifier: Classifier, results: Results, pictures: Mapping[str, Path]) -> Exhibit:
+    """What a logger with a page is shown at the end: the pictures, and the numbers behind them."""
+    by_category = results["test"]["by_category"]
+    columns = ["auc", "auc_matched", "lift", "hit@10"]
+    categories = [
+        [
+            category,
+            int((test.task.category == number).sum()),
+            *(by_category[category][name]["value"] for name in columns),
+        ]
+        for number, category in enumerate(test.task.categories)
+        if category in by_category
+    ]
+    tables = {
+        "test/table": Table(["pairs", "metric", "value", "low", "high"], flat_table(results)),
+        "test/categories": Table(["category", "pairs", *columns], categories),
+    }
+    curves = classifier_curves(classifier, test.judged)
+    embedding = None
+    if isinstance(test.ranking, Ranking):
+        shares = hard_negatives(test.task, test.ranking.distances)
+        rows = [
+            [category, *(None if np.isnan(share) else float(share) for share in row)]
+            for category, row in zip(test.task.categories, shares, strict=True)
+        ]
+        tables["test/confusion"] = Table(["looked for", *test.task.categories], rows)
+        embedding = embedded_products(test.task, test.ranking)
+    return Exhibit(
+        pictures,
+        tables,
+        {"test/distances_positive": test.scores.positive, "test/distances_negative": test.scores.negative},
+        {
+            "test/roc": Curve("incompatible ones called compatible", "compatible ones found", _thinned(curves.roc)),
+            "test/precision_recall": Curve("recall", "precision", _thinned(curves.precision_recall)),
+        },
+        embedding,
+    )
+
+
+def _thinned(points: Floats) -> Floats:
+    """At most 200 of the points (2, n) of a curve, the ends among them."""
+    count = points.shape[1]
+    return points[:, np.unique(np.linspace(0, count - 1, min(count, 200)).round().astype(int))]
 
 
 def write_pairs(path: Path, test: Scored) -> None:

@@ -39,6 +39,7 @@ from ctl_lightning.style.loss import (
     logistic_loss,
 )
 from ctl_lightning.style.network import SceneStyle, StyleNetwork
+from ctl_lightning.style.observing import observations
 
 MONITOR = "val/auc"
 """What chooses the best checkpoint, and what a sweep maximises."""
@@ -223,6 +224,7 @@ class CompleteTheLook(LightningModule):
         self.scores: PairScores
         self._embedded: list[list[Any]] = [[], []]
         self._finite = torch.tensor(True)
+        self._distances: tuple[Tensor, Tensor, Tensor] | None = None
 
     def load_backbone_weights(self) -> None:
         """Loads the pretrained weights that the options name. Not needed for a checkpoint, which has all weights."""
@@ -268,12 +270,17 @@ class CompleteTheLook(LightningModule):
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
             self._log(loss.detach())
+        self._distances = None
         return loss
 
     def _log(self, loss: Tensor) -> None:
         """Not in each step: the host would wait for the device, and steps on cached features are short."""
         self._stop_unless(bool(self._finite))
         self.log("train/loss", loss, sync_dist=True)
+        if self._distances is not None:
+            margin = self.hparams["loss"].get("margin")
+            found = observations(*self._distances, margin if self.hparams["loss"]["name"] != "contrastive" else None)
+            self.log_dict({f"train/{name}": value for name, value in found.items()}, sync_dist=True)
         if self.hparams["loss"]["name"] == "info_nce":
             self.log("train/temperature", self.temperature().detach())
 
@@ -281,6 +288,7 @@ class CompleteTheLook(LightningModule):
         """The loss of triplets with sampled negatives."""
         style, (near, far), penalty = self.network(batch.scene, (batch.positive, batch.negative), batch.category)
         positive, negative = self.network.distance(style, near), self.network.distance(style, far)
+        self._distances = positive.detach(), negative.detach(), torch.ones_like(negative, dtype=torch.bool)
         loss: LossOptions = self.hparams["loss"]
         if loss["name"] == "contrastive":
             return contrastive_loss(positive, negative, loss["margin"])
@@ -307,6 +315,7 @@ class CompleteTheLook(LightningModule):
         negatives = in_batch_negatives(batch.category, batch.named, category, identity)
         positive = torch.arange(first, first + len(batch.identity), device=products.device)
         distance = self.network.distances(style, products)
+        self._distances = distance.detach().gather(1, positive[:, None]), distance.detach(), negatives
         share: Tensor | float = 1.0
         if several:
             counted = self._of_all(negatives.any(1).sum(dtype=distance.dtype)[None])

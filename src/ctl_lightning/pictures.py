@@ -6,6 +6,7 @@ from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -225,6 +226,57 @@ def classifier_sheet(path: Path, curves: ClassifierCurves) -> None:
     for axes in (roc, trade, reliability):
         axes.legend(fontsize=8, frameon=False, loc="lower right")
         axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def distance_histograms(path: Path, positive: NDArray[np.float64], negative: NDArray[np.float64]) -> None:
+    """How far the true products of the pairs are, and their seeded negatives; (N,) each. What overlaps can not be told apart."""
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    edges = np.histogram_bin_edges(np.concatenate([positive, negative]), 50).tolist()
+    axes.hist(positive, edges, alpha=0.6, color="tab:green", label=f"true product, mean {positive.mean():.3f}")
+    axes.hist(negative, edges, alpha=0.6, color="tab:red", label=f"negative, mean {negative.mean():.3f}")
+    axes.set(title="distances of the test pairs", xlabel="distance", ylabel="pairs")
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def confusion(path: Path, categories: Sequence[str], shares: NDArray[np.float64]) -> None:
+    """Rows: category that is looked for; columns: that of the nearest products, true ones left out; (C, C) shares."""
+    names = [_short(category) for category in categories]
+    size = 2.5 + 0.45 * len(names)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(shares >= 0.005):
+        value = shares[row, column]
+        axes.text(
+            column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if value > 0.5 else "black"
+        )
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set(title="categories among the nearest wrong products", xlabel="category of the product", ylabel="looked for")
+    _save(figure, path)
+
+
+def projection(path: Path, labels: Sequence[str], vectors: NDArray[np.float64]) -> None:
+    """The two directions in which embedded products vary most (principal components), a colour a category; vectors (n, D)."""
+    centred = vectors - vectors.mean(0)
+    _, strength, directions = np.linalg.svd(centred, full_matrices=False)
+    places = centred @ directions[:2].T
+    shares = strength**2 / max(float((strength**2).sum()), 1e-12)
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    axes = figure.subplots()
+    colours = colormaps["tab20"]
+    for number, category in enumerate(sorted(set(labels))):
+        own = np.array([label == category for label in labels])
+        axes.plot(*places[own].T, "o", markersize=3, color=colours(number % 20), label=_short(category))
+    titles = [f"component {place + 1}: {100 * share:.0f} % of the variance" for place, share in enumerate(shares[:2])]
+    axes.set(
+        title=f"{len(labels)} products in the style space", **dict(zip(("xlabel", "ylabel"), titles, strict=False))
+    )
+    figure.legend(fontsize=7, frameon=False, loc="outside right upper", markerscale=2)
     _save(figure, path)
 
 

@@ -2,13 +2,18 @@
 
 import json
 import math
+import os
 import platform
+import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -108,6 +113,24 @@ def versions() -> dict[str, str]:
     """What computed the numbers."""
     packages = ("torch", "torchvision", "lightning", "numpy", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def environment() -> dict[str, Any]:
+    """Where the numbers were computed: versions, commit of the code, devices, the command, the SLURM job."""
+    found: dict[str, Any] = {"versions": versions(), "command": shlex.join(sys.argv), "host": platform.node()}
+    package = Path(__file__).resolve().parent
+    for name, words in (("git_commit", ("rev-parse", "HEAD")), ("git_changes", ("status", "--porcelain", "."))):
+        try:
+            said = subprocess.run(
+                ["git", "-C", str(package), *words], capture_output=True, text=True, check=True, timeout=10
+            )
+        except (OSError, subprocess.SubprocessError):  # no git, or not a repository
+            break
+        found[name] = said.stdout.strip() if name == "git_commit" else bool(said.stdout.strip())
+    found["devices"] = [torch.cuda.get_device_name(one) for one in range(torch.cuda.device_count())] or ["cpu"]
+    if "SLURM_JOB_ID" in os.environ:
+        found["slurm_job"] = os.environ["SLURM_JOB_ID"]
+    return found
 
 
 def write_results(path: Path, results: Results) -> None:

@@ -9,16 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from PIL import Image
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
+from ctl_lightning.dashboard import Exhibit, show
 from ctl_lightning.data.files import write_text
 from ctl_lightning.errors import InputError
 from ctl_lightning.launching import is_first
-from ctl_lightning.results import Results, flat_table
+from ctl_lightning.results import Results, environment, flat_table
 
 Row = dict[str, float]
 
@@ -124,10 +123,10 @@ def csv_logger(run_dir: Path, history: list[Row]) -> CSVLogger:
 
 
 def log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
-    """Hands the resolved config to the loggers. Raises InputError if wandb can not start."""
+    """Hands the resolved config, with the environment, to the loggers. Raises InputError if wandb can not start."""
     for logger in loggers:
         try:
-            logger.log_hyperparams(config)
+            logger.log_hyperparams(config | {"environment": environment()})
         except Exception as error:
             if not type(error).__module__.startswith("wandb"):
                 raise
@@ -137,22 +136,12 @@ def log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
             ) from None
 
 
-def log_results(loggers: list[Logger], results: Results, pictures: dict[str, Path]) -> None:
-    """Hands final metrics, the per-category table and the pictures to the loggers that can show them."""
-    rows = flat_table(results)
+def log_results(loggers: list[Logger], results: Results, shown: Exhibit, step: int) -> None:
+    """Hands final metrics, tables and pictures to the loggers that can show them."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update({f"{row[0]}/{row[1]}": row[2] for row in rows})
-            logger.log_table(
-                "test/table", columns=["pairs", "metric", "value", "low", "high"], data=[list(row) for row in rows]
-            )
-            for name, path in pictures.items():
-                logger.log_image(f"pictures/{name}", [str(path)])
-        elif isinstance(logger, TensorBoardLogger):
-            for name, path in pictures.items():
-                logger.experiment.add_image(
-                    f"pictures/{name}", np.asarray(Image.open(path).convert("RGB")), dataformats="HWC"
-                )
+            logger.experiment.summary.update({f"{row[0]}/{row[1]}": row[2] for row in flat_table(results)})
+    show(loggers, shown, step)
 
 
 def finish() -> None:

@@ -20,6 +20,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from pydantic import NonNegativeInt
 
 from ctl_lightning.caching import cache_features, uses_cache
 from ctl_lightning.checkpoints import (
@@ -36,18 +37,19 @@ from ctl_lightning.classifier import Classifier
 from ctl_lightning.compiling import compile_network, told_that_it_can_not_be_compiled
 from ctl_lightning.conf import build, check_options, check_switches, one_line, program
 from ctl_lightning.console import console, quiet_lightning, stand_back_unless_first
+from ctl_lightning.dashboard import has_page, note_split, upload_checkpoints, wandb_id, write_tables
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.files import write_text
 from ctl_lightning.embedding import ranked_split
 from ctl_lightning.errors import InputError
 from ctl_lightning.launching import check_started, is_first, is_restarted
-from ctl_lightning.measuring import Scored, draw, measure, scored, write_pairs
+from ctl_lightning.measuring import Scored, draw, exhibit, measure, scored, write_pairs
 from ctl_lightning.memory import keep_freed_memory, leave_new_memory_as_it_is
 from ctl_lightning.module import IN_BATCH, MONITOR, CompleteTheLook
 from ctl_lightning.pictures import curves
 from ctl_lightning.preemption import Preemption
 from ctl_lightning.processes import SameConfig, plugins
-from ctl_lightning.results import IDENTITY, Results, print_results, versions, write_results
+from ctl_lightning.results import IDENTITY, Results, environment, print_results, versions, write_results
 from ctl_lightning.tracking import (
     EpochLines,
     RunInCheckpoint,
@@ -58,6 +60,7 @@ from ctl_lightning.tracking import (
     noted_failure,
     read_metrics,
 )
+from ctl_lightning.watching import Speed, Watch
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +81,7 @@ def train(config: DictConfig) -> float | None:
     Raises:
         InputError: what the user can mend.
     """
-    check_switches(config, "compile", "keep_memory")
+    check_switches(config, "compile", "keep_memory", "upload_checkpoints")
     quiet_lightning()
     first = stand_back_unless_first()
     leave_new_memory_as_it_is()
@@ -88,7 +91,8 @@ def train(config: DictConfig) -> float | None:
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**31:
         raise InputError(f"seed={config.seed!r}: must be a whole number from 0 to 2147483647")
     check_started(plain["trainer"], _is_multirun())
-    check_options({"save_minutes": config.save_minutes}, {"save_minutes": float | int})
+    hints = {"save_minutes": float | int, "watch_epochs": NonNegativeInt | None}
+    check_options({name: config[name] for name in hints}, hints)
     if config.save_minutes < 0:
         raise InputError(f"save_minutes={config.save_minutes}: must not be negative")
     if is_restarted() and config.ckpt_path is None:
@@ -145,10 +149,13 @@ def train(config: DictConfig) -> float | None:
         data.write_protocol_files(run_dir)
     try:
         loggers = _loggers(config, plain, run_dir, history)
+        note_split(loggers, plain["protocol"], [run_dir / "split.json", run_dir / "triplets.jsonl"])
         best = BestCheckpoint(run_dir / LAST.parent, MONITOR, resumed)
         run = RunInCheckpoint(plain, seconds)
+        every = config.watch_epochs if config.watch_epochs is not None else int(has_page(loggers))
+        watch = Watch(run_dir / "pictures" / "epochs", every)
         preemption = Preemption(run_dir / LAST, config.save_minutes)
-        trainer = _trainer(config, plain, run_dir, loggers, [SameConfig(plain), preemption, best, run])
+        trainer = _trainer(config, plain, run_dir, loggers, [SameConfig(plain), Speed(), preemption, watch, best, run])
         if cached:
             began = time.monotonic()
             path = cache_features(module, data, trainer.strategy.root_device)
@@ -183,11 +190,15 @@ def train(config: DictConfig) -> float | None:
             results, classifier = measure(data, validation, test, {key: plain[key] for key in IDENTITY})
             add_to_checkpoint(Path(best.best_model_path or run_dir / LAST), classifier=classifier.plain())
             results |= {"feature_seconds": feature_seconds} if cached else {}
-            results |= {"train_seconds": train_seconds, "versions": versions()}
+            results |= {"train_seconds": train_seconds, "versions": versions(), "environment": environment()}
             write_pairs(run_dir / "pairs.csv", test)
             write_results(run_dir / "results.json", results)  # last: a run that has it is finished
             pictures = _pictures(run_dir, data, module, test, classifier, results)
-        log_results(loggers, results, pictures)
+            shown = exhibit(test, classifier, results, pictures)
+            write_tables(run_dir / "tables", shown.tables)
+        log_results(loggers, results, shown, trainer.global_step)
+        if config.upload_checkpoints:
+            upload_checkpoints(loggers, Path(best.best_model_path or run_dir / LAST), run_dir / LAST)
     finally:
         finish()
     print_results(results, console)
@@ -242,7 +253,14 @@ def _resumed(config: DictConfig, plain: dict[str, Any]) -> tuple[Path, Path | No
 
 
 def _loggers(config: DictConfig, plain: dict[str, Any], run_dir: Path, history: list[dict[str, float]]) -> list[Logger]:
-    chosen: list[Logger] = [build(node, f"logger.{name}") for name, node in config.logger.items()]
+    chosen: list[Logger] = []
+    for name, node in config.logger.items():
+        given = {}
+        if str(node.get("_target_", "")).endswith(".WandbLogger") and is_first():
+            sweep = Path(HydraConfig.get().sweep.dir).name if _is_multirun() else None
+            given = {"id": node.get("id") or wandb_id(run_dir), "resume": "allow"}
+            given["group"] = node.get("group") or sweep or plain["protocol"]
+        chosen.append(build(node, f"logger.{name}", **given))
     log_config(chosen, plain)
     return [csv_logger(run_dir, history), *chosen]
 
