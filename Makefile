@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRAIN ?= +experiment=hybrid
 
-.PHONY: help install train paper test test-all lint clean
+.PHONY: help install train paper test test-long test-all lint clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -26,10 +26,14 @@ paper: install ## every method, five seeds, one table (hours); options: make pap
 	$(BIN)/python -m ctl_lightning.paper $(PAPER)
 
 test: install ## the quick test suite (under 5 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2 -m "not real"
+	$(BIN)/python -m pytest -n 2 -m "not long and not real and not slurm"
 
-test-all: install ## the quick suite, and the tests on the real photos in ../shared
-	$(BIN)/python -m pytest -n 2
+test-long: install ## whole programs that are killed, continued and installed; a real SLURM, where it is installed (10 minutes)
+	$(BIN)/python -m pytest -n 2 -m long
+	$(BIN)/python -m pytest -m slurm -rs
+
+test-all: test test-long ## and the tests on the real photos in ../shared
+	$(BIN)/python -m pytest -m real
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

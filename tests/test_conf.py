@@ -10,7 +10,19 @@ from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.errors import InputError, suggestion
 
 ALL = sorted(path.relative_to(config_dir()) for path in config_dir().rglob("*.yaml"))
-GROUPS = ("data", "model", "loss", "backbone", "trainer", "callbacks", "logger", "protocol", "experiment")
+GROUPS = (
+    "data",
+    "model",
+    "loss",
+    "backbone",
+    "trainer",
+    "callbacks",
+    "logger",
+    "protocol",
+    "experiment",
+    "sweep",
+    "hydra",
+)
 
 
 def compose(*overrides: str) -> DictConfig:

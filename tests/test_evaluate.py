@@ -61,7 +61,8 @@ def test_the_checkpoint_alone_gives_the_numbers_of_its_training_and_more(runs: P
     assert difference["low"] <= difference["value"] <= difference["high"]
     assert 0 < difference["p"] <= 1
     assert {path.name for path in (tmp_path / "evaluated" / "pictures").iterdir()} == {
-        f"{name}.png" for name in ("retrieval", "classifier", "categories", "attention")
+        f"{name}.png"
+        for name in ("retrieval", "classifier", "categories", "attention", "distances", "confusion", "embedding")
     }
 
 
@@ -207,8 +208,8 @@ def test_what_is_wrong_with_a_checkpoint_or_an_option_is_one_line(runs: Path, tm
         with pytest.raises(InputError, match=r"ckpt_path=.*broken\.ckpt: "):
             run(tmp_path, f"ckpt_path={broken(tmp_path / 'broken.ckpt', runs / 'hybrid', **changed)}")
     for option, says in (
-        ("accelerator=foo", "accelerator=foo precision=32-true: "),
-        ("precision=foo", "accelerator=cpu precision=foo: "),
+        ("accelerator=foo", "accelerator=foo devices=1 precision=32-true: "),
+        ("precision=foo", "accelerator=cpu devices=1 precision=foo: "),
         ("data.store=foo", r"data\.store='foo': "),
         ("data.eval_batch_size=2.5", r"data\.eval_batch_size=2\.5: "),
         ("data.root=5", r"data\.root=5: "),
@@ -240,7 +241,9 @@ def test_ctrl_c_and_sigterm_while_pictures_are_embedded_are_not_swallowed(make_d
             raise SystemExit(1)  # as Lightning does
         return [[], []]
 
-    trainer: Any = SimpleNamespace(**{"interrupted": False, "received_sigterm": False, sign: True}, predict=predict)
+    trainer: Any = SimpleNamespace(
+        global_rank=0, world_size=1, **{"interrupted": False, "received_sigterm": False, sign: True}, predict=predict
+    )
     module: Any = SimpleNamespace(sees=True)
     with pytest.raises(KeyboardInterrupt):
         ranked_split(trainer, module, make_data(), "test")

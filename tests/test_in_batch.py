@@ -1,7 +1,6 @@
 """Training on pairs whose products are each other's negatives, in one process and in several."""
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,10 @@ import pytest
 import torch
 from conftest import MakeData
 from lightning.pytorch.strategies import DDPStrategy
+from ranks import in_processes
 from test_loss import MARGIN, slow_loss
 from test_module import module, trainer
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -115,10 +114,8 @@ class Recording(CompleteTheLook):
         torch.save((gradients, self.loss.detach()), os.environ["RECORD"])
 
 
-def _of_rank(rank: int, port: int, folder: str, variant: str, batch: PairBatch, state: Any) -> None:
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
-    os.environ |= place | {"WORLD_SIZE": "2", "RECORD": f"{folder}/{rank}.pt"}
-    torch.set_num_threads(1)
+def _of_rank(folder: str, variant: str, batch: PairBatch, state: Any, rank: int) -> None:
+    os.environ["RECORD"] = f"{folder}/{rank}.pt"
     # Evaluation mode, which Lightning leaves: BatchNorm's statistics of half a batch are not those of the whole.
     model = module(Recording, loss=LOSSES[variant]).eval()
     model.load_state_dict(state)
@@ -130,13 +127,6 @@ def _of_rank(rank: int, port: int, folder: str, variant: str, batch: PairBatch, 
     )
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize("variant", ["all", "info_nce"])
 def test_two_processes_use_each_others_products_and_have_the_gradients_of_one(
     make_data: MakeData, tmp_path: Path, variant: str
@@ -146,9 +136,7 @@ def test_two_processes_use_each_others_products_and_have_the_gradients_of_one(
     # Each process takes the mean over its own queries, and DDP the mean over the processes.
     halves = [slow(model, variant, batch, own) for own in (range(4), range(4, 8))]
     (sum(halves) / 2).backward()  # type: ignore[union-attr]
-    spawn(  # type: ignore[no-untyped-call]
-        _of_rank, (free_port(), str(tmp_path), variant, batch, model.state_dict()), nprocs=2
-    )
+    assert in_processes(2, _of_rank, str(tmp_path), variant, batch, model.state_dict(), each=[(0,), (1,)]) == [None] * 2
     for rank, (gradients, loss) in enumerate(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)):
         torch.testing.assert_close(loss, halves[rank].detach(), rtol=0, atol=1e-5)
         for name, parameter in model.named_parameters():

@@ -8,7 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "ctl_lightning"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PROGRAMS = {
-    f"ctl_lightning.{name}" for name in ("train", "prepare", "benchmark", "evaluate", "rerank", "paper", "check_splits")
+    f"ctl_lightning.{name}"
+    for name in ("train", "prepare", "benchmark", "evaluate", "rerank", "paper", "check_splits", "sweep_table")
 }
 
 

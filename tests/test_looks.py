@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ from PIL import Image
 
 from ctl_lightning.data.evaluation import Integers
 from ctl_lightning.intervals import Floats
-from ctl_lightning.looks import retrieval_rows
+from ctl_lightning.looks import hard_negatives, retrieval_rows
 from ctl_lightning.metrics import score_pairs
 
 
@@ -27,6 +28,29 @@ def test_the_grid_shows_the_nearest_products_of_the_category(make_data: MakeData
             np.testing.assert_array_equal(shown.image, data.pictures.centre(task.products[product]))
             if shown.hit:
                 np.testing.assert_array_equal(shown.image, row.truth)
+
+
+def test_hard_negatives_are_counted_by_category_in_the_whole_catalogue(make_data: MakeData) -> None:
+    data = make_data()
+    task = data.evaluation("test")
+    found = hard_negatives(task, by_number)
+    counts = np.zeros_like(found)
+    for pair in range(len(task.pairs)):
+        left = [
+            one
+            for one in range(len(task.products) - 1, -1, -1)
+            if one != task.positive[pair] and one not in task.masked[pair]
+        ]
+        for product in left[:10]:
+            counts[task.category[pair], task.product_category[product]] += 1
+    np.testing.assert_allclose(found, counts / counts.sum(1, keepdims=True))
+    assert found.sum(1) == pytest.approx([1, 1])
+
+
+def test_a_category_without_pairs_takes_no_part(make_data: MakeData) -> None:
+    task = make_data().evaluation("test")
+    alone = replace(task, category=np.zeros_like(task.category))
+    assert np.isnan(hard_negatives(alone, by_number)[1]).all()
 
 
 def test_a_turned_photo_is_shown_in_its_own_proportions(make_data: MakeData, tmp_path: Path) -> None:

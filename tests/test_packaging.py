@@ -42,9 +42,13 @@ def test_the_wheel_has_every_config_and_nothing_but_the_package(wheel: Path) -> 
     assert {
         name.removeprefix("ctl_lightning/conf/") for name in names if name.startswith("ctl_lightning/conf/")
     } == CONFIGS
-    assert {name.split("/")[0] for name in names} == {"ctl_lightning", "ctl_lightning-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {
+        *("ctl_lightning", "ctl_lightning-0.1.0.dist-info"),
+        "hydra_plugins",  # where Hydra looks for our sweeper
+    }
 
 
+@pytest.mark.long
 def test_an_installed_wheel_as_module_and_as_console_script(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     run(

@@ -217,6 +217,7 @@ def test_a_mistake_is_one_line_and_a_code(
     assert re.search(says, said), said
 
 
+@pytest.mark.long
 def test_an_interrupted_download_goes_on_with_the_same_command(host: PhotoServer, tmp_path: Path) -> None:
     host.faults = Faults(slow=1.0)
     command = [sys.executable, "-m", "ctl_lightning.prepare", *published(host, tmp_path / "data"), *SMALL]

@@ -180,7 +180,11 @@ def test_processes_train_and_measure_what_one_does_with_the_whole_batch(
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9, msg=name)
     rows = [read_metrics(run / "metrics.csv") for run in (one, several)]
-    assert rows[1] == [pytest.approx(row, abs=1e-9) for row in rows[0]]
+    for row in (row for half in rows for row in half):
+        assert ("train/data_wait" in row) == ("train/loss" in row) == ("train/order_violations" in row)
+        row.pop("train/data_wait", None)
+        row.pop("train/images_per_second", None)
+    assert rows[1] == [pytest.approx(row, abs=2e-7) for row in rows[0]]  # some are logged in single precision
     assert [path.name for path in tmp_path.iterdir() if path.name != "alone"] == ["together"]
     assert (several / "pairs.csv").read_text().count("\n") == (one / "pairs.csv").read_text().count("\n")
 

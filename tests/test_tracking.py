@@ -2,10 +2,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import TINY, Compose
+from PIL import Image
 
 from ctl_lightning.tracking import csv_logger, read_metrics
 from ctl_lightning.train import train
@@ -33,27 +35,63 @@ def inspect(run: Path, *flags: str) -> Any:
     return found.stdout
 
 
-def test_wandb_offline_gets_metrics_config_pictures_and_table(
+CURVES = {
+    *("train/loss", "train/active_triplets", "train/order_violations", "train/distance_positive"),
+    *("train/distance_negative", "train/images_per_second", "train/data_wait", "val/auc", "val/lift", "test/auc"),
+}
+PICTURES = ("retrieval", "attention", "classifier", "categories", "distances", "confusion", "embedding", "curves")
+TABLES = ("test/table", "test/categories", "test/confusion", "val/categories", "embedding")
+HISTOGRAMS = [f"{split}/distances_{kind}" for split in ("val", "test") for kind in ("positive", "negative")]
+
+
+def test_wandb_offline_gets_all_that_a_person_wants_to_see(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+    monkeypatch.setattr("ctl_lightning.train._is_multirun", lambda: True)
+    options = (*TINY, "logger=wandb", "logger.wandb.offline=true", "upload_checkpoints=true")
+    sweep = SimpleNamespace(sweep=SimpleNamespace(dir="runs/sweeps/monday"))
+    monkeypatch.setattr("ctl_lightning.train.HydraConfig.get", lambda: sweep)
     for seed in (0, 1):
-        train(compose(*TINY, "logger=wandb", "logger.wandb.offline=true", f"seed={seed}", run=f"run{seed}"))
+        train(compose(*options, f"seed={seed}", run=f"run{seed}"))
     import wandb
 
     assert wandb.run is None
     runs = sorted(tmp_path.glob("run*/wandb/offline-run-*"))
     assert len(runs) == 2  # not merged into one
-    text = inspect(runs[0])
-    assert {"train/loss", "val/auc", "test/auc", "val/lift"} <= history_keys(text)
-    summary = inspect(runs[0], "--summary")
-    for word in ("test/table", "pictures/retrieval", "pictures/attention", "pictures/curves", "batch_size"):
-        assert word in summary + text, word
+    records = [row.get("rec", row) for row in map(json.loads, inspect(runs[0]).splitlines())]
+    keys = {key for record in records for key in record.get("history", {}).get("item", {})}
+    assert keys >= CURVES
+    for name in (*(f"pictures/{name}" for name in PICTURES), *TABLES, *HISTOGRAMS):
+        assert f"{name}._type" in keys, name
+    assert {"test/roc_table.nrows", "test/precision_recall_table.nrows"} <= keys
+    (run,) = (record["run"] for record in records if "run" in record)
+    assert (run["display_name"], run["run_group"], run["job_type"]) == ("synthetic-hybrid", "monday", "train")
+    assert run["tags"] == ["synthetic", "hybrid", "seed0"]
+    assert run["run_id"] == (tmp_path / "run0/wandb_id.txt").read_text().strip()
+    artifacts = [record["artifact"] for record in records if "artifact" in record]
+    assert [one["name"] for one in artifacts if one["type"] == "split"] == ["split-synthetic"]
+    models = [set(one["aliases"]) for one in artifacts if one["type"] == "model"]
+    assert models == [{"last", "latest"}, {"best", "latest"}]
+    media = list(runs[0].rglob("*.png"))
+    assert len(media) == len(PICTURES) + 2  # and the same scenes after the one epoch
+    assert all(max(Image.open(path).size) <= 1600 for path in media)
+    text = inspect(runs[0], "--summary") + json.dumps(records)
+    for word in ("batch_size", "git_commit", "command", "all/lift"):
+        assert word in text, word
 
 
-def history_keys(text: str) -> set[str]:
-    rows = [json.loads(line) for line in text.splitlines()]
-    return {key for row in rows for key in row.get("rec", row).get("history", {}).get("item", {})}
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_that_goes_on_is_the_same_run_at_weights_and_biases(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+    options = (*TINY, "logger=wandb", "logger.wandb.offline=true", "watch_epochs=0")
+    train(compose(*options))
+    (tmp_path / "run/results.json").unlink()  # killed before the end
+    train(compose(*options, "ckpt_path=auto"))
+    names = {path.name.rpartition("-")[2] for path in tmp_path.glob("run/wandb/offline-run-*")}
+    assert names == {(tmp_path / "run/wandb_id.txt").read_text().strip()}
 
 
 def test_tensorboard_gets_metrics_and_pictures(compose: Compose, tmp_path: Path) -> None:
@@ -63,5 +101,8 @@ def test_tensorboard_gets_metrics_and_pictures(compose: Compose, tmp_path: Path)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     tags = events.Tags()
-    assert {"train/loss", "val/auc", "test/auc"} <= set(tags["scalars"])
-    assert {"pictures/curves", "pictures/retrieval", "pictures/attention"} <= set(tags["images"])
+    assert set(tags["scalars"]) >= CURVES
+    assert set(tags["images"]) >= {f"pictures/{name}" for name in (*PICTURES, "validation_retrieval")}
+    assert set(tags["histograms"]) == {*HISTOGRAMS}
+    assert {f"{name}/text_summary" for name in TABLES if name != "embedding"} <= set(tags["tensors"])
+    assert (tmp_path / "run/tensorboard/projector_config.pbtxt").exists()

@@ -108,7 +108,8 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
     assert found["reranking"].keys() == {"shuffled", "popularity"}
     assert torch.__version__.startswith(found["versions"]["torch"])
     pictures = (
-        {"retrieval.png", "classifier.png", "categories.png"}
+        {"retrieval.png", "classifier.png", "categories.png", "distances.png"}
+        | ({"confusion.png", "embedding.png"} if experiment != "popularity" else set())
         | ({"curves.png"} if learns else set())
         | ({"attention.png"} if "attention" in found else set())
     )
@@ -118,6 +119,10 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
         with Image.open(path) as image:
             assert image.width > 400
             assert np.asarray(image.convert("RGB")).std() > 10  # not an empty sheet
+    assert found["environment"].keys() >= {"versions", "command", "git_commit", "devices"}
+    tables = {path.name for path in run.glob("tables/*")}
+    assert {"test_table.csv", "test_categories.csv"} <= tables
+    assert ("test_confusion.csv" in tables) == (experiment != "popularity")
     assert {"config.yaml", "metrics.csv", "split.json", "triplets.jsonl"} <= {path.name for path in run.iterdir()}
     if learns:
         rows = read_metrics(run / "metrics.csv")
@@ -186,7 +191,7 @@ def interrupted(tmp_path: Path, *words: str) -> tuple[list[Path], str]:
     return saved, errors
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not(
     compose: Compose, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
@@ -212,6 +217,7 @@ def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not
     assert [row["step"] for row in ours if "val/auc" in row] == [row["step"] for row in theirs if "val/auc" in row]
 
 
+@pytest.mark.long
 def test_a_sweep_stopped_by_ctrl_c_goes_on_with_the_command_that_it_printed(tmp_path: Path, cache: Path) -> None:
     options = ["data.source.scenes=400", "trainer.max_epochs=4", "+experiment=global,local", "-m"]
     _, errors = interrupted(tmp_path, f"paths.cache_dir={cache}", *options)
@@ -302,11 +308,6 @@ def test_auto_does_not_run_a_finished_run_again(compose: Compose, tmp_path: Path
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert train(compose(*TINY, "ckpt_path=auto")) == pytest.approx(first, abs=1e-6)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-
-
-def test_several_devices_are_refused(compose: Compose) -> None:
-    with pytest.raises(InputError, match=r"trainer\.devices: a run uses one device"):
-        train(compose(*TINY, "trainer.devices=2"))
 
 
 @pytest.mark.parametrize("option", ["limit_val_batches=3", "limit_test_batches=0.5", "fast_dev_run=true"])
@@ -404,6 +405,7 @@ def test_a_diverging_run_stops_with_one_line(tmp_path: Path, cache: Path) -> Non
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.long
 def test_a_multirun_trains_every_job(tmp_path: Path, cache: Path) -> None:
     run = command(tmp_path, "+experiment=global,local", "seed=1", cache=cache, multirun=True)
     assert run.returncode == 0, run.stderr

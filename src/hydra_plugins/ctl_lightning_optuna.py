@@ -150,8 +150,7 @@ def _distribution(override: Override) -> "BaseDistribution":
     if isinstance(value, IntervalSweep):
         assert value.start is not None
         assert value.end is not None
-        whole = isinstance(value.start, int) and isinstance(value.end, int) and "int" in value.tags
-        if whole:
+        if isinstance(value.start, int) and isinstance(value.end, int):
             return IntDistribution(int(value.start), int(value.end), log=log)
         return FloatDistribution(float(value.start), float(value.end), log=log)
     if isinstance(value, RangeSweep) and isinstance(value.start, int) and isinstance(value.step, int):
