@@ -7,6 +7,7 @@ import signal
 import time
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,7 +89,8 @@ def test_a_signal_within_an_epoch_or_a_validation_saves_and_ends_the_run_which_t
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]
     requeued: list[list[str]] = []
     monkeypatch.setattr("ctl_lightning.preemption.shutil.which", lambda _: "scontrol")
-    monkeypatch.setattr("ctl_lightning.preemption.subprocess.run", lambda words, check: requeued.append(words))
+    scontrol = SimpleNamespace(run=lambda words, check: requeued.append(words))
+    monkeypatch.setattr("ctl_lightning.preemption.subprocess", scontrol)
     monkeypatch.setattr("sys.argv", ["train", "model.dim=16"])
     config = compose(*OPTIONS)
     with pytest.MonkeyPatch.context() as patch:
@@ -142,6 +144,7 @@ def _told_in_one(config: DictConfig, step: int) -> Any:
         return end.code
 
 
+@pytest.mark.long
 def test_of_several_processes_one_is_told_and_all_end_after_the_same_step(compose: Compose, tmp_path: Path) -> None:
     options = (
         *OPTIONS,

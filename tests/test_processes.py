@@ -30,6 +30,7 @@ from ctl_lightning.train import train
 DDP = ("trainer=ddp", "trainer.accelerator=cpu")
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
 SLURM = (
+    "SLURM_NTASKS_PER_NODE",
     "SLURM_NTASKS",
     "SLURM_STEP_NUM_TASKS",
     "SLURM_STEP_NUM_NODES",
@@ -274,6 +275,7 @@ def test_who_started_a_process_is_in_its_environment(launched: Launch) -> None:
         ({"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2}, {"devices": 2}, False, "trainer.devices=2 trainer.num_nodes=2"),
         ({"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}, {"devices": 2}, True, "several processes of one multirun"),
         ({"SLURM_NTASKS": 2}, {}, False, "write srun before the command"),
+        ({"SLURM_STEP_NUM_TASKS": 2}, {"devices": 2}, False, "give srun --ntasks-per-node=2, which Lightning asks for"),
     ],
 )  # fmt: skip
 def test_what_was_started_otherwise_than_the_options_say_is_an_error_with_the_way_out(
@@ -287,6 +289,6 @@ def test_what_was_started_otherwise_than_the_options_say_is_an_error_with_the_wa
 def test_what_was_started_as_the_options_say_is_none(launched: Launch) -> None:
     check_started({"devices": 1, "num_nodes": 1}, True)
     check_started({"devices": 2, "num_nodes": 1}, False)
-    launched(SUBMITIT_EXECUTOR="slurm", SLURM_NTASKS=2, SLURM_STEP_NUM_TASKS=2, SLURM_JOB_ID=1)
+    launched(SUBMITIT_EXECUTOR="slurm", SLURM_NTASKS=2, SLURM_STEP_NUM_TASKS=2, SLURM_JOB_ID=1, SLURM_NTASKS_PER_NODE=2)
     check_started({"devices": 2, "num_nodes": 1}, True)
     check_started({"devices": "auto", "num_nodes": 1}, True)

@@ -191,7 +191,8 @@ def interrupted(tmp_path: Path, *words: str) -> tuple[list[Path], str]:
     return saved, errors
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not(
     compose: Compose, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:

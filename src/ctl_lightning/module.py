@@ -280,7 +280,8 @@ class CompleteTheLook(LightningModule):
         if self._distances is not None:
             margin = self.hparams["loss"].get("margin")
             found = observations(*self._distances, margin if self.hparams["loss"]["name"] != "contrastive" else None)
-            self.log_dict({f"train/{name}": value for name, value in found.items()}, sync_dist=True)
+            share = self._share(self._distances[2].sum(dtype=loss.dtype))
+            self.log_dict({f"train/{name}": share * value for name, value in found.items()}, sync_dist=True)
         if self.hparams["loss"]["name"] == "info_nce":
             self.log("train/temperature", self.temperature().detach())
 
@@ -307,8 +308,7 @@ class CompleteTheLook(LightningModule):
         """
         style, (products,), _ = self.network(batch.scene, (batch.product,), batch.category)
         category, identity, first = batch.category, batch.identity, 0
-        several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if several:
+        if _several_processes():
             first = self.global_rank * len(identity)
             products = self._of_all(products, sync_grads=True)
             category, identity = self._of_all(category), self._of_all(identity)
@@ -316,15 +316,19 @@ class CompleteTheLook(LightningModule):
         positive = torch.arange(first, first + len(batch.identity), device=products.device)
         distance = self.network.distances(style, products)
         self._distances = distance.detach().gather(1, positive[:, None]), distance.detach(), negatives
-        share: Tensor | float = 1.0
-        if several:
-            counted = self._of_all(negatives.any(1).sum(dtype=distance.dtype)[None])
-            share = counted[self.global_rank] / counted.mean().clamp_min(1 / len(counted))
+        share = self._share(negatives.any(1).sum(dtype=distance.dtype))
         loss: LossOptions = self.hparams["loss"]
         if loss["name"] == "info_nce":
             return share * info_nce_loss(distance, positive, negatives, self.temperature())
         assert loss["name"] == "in_batch_triplet"
         return share * in_batch_triplet_loss(distance, positive, negatives, loss["margin"], loss["mining"])
+
+    def _share(self, count: Tensor) -> Tensor | float:
+        """What makes a mean of this process's `count` values, a scalar, its share of the mean over the processes' means."""
+        if not _several_processes():
+            return 1.0
+        counts = self._of_all(count[None])
+        return counts[self.global_rank] / counts.mean().clamp_min(1 / len(counts))
 
     def _of_all(self, part: Tensor, sync_grads: bool = False) -> Tensor:
         """(B, ...) of each of W processes -> (W · B, ...), in the order of the ranks."""
@@ -427,3 +431,7 @@ class CompleteTheLook(LightningModule):
         if not all(bool(torch.isfinite(part).all()) for part in (*styles, products)):
             raise InputError("the embeddings of scenes or products are not finite: the network's weights are broken")
         return Ranking(self.network, styles, products)
+
+
+def _several_processes() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
