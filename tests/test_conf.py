@@ -3,9 +3,10 @@ from pathlib import Path
 
 import hydra
 import pytest
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from ctl_lightning.conf import _check_config, build, config_dir, one_line
+from ctl_lightning.conf import EXTRAS, _check_config, build, config_dir, one_line
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.errors import InputError, suggestion
 
@@ -134,6 +135,17 @@ def test_a_suggestion_is_of_the_groups_that_were_chosen(
     with pytest.raises(Exception) as caught:  # noqa: PT011 - Hydra's own classes
         compose(*words)
     assert says in one_line(caught.value, "train")
+
+
+@pytest.mark.parametrize(("launcher", "extra"), [("joblib", "parallel"), ("submitit_slurm", "slurm")])
+def test_a_launcher_that_is_not_installed_names_its_extra(
+    monkeypatch: pytest.MonkeyPatch, launcher: str, extra: str
+) -> None:
+    monkeypatch.setitem(EXTRAS, "hydra/launcher/of_nobody", "nothing")
+    with pytest.raises(MissingConfigException) as caught:
+        compose("hydra/launcher=of_nobody")
+    assert "pip install 'ctl_lightning[nothing]'" in one_line(caught.value, "train")
+    assert EXTRAS[f"hydra/launcher/{launcher}"] == extra
 
 
 def test_a_value_that_an_object_refuses_is_one_line() -> None:

@@ -1,6 +1,9 @@
 """Several processes are one run: the same batches, the same weights, the same numbers, one run directory."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,3 +295,40 @@ def test_what_was_started_as_the_options_say_is_none(launched: Launch) -> None:
     launched(SUBMITIT_EXECUTOR="slurm", SLURM_NTASKS=2, SLURM_STEP_NUM_TASKS=2, SLURM_JOB_ID=1, SLURM_NTASKS_PER_NODE=2)
     check_started({"devices": 2, "num_nodes": 1}, True)
     check_started({"devices": "auto", "num_nodes": 1}, True)
+
+
+WANDB = ("logger=wandb", "logger.wandb.offline=true", "watch_epochs=0")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["torchrun", "lightning"])
+def test_one_run_directory_and_one_logger_run_whoever_starts_the_processes(
+    tmp_path: Path, cache: Path, launcher: str
+) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if launcher == "torchrun" else []
+    devices = [] if launcher == "torchrun" else ["trainer.devices=2"]
+    found = subprocess.run(
+        [
+            sys.executable,
+            *torchrun,
+            "-m",
+            "ctl_lightning.train",
+            *TINY,
+            *DDP,
+            *devices,
+            *WANDB,
+            f"paths.cache_dir={cache}",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"WANDB_DATA_DIR": str(tmp_path / "staging")},
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("everything is in ") == 1
+    (run,) = (tmp_path / "runs/synthetic/hybrid").iterdir()
+    assert run.name.startswith("seed0_torchrun-" if launcher == "torchrun" else "seed0_20")
+    assert len(list(run.glob("wandb/offline-run-*"))) == 1
+    assert json.loads((run / "results.json").read_text())["environment"]["command"].count("trainer=ddp") == 1
+    assert sorted(path.name for path in run.glob("*.log")) == ["train.log"]

@@ -38,6 +38,12 @@ Config = dict[str, Any]
 EXPECTED = (InputError, HydraException, OmegaConfBaseException, OSError)
 """Errors that are the user's to mend."""
 
+EXTRAS = {"hydra/launcher/joblib": "parallel", "hydra/launcher/submitit_slurm": "slurm"}
+"""Configs that other packages bring, and the extra that installs them."""
+
+LAUNCHERS = ("joblib", "submitit")
+"""Who runs the jobs of a multirun; their own errors say that a job's process is gone, or could not be started."""
+
 
 def config_dir() -> Path:
     """The folder conf/: inside the package in an installed wheel, beside src/ in a repository."""
@@ -90,6 +96,17 @@ def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                 if wants_traceback:
                     raise
                 stop(error)
+            except Exception as error:
+                if wants_traceback or type(error).__module__.partition(".")[0] not in LAUNCHERS:
+                    raise
+                said = (str(error).strip().splitlines() or ["without a word"])[0]
+                stop(
+                    InputError(
+                        f"the launcher gave up ({type(error).__name__}: {said}); if a job was killed or out of memory, python -m "
+                        "ctl_lightning.sweep_table folder=DIR tells which, and the same command with hydra.sweep.dir=DIR ckpt_path=auto "
+                        "goes on"
+                    )
+                )
 
         return main
 
@@ -98,6 +115,10 @@ def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
 
 def one_line(error: Exception, name: str) -> str:
     """What an expected error says to the user of program `name`."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file in EXTRAS:
+        return (
+            f"{error.missing_cfg_file} is not installed; pip install 'ctl_lightning[{EXTRAS[error.missing_cfg_file]}]'"
+        )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         options = ", ".join(error.options)

@@ -88,8 +88,10 @@ def in_order(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Ten
         (N, ...), items that are there twice taken once; None: one is missing.
     """
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        index = index.to(values.device)
-        values, index = (torch.cat(gather_all_tensors(part.contiguous())) for part in (values, index))
+        home = values.device
+        way = torch.device("cuda", torch.cuda.current_device()) if distributed.get_backend() == "nccl" else home
+        parts = (part.to(way).contiguous() for part in (values, index))
+        values, index = (torch.cat(gather_all_tensors(part)).to(home) for part in parts)
     if not torch.equal(torch.unique(index).cpu(), torch.arange(count)):
         return None
     ordered = values.new_empty((count, *values.shape[1:]))

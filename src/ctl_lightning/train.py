@@ -20,7 +20,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeFloat, NonNegativeInt
 
 from ctl_lightning.caching import cache_features, uses_cache
 from ctl_lightning.checkpoints import (
@@ -88,14 +88,8 @@ def train(config: DictConfig) -> float | None:
     if config.keep_memory:
         keep_freed_memory()
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**31:
-        raise InputError(f"seed={config.seed!r}: must be a whole number from 0 to 2147483647")
-    check_started(plain["trainer"], _is_multirun())
-    hints = {"save_minutes": float | int, "watch_epochs": NonNegativeInt | None}
-    check_options({name: config[name] for name in hints}, hints)
-    if config.save_minutes < 0:
-        raise InputError(f"save_minutes={config.save_minutes}: must not be negative")
-    if is_restarted() and config.ckpt_path is None:
+    _check(plain)
+    if config.ckpt_path is None and is_restarted() and (Path(config.paths.run_dir) / LAST).exists():
         config.ckpt_path = "auto"  # who has put the job back into the queue means this run
     run_dir, resumed = _resumed(config, plain)
     if resumed and is_finished(run_dir, plain) and config.ckpt_path == "auto":
@@ -106,9 +100,6 @@ def train(config: DictConfig) -> float | None:
         raise InputError(
             f"hydra.run.dir={run_dir} holds a run already; continue it with ckpt_path=auto, or choose another directory"
         )
-    _check_negatives(plain)
-    if plain["trainer"]["max_epochs"] == 0:
-        raise InputError("trainer.max_epochs=0: nothing would be learned; give 1 at least")
     cached = plain["model"]["method"] != "popularity" and uses_cache(plain["backbone"], plain["data"]["augment"])
     config.paths.run_dir = str(run_dir)
     plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
@@ -130,15 +121,7 @@ def train(config: DictConfig) -> float | None:
 
     seconds, feature_seconds, history = 0.0, 0.0, []
     if resumed is not None:
-        checkpoint = check_resumable(resumed, module, plain["data"])
-        if 0 <= (plain["trainer"]["max_epochs"] or -1) <= checkpoint["epoch"]:
-            raise InputError(
-                f"trainer.max_epochs={config.trainer.max_epochs}: {resumed} has finished epoch {checkpoint['epoch']}, counted from 0; "
-                "give more epochs"
-            )
-        batch = checkpoint["TripletDataModule"].get("batch", 0)
-        done = f"is at batch {batch} of" if batch else "has finished"
-        console.print(f"continuing {resumed}, which {done} epoch {checkpoint['epoch']}", markup=False)
+        checkpoint = _continued(resumed, module, plain)
         module.load_state_dict(checkpoint["state_dict"])  # features are those of the weights that the run goes on with
         seconds = checkpoint.get("train_seconds", 0.0)
         rows = read_metrics(resumed.parents[1] / "metrics.csv")
@@ -203,12 +186,12 @@ def train(config: DictConfig) -> float | None:
         finish()
     print_results(results, console)
     if monitored is not None:
-        console.print(f"best validation auc {monitored:.3f}: {Path(best.best_model_path).name}")
-    console.print(f"trained for {train_seconds:.0f} s; everything is in {run_dir}")
-    for left in ("results.json", "pairs.csv", "metrics.csv", "config.yaml", "split.json", "triplets.jsonl"):
-        console.print(f"  {run_dir / left}")
-    for path in [*sorted((run_dir / "checkpoints").glob("*.ckpt")), *pictures.values()]:
-        console.print(f"  {path}")
+        console.print(f"best validation auc {monitored:.3f}: {Path(best.best_model_path).name}", markup=False)
+    console.print(f"trained for {train_seconds:.0f} s; everything is in {run_dir}", markup=False)
+    named = ("results.json", "pairs.csv", "metrics.csv", "config.yaml", "split.json", "triplets.jsonl", "tables")
+    checkpoints = sorted((run_dir / "checkpoints").glob("*.ckpt"))
+    for path in [*(run_dir / name for name in named), *checkpoints, *pictures.values()]:
+        console.print(f"  {path}", markup=False)
     return monitored
 
 
@@ -216,7 +199,15 @@ def _is_multirun() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _check_negatives(plain: dict[str, Any]) -> None:
+def _check(plain: dict[str, Any]) -> None:
+    """Refuses what no `_target_` looks at."""
+    if not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**31:
+        raise InputError(f"seed={plain['seed']!r}: must be a whole number from 0 to 2147483647")
+    check_started(plain["trainer"], _is_multirun())
+    hints = {"save_minutes": NonNegativeFloat | NonNegativeInt, "watch_epochs": NonNegativeInt | None}
+    check_options({name: plain[name] for name in hints}, hints)
+    if plain["trainer"]["max_epochs"] == 0:
+        raise InputError("trainer.max_epochs=0: nothing would be learned; give 1 at least")
     loss, negatives = plain["model"]["loss"]["name"], plain["data"]["negatives"]
     if (loss in IN_BATCH) != (negatives == "in_batch"):
         wanted = "in_batch" if loss in IN_BATCH else "uniform or pairs"
@@ -250,6 +241,20 @@ def _resumed(config: DictConfig, plain: dict[str, Any]) -> tuple[Path, Path | No
         log.warning("ckpt_path=auto: no unfinished run of this config beside %s; starting a new one", run_dir)
         return run_dir, None
     return run, (run / LAST).resolve()
+
+
+def _continued(resumed: Path, module: CompleteTheLook, plain: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint that a run goes on with. Raises InputError if it does not fit, or nothing would be left to do."""
+    checkpoint = check_resumable(resumed, module, plain["data"])
+    epochs = plain["trainer"]["max_epochs"]
+    if 0 <= (epochs or -1) <= checkpoint["epoch"]:
+        raise InputError(
+            f"trainer.max_epochs={epochs}: {resumed} has finished epoch {checkpoint['epoch']}, counted from 0; give more epochs"
+        )
+    batch = checkpoint["TripletDataModule"].get("batch", 0)
+    done = f"is at batch {batch} of" if batch else "has finished"
+    console.print(f"continuing {resumed}, which {done} epoch {checkpoint['epoch']}", markup=False)
+    return checkpoint
 
 
 def _loggers(config: DictConfig, plain: dict[str, Any], run_dir: Path, history: list[dict[str, float]]) -> list[Logger]:
