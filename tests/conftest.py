@@ -109,6 +109,13 @@ def make_data(looks: Path, cache: Path) -> MakeData:
     return make
 
 
+@pytest.fixture(autouse=True)
+def full_errors_of_each_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that runs in this process leaves word for those that it starts."""
+    for name in ("CTL_FULL_ERROR", "HYDRA_FULL_ERROR"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For runs of which only the numbers are looked at: the pictures take most of a tiny run."""

@@ -268,13 +268,13 @@ def test_auto_continues_this_run_or_the_newest_unfinished_one_of_its_config(chec
     config = {"seed": 0, "model": {"dim": 8}, "ckpt_path": None, "paths": {"run_dir": "a"}}
     own = tmp_path / "runs" / "own"
     wanted = config | {"ckpt_path": "auto", "paths": {"run_dir": "b"}}
-    assert unfinished_run(own, wanted) is None
+    assert unfinished_run(own, wanted, elsewhere=True) is None
     make("finished", config, finished=True)
     make("other", config | {"seed": 1})
-    assert unfinished_run(own, wanted) is None
+    assert unfinished_run(own, wanted, elsewhere=True) is None
     stopped = make("stopped", config)
-    assert unfinished_run(own, wanted) == stopped
-    assert unfinished_run(make("own", config | {"seed": 9}), wanted) == own
+    assert unfinished_run(own, wanted, elsewhere=True) == stopped
+    assert unfinished_run(make("own", config | {"seed": 9}), wanted, elsewhere=True) == own
 
 
 def test_scene_style_keeps_its_order() -> None:

@@ -17,7 +17,7 @@ from lightning import Callback, Trainer
 from omegaconf import DictConfig
 from ranks import in_processes
 
-from ctl_lightning.checkpoints import WholeFiles, read_checkpoint, remove_partial
+from ctl_lightning.checkpoints import WholeFiles, lock_of, read_checkpoint, remove_partial
 from ctl_lightning.errors import InputError
 from ctl_lightning.preemption import AGREE_EVERY, Preemption
 from ctl_lightning.tracking import read_metrics
@@ -89,8 +89,12 @@ def test_a_signal_within_an_epoch_or_a_validation_saves_and_ends_the_run_which_t
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]
     requeued: list[list[str]] = []
     monkeypatch.setattr("ctl_lightning.preemption.shutil.which", lambda _: "scontrol")
-    scontrol = SimpleNamespace(run=lambda words, check: requeued.append(words))
-    monkeypatch.setattr("ctl_lightning.preemption.subprocess", scontrol)
+
+    def scontrol(words: list[str], check: bool) -> SimpleNamespace:
+        requeued.append(words)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("ctl_lightning.preemption.subprocess", SimpleNamespace(run=scontrol))
     monkeypatch.setattr("sys.argv", ["train", "model.dim=16"])
     config = compose(*OPTIONS)
     with pytest.MonkeyPatch.context() as patch:
@@ -105,9 +109,10 @@ def test_a_signal_within_an_epoch_or_a_validation_saves_and_ends_the_run_which_t
                     2 if step == 4 else 1
                 )  # the next, where one logs
             said = capsys.readouterr().err
-            assert (
-                f"train: told to end by {told.name}; continue with: python -m ctl_lightning.train model.dim=16" in said
-            )
+            later = "continue with: python -m ctl_lightning.train model.dim=16"
+            if told != signal.SIGTERM:
+                later = "it goes on when SLURM starts it again"
+            assert f"train: told to end by {told.name}; {later}" in said
             assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)] == handlers
     assert requeued == [["scontrol", "requeue", "12"]] * 2
     telling(Tell(0, 10**6))
@@ -174,6 +179,110 @@ def test_the_batches_of_another_number_of_processes_are_not_taken_for_these(make
         data.load_state_dict(state | {"processes": 2, "batch": 3})
 
 
+class Steps:
+    """A trainer of two processes, as far as the callback asks for one."""
+
+    accumulate_grad_batches, num_training_batches, world_size, log_every_n_steps = 1, 59, 2, 20
+    val_check_batch, global_step, is_global_zero = 59, 0, True
+    strategy = SimpleNamespace(root_device="cpu", barrier=lambda: None)
+
+    def __init__(self) -> None:
+        self.saved: list[int] = []
+
+    def save_checkpoint(self, _: Path, weights_only: bool) -> None:
+        self.saved.append(self.global_step)
+
+
+def test_processes_that_agree_at_a_step_that_logs_end_after_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctl_lightning.preemption.distributed.all_reduce", lambda *_: None)
+    trainer: Any = Steps()
+    preemption = Preemption(tmp_path / "last.ckpt", 100)
+
+    def epoch() -> None:
+        for batch in range(59):  # the second: its 1st, 21st and 41st step are steps 60, 80 and 100, which log
+            trainer.global_step = 60 + batch
+            if batch == 3:
+                preemption.told = signal.SIGTERM
+            preemption.on_train_batch_end(trainer, None, None, None, batch)  # type: ignore[arg-type]
+
+    with pytest.raises(SystemExit):
+        epoch()
+    assert trainer.saved == [81]
+
+
+def test_a_signal_while_nothing_is_trained_ends_the_run_at_once_and_gives_the_job_back(tmp_path: Path) -> None:
+    called: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: called.append(number))
+    preemption = Preemption(tmp_path / "last.ckpt", 100)
+    try:
+        with pytest.raises(SystemExit) as end, preemption.listening():
+            os.kill(os.getpid(), signal.SIGUSR2)
+        assert signal.getsignal(signal.SIGUSR2) != preemption._listen
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert end.value.code == 128 + signal.SIGUSR2
+    assert called == [signal.SIGUSR2]
+    assert preemption.requeued
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_killed_between_its_best_and_its_last_checkpoint_goes_on(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (*TINY, "trainer.max_epochs=3", "model.learning_rate=0.01", "+experiment=global")
+    train(compose(*options, run="whole"))
+    saved = WholeFiles.save_checkpoint
+
+    def killed(self: WholeFiles, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        if Path(path).name == "last.ckpt" and checkpoint["epoch"] == 1:
+            raise MemoryError
+        saved(self, checkpoint, path, storage_options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WholeFiles, "save_checkpoint", killed)
+        with pytest.raises(MemoryError):
+            train(compose(*options))
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    best = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["callbacks"]
+    named = next(state["best_model_path"] for state in best.values() if state.get("best_model_path"))
+    assert Path(named).exists()
+    assert len(list(Path(named).parent.glob("best*.ckpt"))) == 2  # it was killed where it hurts
+    train(compose(*options, "ckpt_path=auto"))
+    same(tmp_path / "whole", tmp_path / "run")
+    train(compose(*options, f"ckpt_path={tmp_path / 'copy/checkpoints/last.ckpt'}", run="elsewhere"))
+    same(tmp_path / "whole", tmp_path / "elsewhere")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_two_runs_do_not_work_in_one_directory(compose: Compose, tmp_path: Path) -> None:
+    config = compose(*TINY)
+    (tmp_path / "run").mkdir()
+    with lock_of(tmp_path / "run"), pytest.raises(InputError, match="another process is at work there"):
+        train(config)
+    train(config)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_told_to_end_goes_on_whatever_its_accumulation_workers_and_validations(
+    compose: Compose, tmp_path: Path, telling: Any
+) -> None:
+    options = (
+        *(*OPTIONS, "trainer.max_epochs=4", "trainer.accumulate_grad_batches=3"),
+        *("data.num_workers=2", "trainer.check_val_every_n_epoch=2"),
+    )
+    train(compose(*options, run="whole"))
+    for step in (3, 14):
+        telling(Tell(signal.SIGTERM, step))
+        with pytest.raises(SystemExit):
+            train(compose(*options, "ckpt_path=auto"))
+    telling(Tell(0, 10**6))
+    train(compose(*options, "ckpt_path=auto"))
+    same(tmp_path / "whole", tmp_path / "run")
+
+
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "checkpoints" / "last.ckpt"
     path.parent.mkdir()
@@ -197,6 +306,7 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
 def test_a_step_within_an_accumulation_is_no_place_to_save(tmp_path: Path) -> None:
     class Training:
         accumulate_grad_batches, num_training_batches, world_size, log_every_n_steps = 2, 10, 1, 1
+        val_check_batch = 10
         saved = 0
 
         def save_checkpoint(self, _: Path, weights_only: bool) -> None:

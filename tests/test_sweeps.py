@@ -64,9 +64,15 @@ def test_settings_are_ordered_by_validation_and_averaged_over_seeds(sweep: Path)
     low, high = stats.t.interval(0.95, 1, loc=0.85, scale=stats.sem([0.9, 0.8]))
     assert found == pytest.approx({"value": 0.85, "low": low, "high": high})
     assert settings[1].over_seeds("auc")["value"] == pytest.approx(0.65)
-    assert settings[0].over_seeds("val/auc") == pytest.approx({"value": 0.95, "low": 0.95, "high": 0.95})  # one seed
+    assert settings[0].over_seeds("val/auc") == {"value": 0.95, "low": None, "high": None}  # one seed
     assert [len(setting.finished) for setting in settings] == [1, 2, 2, 0]
     assert settings[3].over_seeds("auc")["value"] is None
+
+
+def test_settings_that_differ_in_the_fifth_digit_are_two(tmp_path: Path) -> None:
+    for number, rate in enumerate(("0.00123451", "0.00123452", "0.1")):
+        job(tmp_path, number, {"rate": rate}, 0.5 + number / 10)
+    assert [setting.name for setting in read_sweep(tmp_path)] == ["rate=0.1", "rate=0.00123452", "rate=0.00123451"]
 
 
 def test_the_interval_over_seeds_holds_the_mean_as_often_as_it_says() -> None:
@@ -109,14 +115,14 @@ def test_what_is_no_sweep_or_no_metric_is_an_error(sweep: Path, overrides: list[
 
 
 def test_a_failure_is_noted_until_the_run_succeeds(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), noted_failure(tmp_path, lambda error: f"why: {error}"):
+    with pytest.raises(ZeroDivisionError), noted_failure(lambda: tmp_path, lambda error: f"why: {error}"):
         _ = 1 / 0
     assert (tmp_path / "error.txt").read_text() == "why: division by zero\n"
-    with noted_failure(tmp_path, str):
+    with noted_failure(lambda: tmp_path, str):
         pass
     assert not (tmp_path / "error.txt").exists()
     (tmp_path / "results.json").touch()  # another command tried to use the folder of a finished run
-    with pytest.raises(InputError), noted_failure(tmp_path, str):
+    with pytest.raises(InputError), noted_failure(lambda: tmp_path, str):
         raise InputError("holds a run already")
     assert not (tmp_path / "error.txt").exists()
 
@@ -200,7 +206,8 @@ def test_a_search_that_was_killed_goes_on_with_the_job_that_was_running(tmp_path
     second = Launcher()
     search(tmp_path, second, 6, 2)
     assert sorted(second.jobs) == [2, 3, 4, 5]
-    assert second.jobs[2] == first.jobs[2]
+    assert second.jobs[2] == first.jobs[2] | {"ckpt_path": "auto"}
+    assert "ckpt_path" not in second.jobs[4]
     third = Launcher()
     search(tmp_path, third, 6, 2)
     assert not third.jobs
@@ -214,6 +221,8 @@ def test_a_trial_that_fails_does_not_end_the_search_but_is_told_of(tmp_path: Pat
     with pytest.raises(InputError, match=r"1 of 4 trials failed \(first: 1: no\)"):
         search(tmp_path, launcher, 4)
     assert sorted(launcher.jobs) == [0, 1, 2, 3]
+    with pytest.raises(InputError, match=r"1 of 4 trials failed \(first: 1\)"):  # still
+        search(tmp_path, Launcher(), 4)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +234,8 @@ def test_a_trial_that_fails_does_not_end_the_search_but_is_told_of(tmp_path: Pat
         ("interval(0, 1)", "FloatDistribution(high=1.0, log=False, low=0.0, step=None)"),
         ("range(8, 33, 8)", "IntDistribution(high=32, log=False, low=8, step=8)"),
         ("choice(hybrid, local)", "CategoricalDistribution(choices=('hybrid', 'local'))"),
-        ("64,128", "CategoricalDistribution(choices=(64, 128))"),
+        ("64,128", "CategoricalDistribution(choices=('64', '128'))"),
+        ("choice('a,b', c)", """CategoricalDistribution(choices=('a\\\\,b', 'c'))"""),
     ],
 )
 def test_what_is_searched_is_written_as_hydra_writes_it(word: str, expected: str) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from filelock import FileLock, Timeout
+from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from ctl_lightning.data.files import replacing
 from ctl_lightning.errors import InputError
+from ctl_lightning.launching import is_first
 
 LAST = Path("checkpoints/last.ckpt")
 """Where a run directory has its last checkpoint."""
@@ -157,6 +159,28 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,  # a run that was killed before `last` was saved comes to the same epoch again
         )
         self._resumed = resumed
+        self._outdated: list[str] = []
+
+    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        # Not yet: until `last` is written, the last checkpoint names the one before as the best.
+        self._outdated.append(filepath)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves; and deletes what was the best before, now that the last checkpoint of the epoch before is written."""
+        self._remove_outdated(trainer)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves one best checkpoint, also of a run that was killed between two writings."""
+        best = Path(self.best_model_path)
+        self._outdated += [str(path) for path in Path(str(self.dirpath)).glob("best*.ckpt") if path.name != best.name]
+        self._remove_outdated(trainer)
+
+    def _remove_outdated(self, trainer: Trainer) -> None:
+        for path in self._outdated:
+            if trainer.is_global_zero and Path(path) != Path(self.best_model_path):
+                Path(path).unlink(missing_ok=True)
+        self._outdated = []
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lightning's own forgets the best score when the directory is another one."""
@@ -189,19 +213,37 @@ def is_finished(run_dir: Path, config: dict[str, Any]) -> bool:
     return (run_dir / "results.json").exists() and _has_config(run_dir / LAST, config)
 
 
-def unfinished_run(run_dir: Path, config: dict[str, Any]) -> Path | None:
+def lock_of(run_dir: Path) -> FileLock:
+    """Held by the process that writes into a run directory."""
+    return FileLock(run_dir / ".lock")
+
+
+def _is_at_work(run_dir: Path) -> bool:
+    try:
+        lock_of(run_dir).acquire(timeout=0).lock.release()
+    except Timeout:
+        return True
+    return False
+
+
+def unfinished_run(run_dir: Path, config: dict[str, Any], elsewhere: bool) -> Path | None:
     """The run directory that `ckpt_path=auto` continues: this one, else the newest unfinished sibling with an equal config.
 
     Args:
         run_dir: of this run.
         config: this run's resolved config.
+        elsewhere: whether siblings are looked at; those that another process is at work in are not continued.
     """
-    siblings = sorted(run_dir.parent.glob(f"*/{LAST}"), key=os.path.getmtime, reverse=True)
+    siblings = sorted(run_dir.parent.glob(f"*/{LAST}"), key=os.path.getmtime, reverse=True) if elsewhere else []
     for checkpoint in [run_dir / LAST, *siblings]:
         candidate = checkpoint.parents[1]
         if not checkpoint.is_file():
             continue
-        if candidate == run_dir or (not (candidate / "results.json").exists() and _has_config(checkpoint, config)):
+        if candidate == run_dir:
+            return candidate
+        # Processes other than the first can not tell that one's lock from a stranger's.
+        taken = is_first() and _is_at_work(candidate)
+        if not (candidate / "results.json").exists() and not taken and _has_config(checkpoint, config):
             return candidate
     return None
 

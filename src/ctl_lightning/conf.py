@@ -27,8 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from ctl_lightning.errors import InputError, suggestion
-from ctl_lightning.launching import run_id, started
+from ctl_lightning.errors import ERROR, InputError, suggestion
+from ctl_lightning.launching import is_first, run_id, started
 
 OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("started", started, replace=True)
@@ -57,7 +57,8 @@ def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
     What a user can mend is one line on stderr and exit code 1. HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
 
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Processes that this one starts inherit what it tells Hydra.
+    wants_traceback = os.environ.get("CTL_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR")) == "1"
 
     def stop(error: Exception) -> NoReturn:
         print(f"{name}: {one_line(error, name)}", file=sys.stderr)
@@ -70,7 +71,12 @@ def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                 _check_config(name, config)
                 return task(config)
             except EXPECTED as error:
-                if wants_traceback or HydraConfig.get().mode != RunMode.RUN:
+                if HydraConfig.get().mode != RunMode.RUN:
+                    note = Path(HydraConfig.get().runtime.output_dir) / ERROR
+                    if not (note.parent / "results.json").exists():
+                        note.write_text(one_line(error, name) + "\n", encoding="utf-8")
+                    raise
+                if wants_traceback:
                     raise
                 # Hydra would print a line of its own about an exception; in a multirun that line names the job.
                 stop(error)
@@ -83,7 +89,10 @@ def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                 # Launchers send a job to another process by where it can be imported from; from here it can not.
                 importlib.import_module(f"ctl_lightning.{name}").main()
                 return
+            os.environ["CTL_FULL_ERROR"] = str(int(wants_traceback))
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the printing of errors to us
+            if not is_first():  # the first process's files will do
+                sys.argv += ["hydra/job_logging=stdout", "hydra.output_subdir=null"]
             try:
                 run()
             except KeyboardInterrupt:

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+ERROR = "error.txt"
+"""Where a run directory says why its run failed."""
+
 
 class InputError(Exception):
     """Something that came from outside is wrong. The message is one line: it names the thing and the way out."""

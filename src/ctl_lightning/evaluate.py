@@ -57,7 +57,7 @@ def evaluate(config: DictConfig) -> None:
     check_options(dict(config.data), _optional(TripletDataModule.__init__), "data.")
     check_options({"devices": config.devices}, {"devices": int})
     first = stand_back_unless_first()
-    check_started({"devices": config.devices, "num_nodes": 1}, False)
+    check_started({"devices": config.devices, "num_nodes": 1}, False, group="")
     run_dir = Path(config.paths.run_dir)
     if (run_dir / "checkpoints").exists():
         raise InputError(

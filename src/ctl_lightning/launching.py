@@ -73,12 +73,13 @@ def started(what: Literal["devices", "num_nodes"]) -> int | str:
     return local if what == "devices" else world // local
 
 
-def check_started(trainer: Mapping[str, Any], multirun: bool) -> None:
+def check_started(trainer: Mapping[str, Any], multirun: bool, group: str = "trainer.") -> None:
     """Compares what the options say of devices with what was started.
 
     Args:
         trainer: the options of the trainer.
         multirun: whether this run is one of several of one command.
+        group: that the options are in, for messages.
 
     Raises:
         InputError: another number of processes; a SLURM job whose processes were not started by srun; a multirun in which one
@@ -92,9 +93,11 @@ def check_started(trainer: Mapping[str, Any], multirun: bool) -> None:
     if by is not None and count != "auto":
         processes = int(started("devices")) * int(started("num_nodes"))
         if not isinstance(count, int) or count * nodes != processes:
+            way = f"{group}devices={started('devices')}"
+            if group:
+                way = f"trainer=ddp, which takes their number, or {way} {group}num_nodes={started('num_nodes')}"
             raise InputError(
-                f"trainer.devices={devices} trainer.num_nodes={nodes}: {by} started {processes} processes; give trainer=ddp, which takes "
-                f"their number, or trainer.devices={started('devices')} trainer.num_nodes={started('num_nodes')}"
+                f"{group}devices={devices} {group}num_nodes={nodes}: {by} started {processes} processes; give {way}"
             )
     if by == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise InputError(
@@ -106,8 +109,8 @@ def check_started(trainer: Mapping[str, Any], multirun: bool) -> None:
             f"this SLURM job has {os.environ['SLURM_NTASKS']} tasks, but the program was started once; write srun before the command, or "
             "ask for --ntasks=1"
         )
-    # A job of the slurm launcher is a process of its own that runs one function: no sweep to replay.
-    if multirun and os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+    # What srun starts in a job of the slurm launcher runs one function: no sweep to replay.
+    if multirun and not (os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and by == "srun"):
         available = torch.cuda.device_count() if count in ("auto", -1) else count
         if by is not None or nodes > 1 or (isinstance(available, int) and available > 1):
             raise InputError(

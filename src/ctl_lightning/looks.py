@@ -120,7 +120,8 @@ def hard_negatives(task: EvaluationSet, distances: Distances) -> NDArray[np.floa
         distance[[*task.masked[pair], task.positive[pair]]] = np.inf
         row = found[task.category[pair]]
         row[np.isnan(row)] = 0.0
-        np.add.at(row, task.product_category[np.argsort(distance, kind="stable")[:NEAREST]], 1)
+        nearest = np.argsort(distance, kind="stable")[:NEAREST]
+        np.add.at(row, task.product_category[nearest[np.isfinite(distance[nearest])]], 1)
     return found / found.sum(1, keepdims=True)
 
 

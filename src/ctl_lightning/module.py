@@ -275,7 +275,7 @@ class CompleteTheLook(LightningModule):
 
     def _log(self, loss: Tensor) -> None:
         """Not in each step: the host would wait for the device, and steps on cached features are short."""
-        self._stop_unless(bool(self._finite))
+        self._stop_unless(self._in_all(bool(self._finite)))
         self.log("train/loss", loss, sync_dist=True)
         if self._distances is not None:
             margin = self.hparams["loss"].get("margin")
@@ -342,7 +342,14 @@ class CompleteTheLook(LightningModule):
 
     def _is_finite(self) -> bool:
         weights = [value for value in self.network.state_dict().values() if value.is_floating_point()]
-        return bool(self._finite) and all(bool(torch.isfinite(value).all()) for value in weights)
+        own = bool(self._finite) and all(bool(torch.isfinite(value).all()) for value in weights)
+        return self._in_all(own)
+
+    def _in_all(self, fine: bool) -> bool:
+        """Whether it is so in all processes: if one alone stopped, the others would wait for it."""
+        if not _several_processes():
+            return fine
+        return bool(self._of_all(torch.tensor([fine], device=self.device)).all())
 
     def _stop_unless(self, finite: bool) -> None:
         if not finite:

@@ -353,7 +353,9 @@ def setting_intervals(
     """
     names = list(next(iter(panels.values())))
     figure = Figure(figsize=(2 + 2.6 * len(panels), 1.6 + 0.36 * len(names)), layout="constrained")
-    figure.suptitle("mean over seeds with 95 % interval; light: each seed", fontsize=9)
+    figure.suptitle(
+        "mean over seeds with 95 % interval (cut at the edges), best validation first; light: each seed", fontsize=9
+    )
     for axes, (title, found) in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
     ):
@@ -368,6 +370,7 @@ def setting_intervals(
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", alpha=0.3)
+        axes.locator_params(axis="x", nbins=4)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     _save(figure, path)

@@ -62,7 +62,7 @@ class SameConfig(Callback):
         configs: list[Any] = [None] * trainer.world_size
         distributed.all_gather_object(configs, self._config)
         for rank, other in enumerate(configs):
-            for name in configs[0].keys() | other.keys():
+            for name in sorted(configs[0].keys() | other.keys()):
                 if configs[0].get(name) != other.get(name):
                     raise InputError(
                         f"the processes of this run differ: {name} is {configs[0].get(name)!r} in the first and {other.get(name)!r} in "

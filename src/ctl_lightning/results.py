@@ -119,14 +119,24 @@ def environment() -> dict[str, Any]:
     """Where the numbers were computed: versions, commit of the code, devices, the command, the SLURM job."""
     found: dict[str, Any] = {"versions": versions(), "command": shlex.join(sys.argv), "host": platform.node()}
     package = Path(__file__).resolve().parent
-    for name, words in (("git_commit", ("rev-parse", "HEAD")), ("git_changes", ("status", "--porcelain", "."))):
+    commands = {
+        "git_repository": ("rev-parse", "--show-toplevel"),
+        "git_commit": ("rev-parse", "HEAD"),
+        "git_changes": ("status", "--porcelain", "."),
+    }
+    for name, words in commands.items():
         try:
             said = subprocess.run(
                 ["git", "-C", str(package), *words], capture_output=True, text=True, check=True, timeout=10
             )
         except (OSError, subprocess.SubprocessError):  # no git, or not a repository
             break
-        found[name] = said.stdout.strip() if name == "git_commit" else bool(said.stdout.strip())
+        found[name] = bool(said.stdout.strip()) if name == "git_changes" else said.stdout.strip()
+        if (
+            Path(found["git_repository"]) / "src" / package.name != package
+        ):  # an installation within another's repository
+            del found[name]
+            break
     found["devices"] = [torch.cuda.get_device_name(one) for one in range(torch.cuda.device_count())] or ["cpu"]
     if "SLURM_JOB_ID" in os.environ:
         found["slurm_job"] = os.environ["SLURM_JOB_ID"]

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from ctl_lightning.checkpoints import LAST, read_checkpoint
 from ctl_lightning.conf import check_options, program
 from ctl_lightning.console import console
 from ctl_lightning.data.files import write_text
-from ctl_lightning.errors import InputError
+from ctl_lightning.errors import ERROR, InputError
 from ctl_lightning.intervals import NOTHING, Interval
 from ctl_lightning.module import MONITOR
 from ctl_lightning.pictures import setting_intervals
 from ctl_lightning.tables import METRICS
-from ctl_lightning.tracking import ERROR, read_metrics
+from ctl_lightning.tracking import read_metrics
 
 NO_SETTING = ("seed", "ckpt_path")
 """Options that do not make two jobs different settings."""
@@ -78,12 +79,12 @@ class Setting:
 
 
 def mean_over_seeds(values: Sequence[float]) -> Interval:
-    """The mean with its 95 % Student interval; of one value none can be told, and it is the value itself."""
+    """The mean with its 95 % Student interval; of one value no interval can be told."""
     if not values:
         return dict(NOTHING)
     mean = float(np.mean(values))
     if len(values) == 1:
-        return {"value": mean, "low": mean, "high": mean}
+        return {"value": mean, "low": None, "high": None}
     half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return {"value": mean, "low": mean - half, "high": mean + half}
 
@@ -126,9 +127,11 @@ def sweep_table(config: DictConfig) -> None:
     failed = [job for setting in settings for job in setting.jobs if job.why_not]
     if failed:
         count = sum(len(setting.jobs) for setting in settings)
+        again = f"the command of the sweep with hydra.sweep.dir={folder} ckpt_path=auto runs them again"
+        if (folder / "optuna.journal").exists():
+            again = f"the command of the search with hydra.sweep.dir={folder} goes on with what was running, and with other trials"
         raise InputError(
-            f"{len(failed)} of {count} jobs have no results (first: {failed[0].folder.name}: {failed[0].why_not}); the command of the "
-            f"sweep with hydra.sweep.dir={folder} ckpt_path=auto runs them again"
+            f"{len(failed)} of {count} jobs have no results (first: {failed[0].folder.name}: {failed[0].why_not}); {again}"
         )
 
 
@@ -142,14 +145,24 @@ def read_sweep(folder: Path) -> list[Setting]:
     if not found:
         raise InputError(f"folder={folder}: no jobs of a multirun are there; give its hydra.sweep.dir")
     jobs = [_read_job(path.parents[1], path) for path in found]
-    names = sorted({name for job in jobs for name in job.options} - {*NO_SETTING})
-    varied = [name for name in names if len({job.options.get(name) for job in jobs}) > 1]
-    grouped: dict[str, list[Job]] = {}
+    given = sorted({name for job in jobs for name in job.options} - {*NO_SETTING})
+    varied = [name for name in given if len({job.options.get(name) for job in jobs}) > 1]
+    grouped: dict[tuple[str | None, ...], list[Job]] = {}
     for job in jobs:
-        name = " ".join(f"{one.removeprefix('+')}={_short(job.options[one])}" for one in varied if one in job.options)
-        grouped.setdefault(name or "(all)", []).append(job)
-    settings = [Setting(name, tuple(own)) for name, own in grouped.items()]
+        grouped.setdefault(tuple(job.options.get(one) for one in varied), []).append(job)
+    names = Counter(_name(varied, values, _short) for values in grouped)
+    settings = [
+        Setting(_name(varied, values, _short if names[_name(varied, values, _short)] == 1 else str), tuple(own))
+        for values, own in grouped.items()
+    ]
     return sorted(settings, key=lambda setting: -(setting.over_seeds(MONITOR)["value"] or -math.inf))
+
+
+def _name(options: Sequence[str], values: Sequence[str | None], written: Callable[[str], str]) -> str:
+    """Of a setting."""
+    pairs = zip(options, values, strict=True)
+    words = [f"{one.removeprefix('+')}={written(value)}" for one, value in pairs if value is not None]
+    return " ".join(words) or "(all)"
 
 
 def _short(value: str) -> str:
@@ -216,10 +229,11 @@ def _print(settings: Iterable[Setting], metrics: Sequence[str]) -> None:
 
 def _cell(found: Interval) -> str:
     """ "0.610 ± 0.020"; of one seed the value alone."""
-    if found["value"] is None or found["high"] is None:
+    if found["value"] is None:
         return ""
-    half = found["high"] - found["value"]
-    return f"{found['value']:.3f} ± {half:.3f}" if half else f"{found['value']:.3f}"
+    if found["high"] is None:
+        return f"{found['value']:.3f}"
+    return f"{found['value']:.3f} ± {found['high'] - found['value']:.3f}"
 
 
 def _csv(settings: Iterable[Setting], metrics: Sequence[str]) -> str:

@@ -15,32 +15,29 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from ctl_lightning.dashboard import Exhibit, show
 from ctl_lightning.data.files import write_text
-from ctl_lightning.errors import InputError
+from ctl_lightning.errors import ERROR, InputError
 from ctl_lightning.launching import is_first
 from ctl_lightning.results import Results, environment, flat_table
 
 Row = dict[str, float]
 
-ERROR = "error.txt"
-"""Where a run directory says why its run failed."""
-
 
 @contextmanager
-def noted_failure(run_dir: Path, told: Callable[[Exception], str]) -> Iterator[None]:
-    """Writes into the run directory, for the table of a sweep, what ends the block; a run that succeeds leaves no such note.
+def noted_failure(run_dir: Callable[[], Path], told: Callable[[Exception], str]) -> Iterator[None]:
+    """Writes into the run directory, for the table of a sweep, what ends the block; a run that begins or succeeds leaves no such note.
 
     Args:
-        run_dir: of the run; one with results is left alone.
+        run_dir: of the run, which may continue another one than the first; one with results is left alone.
         told: what is said of an error.
     """
-    note = run_dir / ERROR
+    (run_dir() / ERROR).unlink(missing_ok=True)
     try:
         yield
     except Exception as error:
-        if run_dir.is_dir() and not (run_dir / "results.json").exists():
-            write_text(note, told(error) + "\n")
+        if run_dir().is_dir() and not (run_dir() / "results.json").exists():
+            write_text(run_dir() / ERROR, told(error) + "\n")
         raise
-    note.unlink(missing_ok=True)
+    (run_dir() / ERROR).unlink(missing_ok=True)
 
 
 class RunInCheckpoint(Callback):
@@ -140,12 +137,12 @@ def log_results(loggers: list[Logger], results: Results, shown: Exhibit, step: i
     """Hands final metrics, tables and pictures to the loggers that can show them."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update({f"{row[0]}/{row[1]}": row[2] for row in flat_table(results)})
+            logger.experiment.summary.update({f"test/{row[0]}/{row[1]}": row[2] for row in flat_table(results)})
     show(loggers, shown, step)
 
 
-def finish() -> None:
-    """Ends the wandb run, if there is one: without it all jobs of a multirun end up in one run."""
+def finish(failed: bool) -> None:
+    """Ends the wandb run, if there is one, as finished or as failed: without it all jobs of a multirun end up in one run."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.finish()
+        wandb.finish(exit_code=int(failed))

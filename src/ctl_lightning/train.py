@@ -14,11 +14,12 @@ from typing import Any
 
 import lightning
 import torch
+from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from pydantic import NonNegativeFloat, NonNegativeInt
 
@@ -30,6 +31,7 @@ from ctl_lightning.checkpoints import (
     add_to_checkpoint,
     check_resumable,
     is_finished,
+    lock_of,
     remove_partial,
     unfinished_run,
 )
@@ -42,7 +44,7 @@ from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.files import write_text
 from ctl_lightning.embedding import ranked_split
 from ctl_lightning.errors import InputError
-from ctl_lightning.launching import check_started, is_first, is_restarted
+from ctl_lightning.launching import check_started, is_first, is_restarted, starter
 from ctl_lightning.measuring import Scored, draw, exhibit, measure, scored, write_pairs
 from ctl_lightning.memory import keep_freed_memory, leave_new_memory_as_it_is
 from ctl_lightning.module import IN_BATCH, MONITOR, CompleteTheLook
@@ -68,7 +70,7 @@ log = logging.getLogger(__name__)
 @program("train")
 def main(config: DictConfig) -> float | None:
     """Runs one training; returns the monitored metric, for sweeps."""
-    with noted_failure(Path(config.paths.run_dir), lambda error: one_line(error, "train")):
+    with noted_failure(lambda: Path(config.paths.run_dir), lambda error: one_line(error, "train")):
         return train(config)
 
 
@@ -83,7 +85,7 @@ def train(config: DictConfig) -> float | None:
     """
     check_switches(config, "compile", "keep_memory", "upload_checkpoints")
     quiet_lightning()
-    first = stand_back_unless_first()
+    stand_back_unless_first()
     leave_new_memory_as_it_is()
     if config.keep_memory:
         keep_freed_memory()
@@ -106,8 +108,21 @@ def train(config: DictConfig) -> float | None:
     run_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=run_dir):
         pass  # a directory that cannot be written to is refused before the long work
-    console.print(_short_form(plain, run_dir), markup=False)
+    preemption = Preemption(run_dir / LAST, config.save_minutes)
+    with _alone_in(run_dir), preemption.listening(), _told_how_to_continue(preemption, run_dir):
+        return _run(config, plain, run_dir, resumed, cached, preemption)
 
+
+def _run(
+    config: DictConfig,
+    plain: dict[str, Any],
+    run_dir: Path,
+    resumed: Path | None,
+    cached: bool,
+    preemption: Preemption,
+) -> float | None:
+    first = is_first()
+    console.print(_short_form(plain, run_dir), markup=False)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: TripletDataModule = build(config.data, "data")
     data.prepare_data()
@@ -119,6 +134,7 @@ def train(config: DictConfig) -> float | None:
     data.setup()
     console.print(data.summary(), markup=False)
 
+    checkpoint: dict[str, Any] = {}
     seconds, feature_seconds, history = 0.0, 0.0, []
     if resumed is not None:
         checkpoint = _continued(resumed, module, plain)
@@ -131,14 +147,16 @@ def train(config: DictConfig) -> float | None:
         write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         data.write_protocol_files(run_dir)
     try:
-        loggers = _loggers(config, plain, run_dir, history)
+        loggers = _loggers(config, plain, run_dir, history, checkpoint.get("global_step"))
         note_split(loggers, plain["protocol"], [run_dir / "split.json", run_dir / "triplets.jsonl"])
         best = BestCheckpoint(run_dir / LAST.parent, MONITOR, resumed)
         run = RunInCheckpoint(plain, seconds)
         every = config.watch_epochs if config.watch_epochs is not None else int(has_page(loggers))
         watch = Watch(run_dir / "pictures" / "epochs", every)
-        preemption = Preemption(run_dir / LAST, config.save_minutes)
-        trainer = _trainer(config, plain, run_dir, loggers, [SameConfig(plain), Speed(), preemption, watch, best, run])
+        same = SameConfig(plain | {"ckpt_path": str(resumed), "global_step": checkpoint.get("global_step")})
+        trainer = _trainer(config, plain, run_dir, loggers, [same, Speed(), preemption, watch, best, run])
+        if module.learns:
+            data.check_processes(trainer.world_size, checkpoint.get("TripletDataModule"))
         if cached:
             began = time.monotonic()
             path = cache_features(module, data, trainer.strategy.root_device)
@@ -153,7 +171,7 @@ def train(config: DictConfig) -> float | None:
         if config.compile and module.sees:
             console.print("compiling the network: the first steps take a minute")
             compile_network(module)
-        with _told_how_to_continue(trainer, preemption, run_dir), told_that_it_can_not_be_compiled():
+        with _interrupted_as_python_does(trainer), told_that_it_can_not_be_compiled():
             if module.learns:
                 trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
             train_seconds = run.seconds() if module.learns else 0.0
@@ -175,15 +193,15 @@ def train(config: DictConfig) -> float | None:
             results |= {"feature_seconds": feature_seconds} if cached else {}
             results |= {"train_seconds": train_seconds, "versions": versions(), "environment": environment()}
             write_pairs(run_dir / "pairs.csv", test)
-            write_results(run_dir / "results.json", results)  # last: a run that has it is finished
             pictures = _pictures(run_dir, data, module, test, classifier, results)
             shown = exhibit(test, classifier, results, pictures)
             write_tables(run_dir / "tables", shown.tables)
         log_results(loggers, results, shown, trainer.global_step)
         if config.upload_checkpoints:
             upload_checkpoints(loggers, Path(best.best_model_path or run_dir / LAST), run_dir / LAST)
+        write_results(run_dir / "results.json", results)  # last: a run that has it is finished
     finally:
-        finish()
+        finish(failed=sys.exc_info()[0] is not None)
     print_results(results, console)
     if monitored is not None:
         console.print(f"best validation auc {monitored:.3f}: {Path(best.best_model_path).name}", markup=False)
@@ -236,7 +254,7 @@ def _resumed(config: DictConfig, plain: dict[str, Any]) -> tuple[Path, Path | No
         return run_dir, None
     if config.ckpt_path != "auto":
         return run_dir, Path(config.ckpt_path).expanduser().resolve()
-    run = unfinished_run(run_dir, plain)
+    run = unfinished_run(run_dir, plain, elsewhere=not _is_multirun())  # a multirun's directories stay the same
     if run is None:
         log.warning("ckpt_path=auto: no unfinished run of this config beside %s; starting a new one", run_dir)
         return run_dir, None
@@ -253,19 +271,25 @@ def _continued(resumed: Path, module: CompleteTheLook, plain: dict[str, Any]) ->
         )
     batch = checkpoint["TripletDataModule"].get("batch", 0)
     done = f"is at batch {batch} of" if batch else "has finished"
-    console.print(f"continuing {resumed}, which {done} epoch {checkpoint['epoch']}", markup=False)
+    console.print(f"continuing {resumed}, which {done} epoch {checkpoint['epoch'] + 1} of {epochs}", markup=False)
     return checkpoint
 
 
-def _loggers(config: DictConfig, plain: dict[str, Any], run_dir: Path, history: list[dict[str, float]]) -> list[Logger]:
+def _loggers(
+    config: DictConfig, plain: dict[str, Any], run_dir: Path, history: list[dict[str, float]], step: int | None
+) -> list[Logger]:
     chosen: list[Logger] = []
     for name, node in config.logger.items():
-        given = {}
+        given: dict[str, Any] = {}
+        if str(node.get("_target_", "")).endswith(".TensorBoardLogger") and step is not None:
+            given = {"purge_step": step}  # what was logged after the checkpoint comes again
         if str(node.get("_target_", "")).endswith(".WandbLogger") and is_first():
             sweep = Path(HydraConfig.get().sweep.dir).name if _is_multirun() else None
             given = {"id": node.get("id") or wandb_id(run_dir), "resume": "allow"}
             given["group"] = node.get("group") or sweep or plain["protocol"]
         chosen.append(build(node, f"logger.{name}", **given))
+    if config.upload_checkpoints and not any(isinstance(logger, WandbLogger) for logger in chosen):
+        raise InputError("upload_checkpoints=true: there is no logger to upload to; give logger=wandb")
     log_config(chosen, plain)
     return [csv_logger(run_dir, history), *chosen]
 
@@ -292,20 +316,49 @@ def _trainer(
 
 
 @contextmanager
-def _told_how_to_continue(trainer: Trainer, preemption: Preemption, run_dir: Path) -> Iterator[None]:
+def _alone_in(run_dir: Path) -> Iterator[None]:
+    """Keeps other runs out of the directory. Raises InputError if one is in it."""
+    if not is_first():
+        yield
+        return
+    try:
+        held = lock_of(run_dir).acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{run_dir}: another process is at work there; wait for it, or choose another hydra.run.dir"
+        ) from None
+    with held:
+        yield
+
+
+@contextmanager
+def _interrupted_as_python_does(trainer: Trainer) -> Iterator[None]:
+    """Lightning makes another exception of Ctrl-C."""
+    try:
+        yield
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+
+
+@contextmanager
+def _told_how_to_continue(preemption: Preemption, run_dir: Path) -> Iterator[None]:
     """Says, when the run is interrupted or told to end, with which command it goes on."""
     try:
         yield
-    except SystemExit as end:
-        if not trainer.interrupted and not preemption.told:
+    except (SystemExit, KeyboardInterrupt) as end:
+        if isinstance(end, SystemExit) and not preemption.told:
             raise
         if is_first():
             why = f"told to end by {signal.Signals(preemption.told).name}" if preemption.told else "interrupted"
             later = f"continue with: {_command(run_dir)}"
-            if "SUBMITIT_EXECUTOR" in os.environ:
+            if starter() is not None:
+                later = f"start it again as before, with hydra.run.dir={run_dir} ckpt_path=auto"
+            if preemption.requeued or "SUBMITIT_EXECUTOR" in os.environ:
                 later = "it goes on when SLURM starts it again"
             print(f"train: {why}; {later}", file=sys.stderr)
-        raise SystemExit(end.code if preemption.told else 130) from None
+        raise SystemExit(128 + preemption.told if preemption.told else 130) from None
 
 
 def _command(run_dir: Path) -> str:

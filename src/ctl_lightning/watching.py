@@ -29,6 +29,10 @@ class Speed(Callback):
         self._waited = 0.0
         self._since = self._ended = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that goes on within an epoch has no other start of it."""
+        self._begin()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation does not count."""
         self._begin()
@@ -60,18 +64,20 @@ class Watch(Callback):
 
     Args:
         folder: for the pictures.
-        every: so many epochs apart; 0: never.
+        every: so many epochs apart, or more if not every epoch is validated; 0: never.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
         self._folder = folder
         self._every = every
+        self._next = 0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws and shows."""
         epoch = trainer.current_epoch
-        if not self._every or epoch % self._every or trainer.sanity_checking or not is_first():
+        if not self._every or epoch < self._next or trainer.sanity_checking or not is_first():
             return
+        self._next = epoch + self._every
         assert isinstance(pl_module, CompleteTheLook)
         data: TripletDataModule = trainer.datamodule  # type: ignore[attr-defined]
         task, scores = data.evaluation("validation"), pl_module.scores

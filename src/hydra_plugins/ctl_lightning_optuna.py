@@ -32,7 +32,7 @@ class OptunaSweeper(Sweeper):
     """Maximises what the program returns.
 
     A job's number is its trial's, so a search that was stopped finds the folders of the jobs that were running, and goes on with them
-    (with `ckpt_path=auto` from their checkpoints). A trial that fails is noted; the search goes on.
+    from their checkpoints (`ckpt_path=auto`). A trial that fails counts, and is not run again; the search goes on with others.
 
     Args:
         trials: to finish in all.
@@ -93,6 +93,7 @@ class OptunaSweeper(Sweeper):
                     "hydra.sweep.dir, or give the same hydra.sweeper.params"
                 )
         running: list[FrozenTrial] = [trial for trial in before if trial.state == TrialState.RUNNING]
+        stopped = {trial.number for trial in running} if not any("ckpt_path=" in word for word in fixed) else set()
         failures: dict[int, object] = {}
         while True:
             ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
@@ -103,7 +104,14 @@ class OptunaSweeper(Sweeper):
             if not batch:
                 break
             for group in _in_a_row(batch):
-                jobs = [[*fixed, *(f"{name}={value!s}" for name, value in trial.params.items())] for trial in group]
+                jobs = [
+                    [
+                        *fixed,
+                        *(["ckpt_path=auto"] if trial.number in stopped else []),
+                        *(f"{name}={value!s}" for name, value in trial.params.items()),
+                    ]
+                    for trial in group
+                ]
                 for trial, job in zip(group, self._launcher.launch(jobs, initial_job_idx=group[0].number), strict=True):
                     value = _value(job)
                     if value is None:
@@ -116,10 +124,11 @@ class OptunaSweeper(Sweeper):
             best = study.best_trial
             chosen = " ".join(f"{name}={value}" for name, value in best.params.items())
             print(f"best of {len(done)} trials: {best.value:.4f}, trial {best.number}: {chosen}")
-        if failures:
-            number, why = next(iter(failures.items()))
+        failed = [trial.number for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.FAIL]
+        if failed:
+            why = f": {failures[failed[0]]}" if failed[0] in failures else ""
             raise InputError(
-                f"{len(failures)} of {len(failures) + len(done)} trials failed (first: {number}: {why}); all are told of by python -m "
+                f"{len(failed)} of {len(failed) + len(done)} trials failed (first: {failed[0]}{why}); all are told of by python -m "
                 f"ctl_lightning.sweep_table folder={folder}"
             )
 
@@ -156,11 +165,8 @@ def _distribution(override: Override) -> "BaseDistribution":
     if isinstance(value, RangeSweep) and isinstance(value.start, int) and isinstance(value.step, int):
         assert value.stop is not None
         return IntDistribution(value.start, int(value.stop) - 1, step=value.step, log=log)
-    return CategoricalDistribution(tuple(_plain(word) for word in override.sweep_iterator()))
-
-
-def _plain(word: Any) -> Any:
-    return word if isinstance(word, (bool, int, float, str)) or word is None else str(word)
+    # As they were written: a job is given them back with their quotes.
+    return CategoricalDistribution(tuple(override.sweep_string_iterator()))
 
 
 def _in_a_row(trials: Sequence[Any]) -> list[list[Any]]:

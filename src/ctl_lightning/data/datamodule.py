@@ -382,15 +382,9 @@ class TripletDataModule(LightningDataModule):
             pairs = [pair for pair in pairs if negatives.exists(pair)]
             dataset = TripletDataset(pairs, self.categories, self._views, negatives, self.seed)
         same = self.same_category if self.negatives == "in_batch" else 1
-        share = self._share
         sampler = EpochSampler(
-            [pair.category for pair in pairs], self.seed, self._next_batch, self.batch_size, same, share
+            [pair.category for pair in pairs], self.seed, self._next_batch, self.batch_size, same, self._share
         )
-        if not len(sampler):
-            raise InputError(
-                f"data.batch_size={self.batch_size}: {share.processes} processes need {share.processes * self.batch_size} training pairs "
-                f"a step, there are {len(pairs)}; give a smaller batch, or fewer devices"
-            )
         return DataLoader(
             dataset,
             self.batch_size,
@@ -444,21 +438,37 @@ class TripletDataModule(LightningDataModule):
         """Takes up the epoch, and the batch in it, of the run that is continued.
 
         Raises:
-            InputError: that run had other training pairs: some of them may be in this run's test split; it was stopped within an
-                epoch, and another number of processes would have other batches.
+            InputError: that run had other training pairs: some of them may be in this run's test split; see also
+                `check_processes`.
         """
         if state_dict["pairs"] != self.pair_hashes():
             raise InputError(
                 f"ckpt_path: it was trained on other pairs than those of {self.root}; "
                 "give the data that it was trained on, or start a new run without ckpt_path"
             )
-        batch, processes = state_dict.get("batch", 0), state_dict.get("processes", 1)
-        if batch and processes != self._share.processes:
+        self.check_processes(self._share.processes, state_dict)
+        self._first = state_dict["epoch"], state_dict.get("batch", 0)
+
+    def check_processes(self, processes: int, state_dict: Mapping[str, Any] | None) -> None:
+        """Whether so many processes can train, from the start or from what `state_dict` said.
+
+        Raises:
+            InputError: too few pairs for one step of all of them; a run that was stopped within an epoch, of which another number of
+                processes would have other batches.
+        """
+        pairs = len(self.pairs["train"])
+        if processes * self.batch_size > pairs:
             raise InputError(
-                f"ckpt_path: it was saved after batch {batch} of an epoch of {processes} processes, this run has {self._share.processes}; "
-                f"give trainer.devices={processes}, or continue from the checkpoint of a whole epoch"
+                f"data.batch_size={self.batch_size}: {processes} processes need {processes * self.batch_size} training pairs a step, there "
+                f"are {pairs}; give a smaller batch, or fewer devices"
             )
-        self._first = state_dict["epoch"], batch
+        state = state_dict or {}
+        batch, before = state.get("batch", 0), state.get("processes", 1)
+        if batch and before != processes:
+            raise InputError(
+                f"ckpt_path: it was saved after batch {batch} of an epoch of {before} processes, this run has {processes}; give "
+                f"trainer.devices={before}, or continue from the checkpoint of a whole epoch"
+            )
 
     def pair_hashes(self) -> dict[str, str]:
         """Split -> a hash of its pairs: equal for two runs that learned from the same and were measured on the same."""

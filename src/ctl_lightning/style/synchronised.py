@@ -18,11 +18,12 @@ class SynchronisedBatchNorm(_BatchNorm):
         if not self.training or not distributed.is_initialized():
             return super().forward(input)
         over = [0, *range(2, input.dim())]
-        own = input.new_tensor([input.numel() / input.shape[1]])
-        count = _summed(own)
-        mean = _summed(input.sum(over)) / count
-        shape = [1, -1] + [1] * (input.dim() - 2)
-        centred = input - mean.view(shape)
+        # In full precision where the layers run in half: sums of many numbers.
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        count = _summed(values.new_tensor([values.numel() / values.shape[1]]))
+        mean = _summed(values.sum(over)) / count
+        shape = [1, -1] + [1] * (values.dim() - 2)
+        centred = values - mean.view(shape)
         variance = _summed(centred.square().sum(over)) / count
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             with torch.no_grad():
@@ -31,7 +32,7 @@ class SynchronisedBatchNorm(_BatchNorm):
                 self.running_mean.lerp_(mean.detach(), share)
                 self.running_var.lerp_(variance.detach() * count / (count - 1), share)
         normal = centred * (variance + self.eps).rsqrt().view(shape)
-        return normal * self.weight.view(shape) + self.bias.view(shape)
+        return (normal * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
 class _Sum(torch.autograd.Function):
