@@ -73,9 +73,11 @@ def test_wandb_offline_gets_all_that_a_person_wants_to_see(
     assert [one["name"] for one in artifacts if one["type"] == "split"] == ["split-synthetic"]
     models = [set(one["aliases"]) for one in artifacts if one["type"] == "model"]
     assert models == [{"last", "latest"}, {"best", "latest"}]
-    media = list(runs[0].rglob("*.png"))
+    media = [path for path in runs[0].rglob("media/images/**/*.*") if path.suffix in (".png", ".jpg")]
     assert len(media) == len(PICTURES) + 2  # and the same scenes after the one epoch
     assert all(max(Image.open(path).size) <= 1600 for path in media)
+    assert {path.suffix for path in media} == {".png", ".jpg"}
+    assert max(path.stat().st_size for path in media) < 600_000
     text = inspect(runs[0], "--summary") + json.dumps(records)
     for word in ("batch_size", "git_commit", "command", "all/lift"):
         assert word in text, word

@@ -20,6 +20,9 @@ from ctl_lightning.launching import is_first
 LONGEST_SIDE = 1600
 """Of a picture, in pixels: whatever there is to see in it, a page of many runs stays light."""
 
+LARGE = 200_000
+"""A PNG of more bytes is full of photos, which JPEG keeps in a sixth of them."""
+
 RUN_ID = "wandb_id.txt"
 """Where a run directory has the id of its run at Weights & Biases, so that whoever continues it continues that run too."""
 
@@ -95,7 +98,10 @@ def _bounded(path: Path) -> Image.Image:
 def _show_in_wandb(logger: WandbLogger, exhibit: Exhibit, step: int) -> None:
     import wandb
 
-    shown: dict[str, Any] = {f"pictures/{name}": wandb.Image(_bounded(path)) for name, path in exhibit.pictures.items()}
+    shown: dict[str, Any] = {
+        f"pictures/{name}": wandb.Image(_bounded(path), file_type="jpg" if path.stat().st_size > LARGE else "png")
+        for name, path in exhibit.pictures.items()
+    }
     shown |= {name: wandb.Histogram(list(values)) for name, values in exhibit.histograms.items()}
     for name, table in exhibit.tables.items():
         shown[name] = wandb.Table(columns=list(table.columns), data=[list(row) for row in table.rows])
