@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import stats
 
 from ctl_lightning.conf import config_dir
-from ctl_lightning.errors import InputError
+from ctl_lightning.errors import InputError, InUseError
 from ctl_lightning.sweep_table import mean_over_seeds, read_sweep, sweep_table
 from ctl_lightning.tracking import noted_failure
 from ctl_lightning.train import main
@@ -120,6 +120,9 @@ def test_a_failure_is_noted_until_the_run_succeeds(tmp_path: Path) -> None:
     assert (tmp_path / "error.txt").read_text() == "why: division by zero\n"
     with noted_failure(lambda: tmp_path, str):
         pass
+    assert not (tmp_path / "error.txt").exists()
+    with pytest.raises(InUseError), noted_failure(lambda: tmp_path, str):
+        raise InUseError("another process is at work there")
     assert not (tmp_path / "error.txt").exists()
     (tmp_path / "results.json").touch()  # another command tried to use the folder of a finished run
     with pytest.raises(InputError), noted_failure(lambda: tmp_path, str):

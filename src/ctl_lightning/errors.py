@@ -11,6 +11,10 @@ class InputError(Exception):
     """Something that came from outside is wrong. The message is one line: it names the thing and the way out."""
 
 
+class InUseError(InputError):
+    """Another process is at work there; what lies there is its own."""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known word nearest to `word`, or nothing if none is near."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from ctl_lightning.dashboard import Exhibit, show
 from ctl_lightning.data.files import write_text
-from ctl_lightning.errors import ERROR, InputError
+from ctl_lightning.errors import ERROR, InputError, InUseError
 from ctl_lightning.launching import is_first
 from ctl_lightning.results import Results, environment, flat_table
 
@@ -33,6 +33,8 @@ def noted_failure(run_dir: Callable[[], Path], told: Callable[[Exception], str])
     (run_dir() / ERROR).unlink(missing_ok=True)
     try:
         yield
+    except InUseError:
+        raise
     except Exception as error:
         if run_dir().is_dir() and not (run_dir() / "results.json").exists():
             write_text(run_dir() / ERROR, told(error) + "\n")

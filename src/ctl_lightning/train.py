@@ -43,7 +43,7 @@ from ctl_lightning.dashboard import has_page, note_split, upload_checkpoints, wa
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.files import write_text
 from ctl_lightning.embedding import ranked_split
-from ctl_lightning.errors import InputError
+from ctl_lightning.errors import InputError, InUseError
 from ctl_lightning.launching import check_started, is_first, is_restarted, starter
 from ctl_lightning.measuring import Scored, draw, exhibit, measure, scored, write_pairs
 from ctl_lightning.memory import keep_freed_memory, leave_new_memory_as_it_is
@@ -324,7 +324,7 @@ def _alone_in(run_dir: Path) -> Iterator[None]:
     try:
         held = lock_of(run_dir).acquire(timeout=0)
     except Timeout:
-        raise InputError(
+        raise InUseError(
             f"{run_dir}: another process is at work there; wait for it, or choose another hydra.run.dir"
         ) from None
     with held:
