@@ -1,3 +1,4 @@
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from ctl_lightning.data.evaluation import EvaluationSet, evaluation_set
 from ctl_lightning.data.pairs import Pair, PairTable
 from ctl_lightning.data.synthetic import DECIDERS, SyntheticLooks, kind_and_decider
 from ctl_lightning.data.triplets import EvaluationTriplet
-from ctl_lightning.results import attention_results, truth_results
+from ctl_lightning.results import attention_results, environment, truth_results
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -16,6 +17,18 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 def evaluated(table: PairTable, pairs: tuple[Pair, ...]) -> EvaluationSet:
     triplets = [EvaluationTriplet(pair.scene, pair.box, pair.product, pair.product) for pair in pairs]
     return evaluation_set(table, sorted(table.catalogue), pairs, triplets, ())
+
+
+def test_the_commit_of_the_code_is_told_where_it_is_known() -> None:
+    repository = Path(__file__).parents[1]
+    asked = subprocess.run(
+        ["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    if asked.returncode:  # an unpacked archive, or another owner's repository
+        pytest.skip(f"git does not tell: {asked.stderr.strip()}")
+    found = environment()
+    assert found["git_commit"] == asked.stdout.strip()
+    assert isinstance(found["git_changes"], bool)
 
 
 def test_oracle_and_ceilings_are_scikit_learns_of_scores_by_hand(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_wandb_offline_gets_all_that_a_person_wants_to_see(
     assert {path.suffix for path in media} == {".png", ".jpg"}
     assert max(path.stat().st_size for path in media) < 600_000
     text = inspect(runs[0], "--summary") + json.dumps(records)
-    for word in ("batch_size", "git_commit", "command", "all/lift"):
+    for word in ("batch_size", "environment", "command", "test/all/lift"):
         assert word in text, word
 
 

@@ -119,7 +119,7 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
         with Image.open(path) as image:
             assert image.width > 400
             assert np.asarray(image.convert("RGB")).std() > 10  # not an empty sheet
-    assert found["environment"].keys() >= {"versions", "command", "git_commit", "devices"}
+    assert found["environment"].keys() >= {"versions", "command", "host", "devices"}
     tables = {path.name for path in run.glob("tables/*")}
     assert {"test_table.csv", "test_categories.csv"} <= tables
     assert ("test_confusion.csv" in tables) == (experiment != "popularity")
