@@ -67,16 +67,18 @@ def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
     def decorate(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         @functools.wraps(task)
         def checked(config: DictConfig) -> float | None:
+            several = HydraConfig.get().mode != RunMode.RUN
             try:
-                _check_config(name, config)
+                try:
+                    _check_config(name, config)
+                except EXPECTED as error:
+                    folder = Path(HydraConfig.get().runtime.output_dir)
+                    if several and not (folder / "results.json").exists():  # the table of the sweep will ask why
+                        (folder / ERROR).write_text(one_line(error, name) + "\n", encoding="utf-8")
+                    raise
                 return task(config)
             except EXPECTED as error:
-                if HydraConfig.get().mode != RunMode.RUN:
-                    note = Path(HydraConfig.get().runtime.output_dir) / ERROR
-                    if not (note.parent / "results.json").exists():
-                        note.write_text(one_line(error, name) + "\n", encoding="utf-8")
-                    raise
-                if wants_traceback:
+                if several or wants_traceback:
                     raise
                 # Hydra would print a line of its own about an exception; in a multirun that line names the job.
                 stop(error)

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,11 @@ class Scored:
     def judged(self) -> Judged:
         """The pairs and their seeded negatives as samples for a classifier."""
         return samples(self.scores, self.task.scene)
+
+    @cached_property
+    def confusion(self) -> Floats:
+        """See `hard_negatives`: for the picture and for the table."""
+        return hard_negatives(self.task, self.ranking.distances)
 
 
 def scored(task: EvaluationSet, ranking: Ranked) -> Scored:
@@ -140,7 +146,7 @@ def draw(
     distance_histograms(pictures["distances"], test.scores.positive, test.scores.negative)
     if isinstance(test.ranking, Ranking):
         pictures |= {name: folder / f"{name}.png" for name in ("confusion", "embedding")}
-        confusion(pictures["confusion"], test.task.categories, hard_negatives(test.task, test.ranking.distances))
+        confusion(pictures["confusion"], test.task.categories, test.confusion)
         projection(pictures["embedding"], *embedded_products(test.task, test.ranking))
     if test.ranking.attention().shape[1]:
         pictures["attention"] = folder / "attention.png"
@@ -168,10 +174,9 @@ def exhibit(test: Scored, classifier: Classifier, results: Results, pictures: Ma
     curves = classifier_curves(classifier, test.judged)
     embedding = None
     if isinstance(test.ranking, Ranking):
-        shares = hard_negatives(test.task, test.ranking.distances)
         rows = [
             [category, *(None if np.isnan(share) else float(share) for share in row)]
-            for category, row in zip(test.task.categories, shares, strict=True)
+            for category, row in zip(test.task.categories, test.confusion, strict=True)
         ]
         tables["test/confusion"] = Table(["looked for", *test.task.categories], rows)
         embedding = embedded_products(test.task, test.ranking)

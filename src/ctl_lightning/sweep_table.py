@@ -54,6 +54,10 @@ class Job:
         """Of the run; the default where none was given."""
         return self.options.get("seed", "0")
 
+    def value(self, metric: str) -> float | None:
+        """A metric of the test split; `MONITOR` is the validation's."""
+        return self.validation if metric == MONITOR else (self.test or {}).get(metric)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -72,10 +76,13 @@ class Setting:
         """Those with results."""
         return [job for job in self.jobs if job.test is not None]
 
+    def values(self, metric: str) -> list[float]:
+        """A metric of each finished seed that has it."""
+        return [value for job in self.finished if (value := job.value(metric)) is not None]
+
     def over_seeds(self, metric: str) -> Interval:
-        """A metric's mean over the finished seeds; `MONITOR` is the validation's."""
-        found = [job.validation if metric == MONITOR else (job.test or {}).get(metric) for job in self.finished]
-        return mean_over_seeds([value for value in found if value is not None])
+        """A metric's mean over the finished seeds."""
+        return mean_over_seeds(self.values(metric))
 
 
 def mean_over_seeds(values: Sequence[float]) -> Interval:
@@ -118,7 +125,7 @@ def sweep_table(config: DictConfig) -> None:
         setting_intervals(
             written[-1],
             {
-                title: {name: (one.over_seeds(metric), _values(one, metric)) for name, one in rows.items()}
+                title: {name: (one.over_seeds(metric), one.values(metric)) for name, one in rows.items()}
                 for title, metric in shown.items()
             },
         )
@@ -206,11 +213,6 @@ def _why(folder: Path) -> str:
     )
 
 
-def _values(setting: Setting, metric: str) -> list[float]:
-    found = [job.validation if metric == MONITOR else (job.test or {}).get(metric) for job in setting.finished]
-    return [value for value in found if value is not None]
-
-
 def _print(settings: Iterable[Setting], metrics: Sequence[str]) -> None:
     table = Table(title="mean over seeds with 95 % interval, best validation AUC first", title_justify="left")
     table.add_column("setting", overflow="fold")
@@ -245,7 +247,7 @@ def _csv(settings: Iterable[Setting], metrics: Sequence[str]) -> str:
     for setting in settings:
         means: list[Any] = [setting.over_seeds(metric)[part] for metric in metrics for part in ("value", "low", "high")]
         for job in setting.jobs:
-            values = [job.validation if metric == MONITOR else (job.test or {}).get(metric) for metric in metrics]
+            values = [job.value(metric) for metric in metrics]
             table.writerow([setting.name, job.seed, job.folder.name, job.why_not or "", *values, *means])
     return lines.getvalue()
 
