@@ -9,7 +9,7 @@ import pytest
 from conftest import save_image
 from PIL import Image
 
-from ctl_lightning.data.images import MAX_PIXELS, Aspect, ImageItem, decode, open_upright, placed, reason
+from ctl_lightning.data.images import MAX_PIXELS, Aspect, ImageItem, decode, open_upright, placed, reason, to_rgb
 
 
 def test_a_crop_shows_its_part_of_the_image(tmp_path: Path) -> None:
@@ -102,3 +102,21 @@ def test_whatever_is_wrong_with_a_file_is_an_oserror(tmp_path: Path, suffix: str
         broken[random.integers(len(broken), size=20)] = random.integers(256, size=20)
         with suppress(OSError):
             open_upright(BytesIO(broken[: random.integers(1, len(broken) + 1)].tobytes())).convert("RGB")
+
+
+def test_pixels_of_16_and_32_bits_become_8_and_what_is_transparent_white() -> None:
+    grey = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
+    for deep in (
+        grey.astype(np.uint16) * 257,
+        grey.astype(np.int32) * 257,
+        grey.astype(np.int32),
+        grey / np.float32(255),
+        grey.astype(np.float32),
+    ):
+        found = np.asarray(to_rgb(Image.fromarray(deep)))
+        assert np.abs(found[..., 0].astype(int) - grey).max() <= 1
+        assert found.shape == (8, 8, 3)
+    clear = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
+    clear.putpixel((0, 0), (0, 0, 0, 0))
+    for picture in (clear, clear.convert("LA"), clear.quantize()):
+        assert np.asarray(to_rgb(picture))[0, 0].tolist() == [255, 255, 255]

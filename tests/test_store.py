@@ -343,6 +343,7 @@ def test_chunks_lie_where_they_are_told_and_are_written_once(tmp_path: Path) -> 
     np.testing.assert_array_equal(sent["1"], decode(items[1], 16, "stretch"))
 
 
+@pytest.mark.long
 def test_chunks_of_a_killed_process_are_written_anew(tmp_path: Path) -> None:
     items = images(tmp_path, 3)
     opened(items, tmp_path / "cache", "litdata")

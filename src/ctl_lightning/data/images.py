@@ -1,5 +1,6 @@
 """An image file -> a square of pixels: upright, cropped, resized."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,16 +89,39 @@ def to_square(image: Image.Image, crop: Box | None, size: int, aspect: Aspect) -
         size: side of the square, in pixels.
         aspect: how it becomes a square.
     """
-    image = image.convert("RGB")
+    image = to_rgb(image)
     if crop is not None:
         image = image.crop(to_pixels(crop, image.width, image.height))
     if aspect == "stretch":
         image = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     elif aspect == "pad":
+        thinnest = math.ceil(max(image.size) / size)  # what would be less than a pixel wide becomes one
+        if min(image.size) < thinnest:
+            image = image.resize((max(image.width, thinnest), max(image.height, thinnest)))
         image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=WHITE)
     else:
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB: what is transparent becomes white, as catalogue photos are; deeper pixels become 8 bits."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, np.float64)
+        # A mode of 32 bits does not say what white is.
+        white = (
+            2**16 - 1
+            if image.mode.startswith("I;16")
+            else next(
+                (top for top in (1, 2**8 - 1, 2**16 - 1) if values.max() <= top and (top > 1 or image.mode == "F")),
+                values.max(),
+            )
+        )
+        image = Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    return image.convert("RGB")
 
 
 def placed(width_over_height: float, aspect: Aspect) -> Box:

@@ -20,7 +20,7 @@ from ctl_lightning.errors import InputError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 """Counts up when equal items would be stored as other bytes, so that old files are not taken for new ones."""
 
 BLOCK = 256
