@@ -5,9 +5,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ctl_lightning.baselines.imagenet import RawFeatures
 from ctl_lightning.baselines.pooled import PooledNetwork
 from ctl_lightning.data.evaluation import Integers
 from ctl_lightning.intervals import Floats
+from ctl_lightning.style.distance import query_distance
 from ctl_lightning.style.network import SceneStyle, StyleNetwork
 
 
@@ -21,8 +23,18 @@ class Ranked(Protocol):
         """a_i of every query, (Q, R); R = 0 if the method has no regions."""
 
 
+def with_query(network: StyleNetwork | PooledNetwork) -> StyleNetwork | RawFeatures | None:
+    """The network, if its distance is 2 - q·p of one vector q a scene and category; None: it is another one."""
+    if (isinstance(network, StyleNetwork) and network.squared) or isinstance(network, RawFeatures):
+        return network
+    return None
+
+
 class Ranking:
     """Embedded scene crops and products, and the distances between them.
+
+    Where one vector q says all of a query, its products are in double precision: no two distances are equal by rounding, so the ranks are
+    those that a catalogue gives, whatever computes its products.
 
     Args:
         network: whose distances.
@@ -34,12 +46,18 @@ class Ranking:
         self._network = network
         self.styles = styles
         self.products = products
+        queried = with_query(network)
+        with torch.no_grad():
+            self._queries = None if queried is None else queried.query(styles).double()
 
     @torch.no_grad()
     def distances(self, queries: Integers, products: Integers) -> Floats:
         """Query indices (n,) and product indices (m,) -> (n, m)."""
         device = self.products.device
         rows = torch.from_numpy(queries).to(device)
+        if self._queries is not None:
+            chosen = self.products[torch.from_numpy(products).to(device)].double()
+            return query_distance(self._queries[rows], chosen).cpu().numpy()
         style = SceneStyle(*(part[rows] for part in self.styles))
         distance = self._network.distances(style, self.products[torch.from_numpy(products).to(device)])
         return distance.double().cpu().numpy()

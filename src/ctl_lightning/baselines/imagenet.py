@@ -15,6 +15,10 @@ class RawFeatures(PooledNetwork):
         """(B, F) -> unit vectors (B, F)."""
         return F.normalize(pooled, dim=-1)
 
+    def query(self, style: SceneStyle) -> Tensor:
+        """q (B, F) of B scenes with d(s, p) = 2 - q·v_p: the vectors have unit length."""
+        return query("global", *style)
+
     def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
         """Every scene to every product, (M, F) -> (B, M); of unit vectors, so one matrix product."""
-        return query_distance(query("global", *style), products)
+        return query_distance(self.query(style), products)

@@ -51,7 +51,8 @@ class Embedded(NamedTuple):
 
 def without_regions(scene: Tensor) -> SceneStyle:
     """The style of scenes of which a method has one vector, (B, D), and no regions."""
-    return SceneStyle(scene, scene.new_zeros(len(scene), 0, scene.shape[1]), scene.new_zeros(len(scene), 0))
+    count, width = scene.shape  # not `len`, which torch.export takes for a constant
+    return SceneStyle(scene, scene.new_zeros(count, 0, width), scene.new_zeros(count, 0))
 
 
 class StyleNetwork(nn.Module):
@@ -148,11 +149,16 @@ class StyleNetwork(nn.Module):
                 return 2 - (query(self.method, *style) * product).sum(-1)
             return region_distance(self.method, style, product, squared=False)
 
+    def query(self, style: SceneStyle) -> Tensor:
+        """q (B, D) of B (scene, category) with d(s, p) = 2 - q·f_p; only if the distance is squared."""
+        with _full_precision(style.scene):
+            return query(self.method, *style)
+
     def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
         """Every scene to every product, (M, D) -> (B, M); one matrix product if the distance is squared."""
         with _full_precision(products):
             if self.squared:
-                return query_distance(query(self.method, *style), products)
+                return query_distance(self.query(style), products)
             return plain_distance(self.method, *style, products)
 
 
