@@ -109,6 +109,16 @@ def make_data(looks: Path, cache: Path) -> MakeData:
     return make
 
 
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, looks: Path, cache: Path) -> tuple[Path, Path]:
+    """The run directory of a hybrid on `looks`, and a catalogue of its products."""
+    from serving import make_catalogue, train_on
+
+    folder = tmp_path_factory.mktemp("served")
+    run = train_on(looks, cache, folder / "run")
+    return run, make_catalogue(run, folder / "catalogue")
+
+
 @pytest.fixture(autouse=True)
 def full_errors_of_each_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that runs in this process leaves word for those that it starts."""

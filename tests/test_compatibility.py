@@ -6,7 +6,6 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
-from conftest import TINY
 from lightning import Trainer
 from PIL import Image
 
@@ -16,21 +15,12 @@ from ctl_lightning.embedding import ranked_split
 from ctl_lightning.errors import InputError
 from ctl_lightning.rerank import rerank
 from ctl_lightning.restoring import Trained
-from ctl_lightning.train import train
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, cache: Path, looks: Path) -> Path:
+@pytest.fixture
+def trained(served: tuple[Path, Path]) -> Path:
     """The run directory of a hybrid on `looks`."""
-    folder = tmp_path_factory.mktemp("compatibility") / "run"
-    small = [word for word in TINY if not word.startswith("data.")]
-    sizes = ["data.stored_size=36", "data.image_size=32", "data.batch_size=4", "backbone.grid=4"]
-    words = [f"paths.run_dir={folder}", f"paths.cache_dir={cache}", "data=stl_fashion", f"data.root={looks}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ctl_lightning.train._pictures", lambda *_: {})
-        with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-            train(hydra.compose("train", [*small, *sizes, *words]))
-    return folder
+    return served[0]
 
 
 def test_distances_from_photos_are_those_of_the_evaluation(trained: Path) -> None:

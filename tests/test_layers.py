@@ -9,7 +9,10 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ctl_lightning"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PROGRAMS = {
     f"ctl_lightning.{name}"
-    for name in ("train", "prepare", "benchmark", "evaluate", "rerank", "paper", "check_splits", "sweep_table")
+    for name in (
+        *("train", "prepare", "benchmark", "evaluate", "rerank", "paper", "check_splits", "sweep_table"),
+        *("catalogue", "recommend", "demo", "export"),
+    )
 }
 
 
@@ -30,7 +33,7 @@ def test_there_are_modules() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_one_way(path: Path) -> None:
     folder, found = path.relative_to(PACKAGE).parts[0], imports(path)
-    if path.stem not in {name.rpartition(".")[2] for name in PROGRAMS}:
+    if ".".join(["ctl_lightning", *path.relative_to(PACKAGE).with_suffix("").parts]) not in PROGRAMS:
         assert not found & PROGRAMS
     ours = {name for name in found if name.startswith("ctl_lightning.")}
     if folder == "style":
@@ -38,5 +41,7 @@ def test_imports_go_one_way(path: Path) -> None:
         assert all(name.startswith(("ctl_lightning.style", "ctl_lightning.errors")) for name in ours)
     if folder == "data":
         assert all(name.startswith(("ctl_lightning.data", "ctl_lightning.errors")) for name in ours)
+    if folder in ("style", "data", "module.py"):
+        assert not any(name.startswith("ctl_lightning.serving") for name in found)
     if path.stem == "pictures":
         assert ours == {"ctl_lightning.data.files", "ctl_lightning.data.pairs"}

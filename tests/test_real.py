@@ -1,5 +1,6 @@
 """The real photos in ../shared: readers, crops and splits at size, and a short training."""
 
+import csv
 import json
 import statistics
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from lightning import Trainer
 from omegaconf import OmegaConf
 from photo_server import Faults, PhotoServer
+from serving import make_catalogue
+from test_recommend import served_ranks
 
 from ctl_lightning.check_splits import check_splits
 from ctl_lightning.conf import build, config_dir
@@ -116,6 +119,13 @@ def test_a_short_training_is_the_same_from_the_store_and_from_the_image_files(tm
     evaluated = json.loads((tmp_path / "evaluated" / "results.json").read_text())
     assert evaluated["test"] == found["test"]
     assert evaluated["classifier"] == found["classifier"]
+    # And serving gives those ranks, but where batches of other sizes round otherwise.
+    run = tmp_path / "packed" / "run"
+    served = np.array(served_ranks(run, make_catalogue(run, tmp_path / "catalogue")))
+    with (tmp_path / "evaluated" / "pairs.csv").open() as file:
+        ranks = np.array([float(row["median_rank"]) for row in csv.DictReader(file)])
+    assert np.mean(served == ranks) > 0.98
+    assert np.abs(served - ranks).max() <= 2
     visible = evaluated["controls"]["product_visible"]["all"]["auc"]["value"]
     assert visible != found["test"]["all"]["auc"]["value"]
     print(f"auc {found['test']['all']['auc']['value']:.3f}, product visible {visible:.3f}")

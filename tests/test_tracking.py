@@ -96,6 +96,7 @@ def test_a_run_that_goes_on_is_the_same_run_at_weights_and_biases(
     assert names == {(tmp_path / "run/wandb_id.txt").read_text().strip()}
 
 
+@pytest.mark.long
 def test_tensorboard_gets_metrics_and_pictures(compose: Compose, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -34,6 +34,9 @@ OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("started", started, replace=True)
 
 Config = dict[str, Any]
+
+SHORT = {"catalogue": "catalogue.dir"}
+"""Options that may be written shorter on the command line."""
 
 EXPECTED = (InputError, HydraException, OmegaConfBaseException, OSError)
 """Errors that are the user's to mend."""
@@ -91,6 +94,7 @@ def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
                 # Launchers send a job to another process by where it can be imported from; from here it can not.
                 importlib.import_module(f"ctl_lightning.{name}").main()
                 return
+            sys.argv[1:] = spelled_out(sys.argv[1:])
             os.environ["CTL_FULL_ERROR"] = str(int(wants_traceback))
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the printing of errors to us
             if not is_first():  # the first process's files will do
@@ -124,6 +128,12 @@ def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
     return decorate
 
 
+def spelled_out(words: Sequence[str]) -> list[str]:
+    """A command line without what is short for something else."""
+    split = [word.partition("=") for word in words]
+    return ["".join((SHORT.get(name, name) if equals else name, equals, value)) for name, equals, value in split]
+
+
 def one_line(error: Exception, name: str) -> str:
     """What an expected error says to the user of program `name`."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file in EXTRAS:
@@ -142,11 +152,12 @@ def one_line(error: Exception, name: str) -> str:
             "such as 'data.root=\"my photos (2)\"'; for your home write $HOME, not ~"
         )
     if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} has no value; give one with {error.full_key}=VALUE"
+        key = next((short for short, long in SHORT.items() if long == error.full_key), error.full_key)
+        return f"{key} has no value; give one with {key}=VALUE"
     if isinstance(error, OSError) and error.filename:
         return (
             f"{error.filename}: {error.strerror}; choose another place with hydra.run.dir=DIR (runs), "
-            "paths.cache_dir=DIR (stores) or data.root=DIR (data)"
+            "paths.cache_dir=DIR (stores), data.root=DIR (data), or catalogue=DIR and output=FILE where there are such"
         )
     message = " ".join(str(error).split())
     if "in DataLoader worker process" in message:  # torch puts the worker's traceback before it

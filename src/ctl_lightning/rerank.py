@@ -11,10 +11,9 @@ from rich.table import Column, Table
 from ctl_lightning.compatibility import Compatibility
 from ctl_lightning.conf import program
 from ctl_lightning.console import console
-from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.files import write_text
-from ctl_lightning.data.pairs import Box
 from ctl_lightning.errors import InputError
+from ctl_lightning.serving.encoder import photo_named, read_box
 
 
 @program("rerank")
@@ -32,9 +31,9 @@ def rerank(config: DictConfig) -> None:
     compatibility = Compatibility(Path(str(config.ckpt_path)).expanduser(), config.device)
     data = compatibility.trained.data({"root": config.data.root})
     names = _candidates(Path(str(config.candidates)).expanduser())
-    box = _box(config.box)
-    scene = _photo(data, str(config.scene), "scene")
-    photos = [_photo(data, name, f"candidates={config.candidates}") for name in names]
+    box = read_box(config.box)
+    scene = photo_named(data, str(config.scene), "scene")
+    photos = [photo_named(data, name, f"candidates={config.candidates}") for name in names]
     ordered = compatibility.rerank(scene, str(config.category), photos, box)
     classifier = compatibility.classifier
     path = Path(config.paths.run_dir) / "rerank.json"
@@ -93,30 +92,6 @@ def _candidates(path: Path) -> list[str]:
     if not names:
         raise InputError(f"candidates={path}: there is no candidate in it; write one a line")
     return names
-
-
-def _photo(data: TripletDataModule, name: str, option: str) -> Path:
-    """An image file; or that of an id of the data. `option` is what named it, for the message."""
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    of_id = data.source.image_path(data.root, name)
-    if of_id.is_file():
-        return of_id
-    where = (
-        f"an id of {data.root} (no {of_id})" if data.root.is_dir() else f"can it be an id, as there is no {data.root}"
-    )
-    raise InputError(f"{option}: {name} is no image file, nor {where}; give a path, or data.root=DIR")
-
-
-def _box(given: object) -> Box | None:
-    if given is None:
-        return None
-    try:
-        left, top, right, bottom = (float(side) for side in given)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        raise InputError(f"box={given}: give [left, top, right, bottom], from 0 to 1") from None
-    return left, top, right, bottom
 
 
 if __name__ == "__main__":

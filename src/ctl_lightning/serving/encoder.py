@@ -1,0 +1,200 @@
+"""A checkpoint's network as a function of photos: cut, made square and centred as in training."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ctl_lightning.data.crop import area, scene_crop, to_pixels
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.folder import SUFFIXES
+from ctl_lightning.data.images import Pixels, open_upright, placed, reason, to_square
+from ctl_lightning.data.pairs import Box
+from ctl_lightning.data.views import centre
+from ctl_lightning.errors import InputError, suggestion
+from ctl_lightning.restoring import Trained
+from ctl_lightning.style.backbone import Features
+from ctl_lightning.style.network import SceneStyle
+
+Photo = Path | str | Image.Image
+"""An image file, or a picture that is open already."""
+
+PHOTOS = SUFFIXES | {".gif", ".bmp", ".tif", ".tiff"}
+"""How files of photos end."""
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+class Encoder:
+    """What a trained network says of photos.
+
+    Args:
+        path: of a checkpoint, or of its run directory.
+        device: torch's name of it.
+
+    Attributes:
+        trained: the checkpoint.
+        categories: names, in the order of their indices.
+        network: on the device, in eval mode.
+        device: where it is.
+
+    Raises:
+        InputError: unreadable or foreign checkpoint; a method that sees no pictures; a device that is not there.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        self.trained = Trained(path)
+        module = self.trained.module()
+        if not module.sees:
+            raise InputError(
+                f"ckpt_path={self.trained.path}: {self.trained.method} sees no pictures; give a checkpoint of another method"
+            )
+        try:
+            module.to(device)
+            torch.zeros(1, device=device).cpu()  # one that holds no numbers is no device
+        # What torch raises differs from build to build.
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"device={device}: {' '.join(str(error).split())[:200]}") from None
+        self.network = module.network
+        self.device = device
+        self.categories = self.trained.categories
+        self._options: dict[str, Any] = self.trained.config["data"]
+
+    @property
+    def size(self) -> int:
+        """S, the side of what the network is given."""
+        return int(self._options["image_size"])
+
+    def identity(self) -> dict[str, Any]:
+        """What a vector of a product depends on, as plain values: the network and a hash of its weights, and how photos are cut."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.network.state_dict().items()):
+            digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        photos = {option: self._options[option] for option in ("stored_size", "image_size", "aspect")}
+        return {"method": self.trained.method, "weights": digest.hexdigest(), "photos": photos}
+
+    def category(self, name: str) -> str:
+        """The whole name of a category, which may be given by its last part. Raises InputError: unknown, or not the only one."""
+        if name in self.categories:
+            return name
+        ends = [category.rpartition("|")[2] for category in self.categories]
+        if ends.count(name) == 1:
+            return self.categories[ends.index(name)]
+        if name in ends:
+            several = ", ".join(repr(one) for one, end in zip(self.categories, ends, strict=True) if end == name)
+            raise InputError(f"category={name}: several categories end so; give the whole name, of {several}")
+        known = ", ".join(repr(category) for category in self.categories)
+        raise InputError(
+            f"category={name}: unknown to this checkpoint{suggestion(name, [*self.categories, *ends])}; it knows {known}"
+        )
+
+    def crop(self, box: Box | None) -> Box:
+        """What is left of a scene when the box is cut away, as in training; without a box all of it.
+
+        Raises:
+            InputError: a box that is no box, or leaves less than the network was trained with.
+        """
+        if box is None:
+            return WHOLE
+        left, top, right, bottom = box
+        said = [round(side, 3) for side in box]
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise InputError(f"box={said}: give [left, top, right, bottom], from 0 to 1, not empty")
+        crop = scene_crop(box, self._options["margin"])
+        if area(crop) < self._options["min_area"]:
+            raise InputError(
+                f"box={said}: beside it {max(0.0, area(crop)):.0%} of the scene are left, and it was trained with "
+                f"{self._options['min_area']:.0%} at least; give a smaller box, or none"
+            )
+        return crop
+
+    @torch.inference_mode()
+    def scene(self, photo: Photo, crop: Box, categories: Sequence[str]) -> SceneStyle:
+        """The style of one scene for n categories, from one backbone pass.
+
+        Raises:
+            InputError: an unreadable picture, an unknown category.
+        """
+        indices = torch.tensor([self.categories.index(self.category(name)) for name in categories], device=self.device)
+        features = self.network.backbone(self._batch([self.square(photo, crop)]))
+        every = Features(*(part.expand(len(indices), *part.shape[1:]) for part in features))
+        return self.network.embed_scene(every, indices)
+
+    @torch.inference_mode()
+    def products(self, squares: Iterable[Pixels]) -> Tensor:
+        """n products as `square` gives them -> f_p, (n, D)."""
+        return self.network.embed_product(self._batch(squares))
+
+    def square(self, photo: Photo, crop: Box = WHOLE) -> Pixels:
+        """What the network is given of a photo, uint8 (S, S, 3). Raises InputError: an unreadable picture."""
+        options = self._options
+        start, end = centre(options["stored_size"], options["image_size"])
+        part = None if crop == WHOLE else crop
+        square = to_square(opened(photo), part, options["stored_size"], options["aspect"])
+        return square[start:end, start:end]
+
+    def seen(self, width: int, height: int, crop: Box) -> Box:
+        """Which part of a scene of that size, in pixels, the network sees, normalised; it can reach beyond the scene."""
+        options = self._options
+        left, top, right, bottom = to_pixels(crop, width, height)
+        inside = placed((right - left) / (bottom - top), options["aspect"])
+        start, end = (edge / options["stored_size"] for edge in centre(options["stored_size"], options["image_size"]))
+        across = [(edge - inside[0]) / (inside[2] - inside[0]) * (right - left) + left for edge in (start, end)]
+        down = [(edge - inside[1]) / (inside[3] - inside[1]) * (bottom - top) + top for edge in (start, end)]
+        return across[0] / width, down[0] / height, across[1] / width, down[1] / height
+
+    def _batch(self, squares: Iterable[Pixels]) -> Tensor:
+        """uint8 (n, 3, S, S)."""
+        pictures = torch.stack([torch.from_numpy(square.copy()) for square in squares])
+        return pictures.permute(0, 3, 1, 2).to(self.device)
+
+
+def opened(photo: Photo) -> Image.Image:
+    """A photo, upright. Raises InputError: it can not be read."""
+    try:
+        if isinstance(photo, Image.Image):
+            return ImageOps.exif_transpose(photo)
+        return open_upright(Path(photo))
+    except OSError as error:
+        name = "the photo" if isinstance(photo, Image.Image) else photo
+        raise InputError(f"{name}: {reason(error)}; give an image file") from None
+
+
+def read_box(given: object) -> Box | None:
+    """A box as an option gives it. Raises InputError: not four numbers."""
+    if given is None:
+        return None
+    try:
+        left, top, right, bottom = (float(side) for side in given)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise InputError(f"box={given}: give [left, top, right, bottom], from 0 to 1") from None
+    return left, top, right, bottom
+
+
+def photos_in(folder: Path, option: str) -> list[Path]:
+    """The photos in a folder, by name. Raises InputError, naming the option that gave the folder: there is none."""
+    found = []
+    if folder.is_dir():
+        found = [path for path in folder.iterdir() if path.suffix.lower() in PHOTOS and not path.name.startswith(".")]
+    if not found:
+        raise InputError(f"{option}={folder}: there is no photo in it ({', '.join(sorted(PHOTOS))})")
+    return sorted(found)
+
+
+def photo_named(data: TripletDataModule, name: str, option: str) -> Path:
+    """An image file; or that of an id of the data. Raises InputError, naming the option that gave the name: it is neither."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    of_id = data.source.image_path(data.root, name)
+    if of_id.is_file():
+        return of_id
+    where = (
+        f"an id of {data.root} (no {of_id})" if data.root.is_dir() else f"can it be an id, as there is no {data.root}"
+    )
+    raise InputError(f"{option}: {name} is no image file, nor {where}; give a path, or data.root=DIR")

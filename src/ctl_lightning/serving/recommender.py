@@ -1,0 +1,249 @@
+"""A photo -> per category the products that complete it, and why: distances, their parts, and what the attention looks at."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ctl_lightning.baselines.imagenet import RawFeatures
+from ctl_lightning.classifier import Classifier
+from ctl_lightning.data.images import to_rgb
+from ctl_lightning.data.pairs import Box
+from ctl_lightning.errors import InputError
+from ctl_lightning.ranking import with_query
+from ctl_lightning.serving.catalogue import BackendName, Catalogue, ExactCatalogue, Manifest, check_identity
+from ctl_lightning.serving.encoder import Encoder, Photo, opened
+from ctl_lightning.serving.hnsw import GraphCatalogue
+from ctl_lightning.serving.qdrant import QdrantCatalogue
+from ctl_lightning.style.distance import Method, query
+from ctl_lightning.style.network import SceneStyle, StyleNetwork
+
+BACKENDS: dict[BackendName, type[ExactCatalogue] | type[QdrantCatalogue]] = {
+    "exact": ExactCatalogue,
+    "faiss": GraphCatalogue,
+    "qdrant": QdrantCatalogue,
+}
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """One product, and what is said of it.
+
+    Attributes:
+        rank: 1 is the nearest of its category.
+        product: its id.
+        image: its catalogue photo.
+        distance: smaller: completes the scene better.
+        parts: "global" and "local": the distances whose mean the hybrid distance is; of the others, the one that they are.
+        probability: that it goes with the scene, in a world where one product in two does; None: the checkpoint has no classifier.
+    """
+
+    rank: int
+    product: str
+    image: Path
+    distance: float
+    parts: Mapping[str, float]
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one category has for a scene.
+
+    Attributes:
+        category: its name.
+        products: the nearest first.
+        attention: a_i, the weights of the regions for this category, (grid, grid), rows from top to bottom; None: the method
+            has no regions, or looks at all of them alike.
+    """
+
+    category: str
+    products: Sequence[Recommended]
+    attention: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """A scene and what completes it.
+
+    Attributes:
+        photo: upright, RGB.
+        box: what was cut away, normalised; None: nothing.
+        crop: what was left of the scene.
+        seen: the part of the scene that the attention's regions cover, normalised; it can reach beyond the scene.
+        answers: one a category.
+    """
+
+    photo: Image.Image
+    box: Box | None
+    crop: Box
+    seen: Box
+    answers: Sequence[Answer]
+
+
+class Recommender:
+    """Recommends products of a catalogue for photos.
+
+    >>> recommender = Recommender.from_checkpoint("runs/...", "my_catalogue")
+    >>> recommender.recommend("room.jpg", "Lamps", k=5)
+
+    It can be used from several threads.
+
+    Args:
+        encoder: a checkpoint's network.
+        catalogue: with vectors of it.
+
+    Raises:
+        InputError: a method whose distance has no one-query form.
+    """
+
+    def __init__(self, encoder: Encoder, catalogue: Catalogue) -> None:
+        self._network = queried(encoder)
+        self.encoder = encoder
+        self.catalogue = catalogue
+        self.classifier: Classifier | None = encoder.trained.classifier
+
+    @classmethod
+    def from_checkpoint(
+        cls, ckpt_path: Path | str, catalogue: Path | str, device: str = "cpu", url: str | None = None
+    ) -> "Recommender":
+        """From files.
+
+        Args:
+            ckpt_path: a checkpoint, or its run directory.
+            catalogue: its folder.
+            device: torch's name of it.
+            url: of the Qdrant server, if it is at another address than when the catalogue was made.
+
+        Raises:
+            InputError: unreadable checkpoint or catalogue; a catalogue of another checkpoint.
+        """
+        folder = Path(catalogue).expanduser()
+        encoder = Encoder(Path(ckpt_path).expanduser(), device)
+        queried(encoder)
+        return cls(encoder, open_catalogue(folder, encoder, url))
+
+    @property
+    def categories(self) -> list[str]:
+        """Names of those that have products, in the checkpoint's order."""
+        return [name for name in self.encoder.categories if name in self.catalogue.counts]
+
+    def recommend(self, photo: Photo, category: str, k: int = 10, box: Box | None = None) -> Sequence[Recommended]:
+        """The k products of a category that complete a photo best.
+
+        Args:
+            photo: an image file, or a picture that is open already.
+            category: its name, or the last part of it.
+            k: how many, at least 1; there may be fewer.
+            box: what is to be replaced, normalised (left, top, right, bottom): it is cut away as in training. None: nothing is.
+
+        Raises:
+            InputError: an unreadable picture, an unknown category or one without products, a box that is no box or leaves nothing.
+        """
+        return self.look(photo, [category], k, box).answers[0].products
+
+    def look(self, photo: Photo, categories: Sequence[str] | None = None, k: int = 3, box: Box | None = None) -> Look:
+        """Completes the look: the k best products of each category; None: of all that have products. Otherwise as `recommend`."""
+        if not isinstance(k, int) or k < 1:
+            raise InputError(f"k={k}: give a whole number above 0")
+        if categories is not None and not categories:
+            raise InputError("category=[]: name at least one, or leave it out for all")
+        names = self.categories if categories is None else [self._with_products(name) for name in categories]
+        crop = self.encoder.crop(box)
+        picture = to_rgb(opened(photo))
+        style = self.encoder.scene(picture, crop, names)
+        with torch.inference_mode():
+            queries = self._network.query(style).float().cpu().numpy()
+        answers = [
+            Answer(name, self._found(name, queries[row], _row(style, row), k), self._attention(style, row))
+            for row, name in enumerate(names)
+        ]
+        return Look(picture, box, crop, self.encoder.seen(*picture.size, crop), answers)
+
+    def _with_products(self, name: str) -> str:
+        category = self.encoder.category(name)
+        if category not in self.catalogue.counts:
+            raise InputError(
+                f"category={name}: the catalogue has no product of it; it has {', '.join(map(repr, self.categories))}"
+            )
+        return category
+
+    def _found(self, category: str, vector: NDArray[np.float32], style: SceneStyle, k: int) -> list[Recommended]:
+        hits = self.catalogue.search(vector, category, k)
+        distances = np.array([hit.distance for hit in hits], np.float64)
+        chances = [None] * len(hits) if self.classifier is None else self.classifier.probability(distances).tolist()
+        parts = self._parts(style, np.array([hit.vector for hit in hits]))
+        return [
+            Recommended(
+                rank,
+                hit.product,
+                hit.image,
+                hit.distance,
+                {name: float(part[rank - 1]) for name, part in parts.items()},
+                chance,
+            )
+            for rank, (hit, chance) in enumerate(zip(hits, chances, strict=True), start=1)
+        ]
+
+    def _parts(self, style: SceneStyle, vectors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """The global and the local distance, of those that the method has, to n products, (n, D): name -> (n,)."""
+        method = self._network.method if isinstance(self._network, StyleNetwork) else "global"
+        names: tuple[Method, ...] = ("global", "local") if method == "hybrid" else (method,)
+        return {name: 2 - vectors @ query(name, *style)[0].float().cpu().numpy() for name in names}
+
+    def _attention(self, style: SceneStyle, row: int) -> NDArray[np.float64] | None:
+        if not (isinstance(self._network, StyleNetwork) and self._network.attends):
+            return None
+        weights = style.attention[row].double().cpu().numpy()
+        grid = math.isqrt(len(weights))
+        return weights.reshape(grid, grid)
+
+
+def open_catalogue(folder: Path, encoder: Encoder, url: str | None) -> Catalogue:
+    """A catalogue of an encoder's vectors.
+
+    Args:
+        folder: of it.
+        encoder: the checkpoint's.
+        url: of the Qdrant server, if it is at another address than when the catalogue was made.
+
+    Raises:
+        InputError: there is none, it is broken, or of another checkpoint.
+    """
+    manifest = Manifest.read(folder)
+    if manifest is None:
+        raise InputError(
+            f"catalogue={folder}: there is no catalogue; make one with python -m ctl_lightning.catalogue "
+            f"ckpt_path={encoder.trained.path} catalogue={folder}"
+        )
+    check_identity(folder, manifest, encoder.identity())
+    if url is not None and manifest.backend != "qdrant":
+        raise InputError(f"catalogue.url={url}: catalogue={folder} is not in Qdrant; leave it out")
+    try:
+        where = manifest.qdrant | {"url": url} if url is not None else manifest.qdrant
+        return BACKENDS[manifest.backend](folder, replace(manifest, qdrant=where))
+    except InputError:
+        if Manifest.read(folder) == manifest:
+            raise
+        return open_catalogue(folder, encoder, url)  # it was replaced while it was opened
+
+
+def queried(encoder: Encoder) -> StyleNetwork | RawFeatures:
+    """The network, whose distance is 2 - q·p of one vector q a scene and category. Raises InputError: it is another one."""
+    network = with_query(encoder.network)
+    if network is None:
+        plain = " with plain distances" if isinstance(encoder.network, StyleNetwork) else ""
+        raise InputError(
+            f"ckpt_path={encoder.trained.path}: {encoder.trained.method}{plain} has no distance of the form 2 - query · vector, "
+            "which a catalogue is searched by; give a checkpoint of hybrid, global or local with model.squared=true, or of imagenet"
+        )
+    return network
+
+
+def _row(style: SceneStyle, row: int) -> SceneStyle:
+    return SceneStyle(*(part[row : row + 1] for part in style))
