@@ -11,7 +11,7 @@ TRAIN ?= +experiment=hybrid
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1@\2/' | column -t -s @
 
-install: $(VENV)/installed ## make .venv and install the tested versions (2 to 4 minutes, 6 GB)
+install: $(VENV)/installed ## make .venv and install the tested versions (2 to 4 minutes, 7 GB)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 1; }
@@ -28,7 +28,7 @@ paper: install ## every method, five seeds, one table (hours); options: make pap
 test: install ## the quick test suite (under 5 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not long and not real and not slurm"
 
-test-long: install ## whole programs that are killed, continued and installed; a real SLURM, where it is installed (10 minutes)
+test-long: install ## whole programs that are killed, continued and installed; a real SLURM and a real browser, where they are installed (10 minutes)
 	$(BIN)/python -m pytest -n 2 -m long
 	$(BIN)/python -m pytest -m slurm -rs
 

@@ -1,0 +1,279 @@
+"""The page on which a colleague tries it: a photo in, products out, and why. Gradio is imported when a page is made: it takes seconds."""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ctl_lightning.data.images import Pixels
+from ctl_lightning.data.pairs import Box
+from ctl_lightning.errors import InputError
+from ctl_lightning.pictures import boxed
+from ctl_lightning.serving.encoder import opened
+from ctl_lightning.serving.recommender import Recommender
+from ctl_lightning.serving.showing import look_html, thumbnail
+
+if TYPE_CHECKING:
+    import gradio
+
+HOUR = 3600
+
+WAITING = 200
+"""Requests that wait at most; who comes then is told to come later."""
+
+SCENE = 700
+"""The longest side of the scene that corners are tapped in, in pixels."""
+
+HOW_TO = "Drop a photo of a person or a room. To replace something in it, tap two opposite corners of it."
+ONE_CORNER = "One corner is set; tap the opposite one."
+BOXED = "Only the bright part beside the box is looked at. To replace something else, tap two corners again."
+
+CSS = """
+.gradio-container { max-width: 80em !important; width: 100%; margin: auto; }
+.note { min-height: 5em; } /* so that nothing moves between two taps */
+#found .scene { display: none; } /* it is beside it */
+.note .wrong { color: #b00020; font-weight: 600; overflow-wrap: anywhere; }
+"""
+
+
+class Asked(NamedTuple):
+    """What a visitor has asked so far.
+
+    Attributes:
+        photo: where the uploaded file lies; None: there is none.
+        corners: of the box, as tapped so far: none, one, or two opposite ones, (x, y) from 0 to 1.
+    """
+
+    photo: str | None = None
+    corners: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def box(self) -> Box | None:
+        """What is to be replaced; None: nothing."""
+        if len(self.corners) < 2:
+            return None
+        (x0, y0), (x1, y1) = self.corners
+        return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+
+def load_gradio() -> Any:
+    """The library, which is told to tell nobody anything. Raises InputError: it is not installed."""
+    for name, value in (
+        ("GRADIO_ANALYTICS_ENABLED", "False"),
+        ("HF_HUB_DISABLE_TELEMETRY", "1"),
+        ("HF_HUB_OFFLINE", "1"),
+    ):
+        os.environ[name] = value
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of each request that Gradio makes to itself
+    try:
+        import gradio
+    except ImportError:
+        raise InputError("the page needs Gradio; pip install 'ctl_lightning[demo]'") from None
+    return gradio
+
+
+class _Desk:
+    """What answers the page's events. Of each, the answer is: what is asked now, the scene, the products, a word about it, the button."""
+
+    def __init__(self, recommender: Recommender, examples: Sequence[Path], gradio: Any) -> None:
+        self._recommender = recommender
+        self._examples = examples
+        self._gradio = gradio
+
+    def new(self, photo: str | None, categories: list[str], count: float) -> tuple[Any, ...]:
+        """Another photo, without a box."""
+        return self.complete(Asked(photo), categories, count)
+
+    def example(self, place: int, categories: list[str], count: float) -> tuple[Any, ...]:
+        """One of the examples."""
+        return self.complete(Asked(str(self._examples[place])), categories, count)
+
+    def forget(self, asked: Asked, categories: list[str], count: float) -> tuple[Any, ...]:
+        """The same photo without a box."""
+        return self.complete(Asked(asked.photo), categories, count)
+
+    def tap(self, asked: Asked, categories: list[str], count: float, point: tuple[int, int]) -> tuple[Any, ...]:
+        """A corner of a box, in pixels of the scene as it is shown."""
+        try:
+            scene = self._scene(asked)
+        except InputError as error:
+            return self._refused(asked, error)
+        corner = point[0] / scene.shape[1], point[1] / scene.shape[0]
+        corners = (*asked.corners, corner) if len(asked.corners) == 1 else (corner,)
+        asked = asked._replace(corners=corners)
+        if len(corners) == 1:
+            x, y = corner
+            mark = max(0.0, x - 0.03), max(0.0, y - 0.02), min(1.0, x + 0.03), min(1.0, y + 0.02)
+            marked = self._shown(boxed(scene, mark, (0.0, 0.0, 1.0, 1.0)))
+            return asked, marked, self._gradio.skip(), _note(ONE_CORNER), self._gradio.skip()
+        return self.complete(asked, categories, count)
+
+    def complete(self, asked: Asked, categories: list[str], count: float) -> tuple[Any, ...]:
+        """What completes a photo."""
+        if asked.photo is None:
+            return asked, self._gradio.Image(visible=False), "", _note(HOW_TO), self._forget(asked)
+        try:
+            scene = self._scene(asked)
+            look = self._recommender.look(asked.photo, categories or None, int(count), asked.box)
+        except InputError as error:
+            return self._refused(asked, error)
+        if look.box is not None:
+            scene = boxed(scene, look.box, look.crop)
+        said = _note(HOW_TO if look.box is None else BOXED)
+        return asked, self._shown(scene), look_html(look), said, self._forget(asked)
+
+    def _refused(self, asked: Asked, error: InputError) -> tuple[Any, ...]:
+        """A word about what is wrong, and the scene without its box, if it can be shown."""
+        try:
+            scene = self._shown(self._scene(asked))
+        except InputError:
+            scene = self._gradio.Image(visible=False)
+        # Whoever uploaded it knows it by its name, not by where it lies here.
+        said = str(error).replace(str(asked.photo), Path(str(asked.photo)).name)
+        word = f"<span class='wrong' role='alert'>{escape(said)}</span>"
+        return Asked(asked.photo), scene, "", word, self._forget(Asked())
+
+    def _scene(self, asked: Asked) -> Pixels:
+        return thumbnail(opened(str(asked.photo)), SCENE)
+
+    def _shown(self, scene: Pixels) -> Any:
+        return self._gradio.Image(scene, visible=True)
+
+    def _forget(self, asked: Asked) -> Any:
+        """The button is there when there is a box."""
+        return self._gradio.Button(visible=asked.box is not None)
+
+
+def build_page(recommender: Recommender, examples: Sequence[Path], k: int) -> "gradio.Blocks":
+    """The page, not served yet.
+
+    Args:
+        recommender: what it asks.
+        examples: photos that are shown to begin with.
+        k: products of each category to begin with.
+
+    Raises:
+        InputError: Gradio is not installed.
+    """
+    gr = load_gradio()
+    desk = _Desk(recommender, examples, gr)
+
+    # Gradio knows by the annotation that a function wants the event.
+    def tap(asked: Asked, categories: list[str], count: float, event: gr.SelectData) -> tuple[Any, ...]:  # type: ignore[name-defined]
+        return desk.tap(asked, categories, count, (event.index[0], event.index[1]))
+
+    def example(categories: list[str], count: float, event: gr.SelectData) -> tuple[Any, ...]:  # type: ignore[name-defined]
+        return desk.example(event.index, categories, count)
+
+    with gr.Blocks(title="Complete the look", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
+        gr.Markdown("# Complete the look")
+        asked = gr.State(Asked())
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                photo = gr.File(label="A photo", type="filepath", height=130, elem_id="photo")
+                if examples:
+                    gallery = gr.Gallery(
+                        [str(path) for path in examples],
+                        label="Examples",
+                        show_label=False,
+                        columns=len(examples),
+                        rows=1,
+                        height=116,
+                        object_fit="cover",
+                        allow_preview=False,
+                        interactive=False,
+                        buttons=[],
+                        elem_id="examples",
+                    )
+                scene = gr.Image(
+                    label="The scene",
+                    show_label=False,
+                    interactive=False,
+                    visible=False,
+                    format="jpeg",
+                    buttons=[],
+                    elem_id="scene",
+                )
+                note = gr.HTML(_note(HOW_TO), elem_classes="note", elem_id="note")
+                forget = gr.Button("Forget the box", size="sm", visible=False, elem_id="forget")
+                categories = gr.Dropdown(
+                    [(_short(name, recommender.categories), name) for name in recommender.categories],
+                    multiselect=True,
+                    label="Categories",
+                    info="none chosen: complete everything",
+                    elem_id="categories",
+                )
+                count = gr.Slider(1, 20, k, step=1, label="Products of each category", elem_id="count")
+            with gr.Column(scale=2, min_width=280):
+                found = gr.HTML(elem_id="found")
+        options, answers = [categories, count], [asked, scene, found, note, forget]
+        photo.upload(desk.new, [photo, *options], answers, api_name="complete")
+        photo.clear(desk.new, [photo, *options], answers, api_visibility="private")
+        if examples:
+            gallery.select(example, options, answers, api_visibility="private")
+        scene.select(tap, [asked, *options], answers, api_visibility="private")
+        forget.click(desk.forget, [asked, *options], answers, api_visibility="private")
+        categories.change(desk.complete, [asked, *options], answers, api_visibility="private")
+        count.release(desk.complete, [asked, *options], answers, api_visibility="private")
+    page.queue(default_concurrency_limit=os.cpu_count(), max_size=WAITING)
+    return page
+
+
+def serve(page: "gradio.Blocks", host: str, port: int, max_upload: str) -> str:
+    """Serves a page, from threads of its own.
+
+    Args:
+        page: of `build_page`.
+        host: address that it is served on: 127.0.0.1, this machine alone.
+        port: of it.
+        max_upload: how large a photo may be, such as "20mb".
+
+    Returns:
+        The page's address.
+
+    Raises:
+        InputError: the port is taken, or there is no such address; a wrong option.
+    """
+    gr = load_gradio()
+    if not 0 < port < 2**16:
+        raise InputError(f"port={port}: give a number from 1 to {2**16 - 1}")
+    if not re.fullmatch(r"\d+ ?(b|kb|mb|gb)?", max_upload, re.IGNORECASE):
+        raise InputError(f"max_upload={max_upload}: give a size, such as 20mb")
+    # Fonts that every system has: the default theme's come from Google.
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            max_file_size=max_upload,
+            enable_monitoring=False,
+            ssr_mode=False,
+            footer_links=[],
+            theme=theme,
+            css=CSS,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except (OSError, ValueError) as error:
+        if "Cannot find empty port" in str(error):
+            raise InputError(
+                f"port={port}: it is taken on {host}, or {host} is no address here; give another port=N"
+            ) from None
+        raise InputError(
+            f"host={host} port={port}: the page can not be served there ({' '.join(str(error).split())[:200]}); give others"
+        ) from None
+    return str(address)
+
+
+def _note(text: str) -> str:
+    return f"<span>{escape(text)}</span>"
+
+
+def _short(name: str, names: Sequence[str]) -> str:
+    """The last part of a category's name, if it is the only one that ends so."""
+    last = name.rpartition("|")[2]
+    return last if sum(one.rpartition("|")[2] == last for one in names) == 1 else name.replace("|", " › ")
