@@ -1,0 +1,25 @@
+"""python -m ctl_lightning.export: the two encoders of a checkpoint as files that run without this package."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ctl_lightning.conf import check_switches, program
+from ctl_lightning.console import console
+from ctl_lightning.serving.encoder import Encoder
+from ctl_lightning.serving.exporting import export
+
+
+@program("export")
+def main(config: DictConfig) -> None:
+    """Writes them, and compares what they say with the network."""
+    check_switches(config, "onnx")
+    encoder = Encoder(Path(str(config.ckpt_path)).expanduser())
+    written = export(encoder, Path(str(config.output)).expanduser(), config.onnx)
+    console.print("written, read back, and equal to the network on random pictures:")
+    for path in written:
+        console.print(f"  {path}", markup=False)
+
+
+if __name__ == "__main__":
+    main()
