@@ -1,15 +1,18 @@
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import pytest
 import torch
 from conftest import MakeData
 from test_module import BACKBONE, module, trainer
 
 from ctl_lightning.benchmark import benchmark
+from ctl_lightning.benchmarks import search
 from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, COMPUTED, UNCACHED
 from ctl_lightning.benchmarks.loader import FILES, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.naive import NaiveScore
@@ -165,6 +168,7 @@ def test_only_what_is_asked_for_is_measured(
     monkeypatch.setattr(
         "ctl_lightning.benchmark.scoring_rows", lambda seconds, rounds: scoring_rows(seconds, rounds, 500, 2)
     )
+    monkeypatch.setattr("ctl_lightning.benchmark.search_rows", lambda *_: [])
     found = run(tmp_path, looks, cache, "what=scoring")
     assert found["ratios"].keys() == {"region_loop_over_query"}
     assert {row["group"] for row in found["rows"]} == {"scoring"}
@@ -179,6 +183,44 @@ def test_only_what_is_asked_for_is_measured(
         "uncached_over_cached_epoch",
         "region_loop_over_query",
     }
+
+
+def test_searching_is_measured_and_graphs_find_99_of_100(
+    tmp_path: Path, looks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        search, "_searched", search._search
+    )  # not in processes of their own, which take seconds to start
+    monkeypatch.setattr(search, "QUERIES", 44)
+    found = run(tmp_path, looks, cache, "what=search", "search_products=3300")
+    assert found["ratios"].keys() == {"graphs_over_exact"}
+    value = {(row["group"], row["name"]): row["value"] for row in found["rows"]}
+    for kind in ("search learned", "search random"):
+        assert value[kind, f"{search.EXACT}: recall@10"] == 1
+        assert value[kind, f"{search.GRAPHS}: recall@10"] >= 0.99
+        assert value[kind, f"{search.EXACT}: files"] == pytest.approx(3300 * 128 * 4 / 1e6)
+        assert value[kind, f"{search.GRAPHS}: efSearch"] in search.EFFORTS
+        for name in (search.EXACT, search.GRAPHS):
+            assert value[kind, f"{name}: queries"] > 1
+
+
+def test_without_faiss_exact_slices_are_measured_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_searched", search._search)
+    monkeypatch.setattr(search, "QUERIES", 11)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    rows = search.search_rows(220, 1)
+    assert {row.name.partition(":")[0] for row in rows} == {search.EXACT}
+    assert search.search_ratios(rows) == {}
+
+
+def test_vectors_have_unit_length_and_fill_few_dimensions_or_all() -> None:
+    dimensions = {}
+    for kind in ("learned", "random"):
+        vectors = search.vectors_of(kind, 5000, 1)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        variance = np.linalg.eigvalsh(np.cov(vectors.T))
+        dimensions[kind] = variance.sum() ** 2 / (variance**2).sum()  # participation ratio
+    assert dimensions["learned"] < 40 < 110 < dimensions["random"]
 
 
 @pytest.mark.parametrize("override", ["model=global", "model.attention=uniform", "model.squared=false"])

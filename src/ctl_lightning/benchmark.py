@@ -17,6 +17,7 @@ from ctl_lightning.benchmarks.cached import cached_ratios, cached_rows
 from ctl_lightning.benchmarks.loader import loader_ratios, loader_rows
 from ctl_lightning.benchmarks.rows import Row
 from ctl_lightning.benchmarks.scoring import scoring_ratios, scoring_rows
+from ctl_lightning.benchmarks.search import search_ratios, search_rows
 from ctl_lightning.benchmarks.step import step_ratios, step_rows
 from ctl_lightning.compiling import compile_network, told_that_it_can_not_be_compiled
 from ctl_lightning.conf import build, check_switches, program
@@ -28,7 +29,7 @@ from ctl_lightning.memory import keep_freed_memory, leave_new_memory_as_it_is
 from ctl_lightning.module import CompleteTheLook
 from ctl_lightning.results import versions
 
-WHAT = ("all", "loader", "step", "cache", "scoring")
+WHAT = ("all", "loader", "step", "cache", "scoring", "search")
 
 
 @program("benchmark")
@@ -54,6 +55,7 @@ def benchmark(config: DictConfig) -> None:
         ("rounds", (int,)),
         ("workers", (int,)),
         ("cache_batch_size", (int,)),
+        ("search_products", (int,)),
     ):
         if not isinstance(config[option], kinds) or config[option] <= 0:
             raise InputError(
@@ -61,7 +63,9 @@ def benchmark(config: DictConfig) -> None:
             )
     measured = WHAT[1:] if config.what == "all" else (config.what,)
     check_switches(config, "compile", "keep_memory")
-    if config.what != "scoring" and (config.loss.name != "triplet" or config.data.negatives == "in_batch"):
+    if config.what not in ("scoring", "search") and (
+        config.loss.name != "triplet" or config.data.negatives == "in_batch"
+    ):
         raise InputError(
             f"what={config.what}: batches of triplets are measured; give loss=triplet, data.negatives=uniform"
         )
@@ -76,7 +80,9 @@ def benchmark(config: DictConfig) -> None:
 
     if config.keep_memory:
         keep_freed_memory()
-    measurements = sum({"loader": 6, "scoring": 2, "step": 6, "cache": 4}[what] for what in measured) * config.rounds
+    measurements = (
+        sum({"loader": 6, "scoring": 2, "step": 6, "cache": 4, "search": 4}[what] for what in measured) * config.rounds
+    )
     console.print(f"measuring for about {measurements * config.seconds:.0f} s; leave the machine alone meanwhile")
     make = _Make(config)
     with told_that_it_can_not_be_compiled():
@@ -129,6 +135,9 @@ def _measure(config: DictConfig, make: "_Make", measured: Sequence[str]) -> tupl
     if "scoring" in measured:
         rows += (found := scoring_rows(seconds, rounds))
         ratios |= scoring_ratios(found)
+    if "search" in measured:
+        rows += (found := search_rows(config.search_products, rounds))
+        ratios |= search_ratios(found)
     return rows, ratios
 
 
@@ -170,7 +179,7 @@ class _Make:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.3g}"
 
 
 def machine() -> dict[str, object]:
