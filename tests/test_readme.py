@@ -9,7 +9,7 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from ctl_lightning.conf import _check_config, config_dir
+from ctl_lightning.conf import _check_config, config_dir, spelled_out
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -21,6 +21,7 @@ HEADERS = [
     if "python -m ctl_lightning." in line
 ]
 COMMANDS = re.findall(r"`(python -m ctl_lightning\.[^`]*)`", README)
+SEQUENCES = re.findall(r"^    (python -m ctl_lightning\.\S+ .*)$", README, re.MULTILINE)
 MEASURED = [
     found.replace("\\\n", "")
     for found in re.findall(r"^    (python -m ctl_lightning\.(?:.*\\\n)*.*)$", DOCS, re.MULTILINE)
@@ -30,10 +31,11 @@ MEASURED = [
 def test_there_are_commands() -> None:
     assert len(COMMANDS) >= 10
     assert len(HEADERS) >= 20
-    assert len(MEASURED) == 10
+    assert len(MEASURED) == 18
+    assert len(SEQUENCES) == 4
 
 
-@pytest.mark.parametrize("command", sorted({*COMMANDS, *HEADERS, *MEASURED}))
+@pytest.mark.parametrize("command", sorted({*COMMANDS, *HEADERS, *MEASURED, *SEQUENCES}))
 def test_every_command_composes_and_has_only_known_options(command: str) -> None:
     program = command.split()[2].removeprefix("ctl_lightning.")
     words = shlex.split(command)[3:]
@@ -44,7 +46,7 @@ def test_every_command_composes_and_has_only_known_options(command: str) -> None
     if program not in ("check_splits", "sweep_table"):
         overrides = ["paths.run_dir=run", *overrides]
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = hydra.compose(program, overrides)
+        config = hydra.compose(program, spelled_out(overrides))
     assert isinstance(config, DictConfig)
     _check_config(program, config)
 
