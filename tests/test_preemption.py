@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import TINY, Compose, MakeData
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 from ranks import in_processes
 
@@ -231,6 +232,8 @@ def test_a_signal_while_nothing_is_trained_ends_the_run_at_once_and_gives_the_jo
 def test_a_run_killed_between_its_best_and_its_last_checkpoint_goes_on(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Every epoch is the best: whether so small a network really improves differs from one kind of processor to another.
+    monkeypatch.setattr(ModelCheckpoint, "check_monitor_top_k", lambda *_: True)
     options = (*TINY, "trainer.max_epochs=3", "model.learning_rate=0.01", "+experiment=global")
     train(compose(*options, run="whole"))
     saved = WholeFiles.save_checkpoint
