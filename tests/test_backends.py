@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -235,16 +236,53 @@ def test_a_part_is_one_folders_and_several_parts_are_searched_together(
 
 
 def test_a_collection_that_has_lost_products_gets_all_again(
-    served: tuple[Path, Path], tmp_path: Path, shop: Callable[[int, int], list[str]]
+    served: tuple[Path, Path], tmp_path: Path, shop: Callable[[int, int], list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
+    from qdrant_client import QdrantClient, models
+
+    def whole() -> bool:
+        recommender = Recommender.from_checkpoint(served[0], base)
+        counts = recommender.catalogue.counts
+        recommender.catalogue.close()  # type: ignore[attr-defined]
+        return sum(counts.values()) == 12
+
     base = make_catalogue(served[0], tmp_path / "base", *shop(0, 12), "catalogue.backend=qdrant")
     shutil.rmtree(base / "qdrant")
     with pytest.raises(InputError, match="there is no collection products on disk"):
         Recommender.from_checkpoint(served[0], base)
     make_catalogue(served[0], base)
-    recommender = Recommender.from_checkpoint(served[0], base)
-    assert sum(recommender.catalogue.counts.values()) == 12
-    recommender.catalogue.close()  # type: ignore[attr-defined]
+    assert whole()
+    with closing(QdrantClient(path=str(base / "qdrant"))) as client:
+        some = models.Filter(must=[models.FieldCondition(key="product", match=models.MatchValue(value="p3"))])
+        client.delete("products", models.FilterSelector(filter=some))
+    assert not whole()
+    make_catalogue(served[0], base)
+    assert "products has lost products: all are sent again" in caplog.text
+    assert whole()
+
+
+def test_a_collection_that_moved_is_changed_at_its_new_address(
+    served: tuple[Path, Path], tmp_path: Path, shop: Callable[[int, int], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qdrant_client import QdrantClient
+
+    real, real_upsert = qdrant.connect, QdrantClient.upsert
+    sent: list[int] = []
+
+    def upsert(self: Any, name: str, points: Any, **options: Any) -> Any:
+        sent.append(len(points.ids))
+        return real_upsert(self, name, points, **options)
+
+    # One server, whatever its address.
+    monkeypatch.setattr(qdrant, "connect", lambda folder, where: real(folder, {**where, "url": None}))
+    monkeypatch.setattr(QdrantClient, "upsert", upsert)
+    words = ("catalogue.backend=qdrant", "catalogue.url=http://old:6333")
+    base = make_catalogue(served[0], tmp_path / "base", *shop(0, 12), *words)
+    make_catalogue(served[0], base, *shop(0, 14), "catalogue.url=http://new:6333")
+    assert sent == [12, 2]
+    manifest = Manifest.read(base)
+    assert manifest is not None
+    assert manifest.qdrant["url"] == "http://new:6333"
 
 
 def test_a_collection_that_is_not_ours_or_another_checkpoints(
@@ -256,9 +294,8 @@ def test_a_collection_that_is_not_ours_or_another_checkpoints(
     client = QdrantClient(path=str(base / "qdrant"))
     options = models.VectorParams(size=16, distance=models.Distance.DOT)
     client.create_collection("theirs", vectors_config=options)
-    client.create_collection(
-        "other", vectors_config=options, metadata={"identity": {"method": "hybrid", "weights": "0"}}
-    )
+    said = {"identity": {"method": "hybrid", "weights": "0"}, "id": "1"}
+    client.create_collection("other", vectors_config=options, metadata=said)
     client.close()
     words = [*shop(0, 8), "catalogue.backend=qdrant"]
     with pytest.raises(InputError, match=r"catalogue\.collection=theirs: it is not one of ctl_lightning"):

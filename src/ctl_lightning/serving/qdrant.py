@@ -202,19 +202,20 @@ def _claim(client: "QdrantClient", folder: Path, manifest: Manifest, notes: sqli
             client.create_collection(
                 collection,
                 vectors_config=models.VectorParams(size=manifest.dim, distance=models.Distance.DOT),
-                metadata={"identity": manifest.identity},
+                # Its own name, whatever address it moves to.
+                metadata={"identity": manifest.identity, "id": uuid.uuid4().hex},
             )
         except Exception:
             if not client.collection_exists(collection):  # another part's process was faster
                 raise
-    _check_collection(client, folder, manifest)
+    described = _check_collection(client, folder, manifest)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant")
         for name in ("category", "part"):
             client.create_payload_index(collection, name, models.PayloadSchemaType.KEYWORD)
     ours = models.Filter(must=[models.FieldCondition(key="part", match=models.MatchValue(value=where["part"]))])
     found = client.count(collection, ours, exact=True).count
-    name = repr(sorted(where.items()))
+    name = repr([described["id"], where["part"]])
     claimed = notes.execute("SELECT id FROM places WHERE name = ?", (name,)).fetchone()
     if claimed is None:
         if found:
@@ -233,7 +234,8 @@ def _claim(client: "QdrantClient", folder: Path, manifest: Manifest, notes: sqli
     return place
 
 
-def _check_collection(client: "QdrantClient", folder: Path, manifest: Manifest) -> None:
+def _check_collection(client: "QdrantClient", folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """What the collection says of itself: "identity", as of the catalogue; "id", its own."""
     collection = str(manifest.qdrant["collection"])
     if not client.collection_exists(collection):
         raise InputError(
@@ -241,9 +243,10 @@ def _check_collection(client: "QdrantClient", folder: Path, manifest: Manifest) 
             "python -m ctl_lightning.catalogue"
         )
     described = client.get_collection(collection).config.metadata or {}
-    if "identity" not in described:
+    if not {"identity", "id"} <= described.keys():
         raise InputError(f"catalogue.collection={collection}: it is not one of ctl_lightning; give another name")
     check_identity(folder, manifest, described["identity"])
+    return described
 
 
 def _open_notes(folder: Path) -> sqlite3.Connection:
