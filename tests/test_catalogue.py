@@ -141,6 +141,10 @@ def test_products_come_and_go_without_embedding_the_others(
     assert anew(f"products={tmp_path / 'gone.txt'}", "change=remove") == 0
     left = contents(folder)
     assert left.keys() == {*"bce"}
+    assert anew(*shop({"d": "Shoes"}), "change=add") == 1
+    (tmp_path / "gone.json").write_text('{"d": "Shoes"}')
+    assert anew(f"products={tmp_path / 'gone.json'}", "change=remove") == 0
+    assert contents(folder).keys() == {*"bce"}
     assert all(left[name] == first[name] for name in "bc")
     save_image(tmp_path / "images" / "b.png", seed=99)  # another photo of the same product
     assert anew(*shop({"b": "Hats", "c": "Hats"})) == 1  # and in another category now
@@ -267,6 +271,9 @@ def test_wrong_options_are_one_line(
         make_catalogue(run, tmp_path / "file" / "below", *shop({"a": "Shoes"}))
     make_catalogue(run, folder, *words)
     with pytest.raises(InputError, match="product z is not in it; nothing was removed"):
+        make_catalogue(run, folder, f"products={tmp_path / 'gone.txt'}", "change=remove")
+    (tmp_path / "gone.txt").write_text("\n")
+    with pytest.raises(InputError, match=r"products=.*gone\.txt: there is no product in it; write one a line"):
         make_catalogue(run, folder, f"products={tmp_path / 'gone.txt'}", "change=remove")
     (tmp_path / "gone.txt").write_text("a")
     with pytest.raises(InputError, match="there is no product to put into it"):

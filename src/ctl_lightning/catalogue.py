@@ -1,6 +1,5 @@
 """python -m ctl_lightning.catalogue: product photos -> a catalogue of vectors, in which `recommend` and `demo` search."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from ctl_lightning.conf import check_options, check_switches, program
 from ctl_lightning.console import console
+from ctl_lightning.data.files import read_names
 from ctl_lightning.data.folder import images_below
 from ctl_lightning.data.pairs import NAME_ID, read_catalogue
 from ctl_lightning.errors import InputError
@@ -98,7 +98,8 @@ def _products(encoder: Encoder, folder: Path, config: DictConfig) -> list[Produc
     if config.products not in (None, "data"):
         path = Path(config.products).expanduser()
         if config.change == "remove":
-            return [Product(name, "", Path()) for name in _named(path)]
+            names = _listed(path) if path.suffix == ".json" else read_names(path, "products", "product")
+            return [Product(name, "", Path()) for name in names]
         return _of_file(encoder, path, config.images)
     if config.change != "set" or config.images is not None:
         option = f"change={config.change}" if config.change != "set" else f"images={config.images}"
@@ -120,12 +121,16 @@ def _of_its_data(encoder: Encoder, config: DictConfig) -> list[Product]:
     ]
 
 
-def _of_file(encoder: Encoder, path: Path, photos: str | None) -> list[Product]:
+def _listed(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"products={path}: there is no such file; give a JSON file, product -> category")
     if path.stat().st_size < 20 and path.read_bytes().strip() in (b"", b"{}", b"[]"):
         raise InputError(f"products={path}: there is no product in it; write product -> category")
-    listed = read_catalogue(path, NAME_ID)
+    return read_catalogue(path, NAME_ID)
+
+
+def _of_file(encoder: Encoder, path: Path, photos: str | None) -> list[Product]:
+    listed = _listed(path)
     folder = Path(photos).expanduser() if photos is not None else path.parent / "images"
     if not folder.is_dir():
         raise InputError(f"images={folder}: there is no such folder; give that of the products' photos")
@@ -143,28 +148,6 @@ def _of_file(encoder: Encoder, path: Path, photos: str | None) -> list[Product]:
             )
         products.append(Product(product, category, images[0]))
     return products
-
-
-def _named(path: Path) -> list[str]:
-    """The ids in a JSON object or list, or one a line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise InputError(f"products={path}: can not be read ({why}); give a file with a product a line") from None
-    if path.suffix == ".json":
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"products={path}: not valid JSON ({error})") from None
-        if not isinstance(content, (dict, list)):
-            raise InputError(f"products={path}: give a list of products, or an object product -> category")
-        names = [str(name) for name in content]
-    else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    if not names:
-        raise InputError(f"products={path}: there is no product in it; write one a line")
-    return names
 
 
 if __name__ == "__main__":

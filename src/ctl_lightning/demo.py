@@ -10,9 +10,9 @@ from ctl_lightning.conf import check_options, program
 from ctl_lightning.console import console
 from ctl_lightning.data.pairs import read_split, split_of
 from ctl_lightning.errors import InputError
+from ctl_lightning.recommend import recommender_of
 from ctl_lightning.serving.encoder import Encoder, photos_in
 from ctl_lightning.serving.page import build_page, load_gradio, serve
-from ctl_lightning.serving.recommender import Recommender
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +32,11 @@ OPTIONS: dict[str, Any] = {
 def main(config: DictConfig) -> None:
     """Serves the page until Ctrl-C."""
     check_options({name: config[name] for name in OPTIONS}, OPTIONS)
-    check_options(dict(config.catalogue), {"dir": str, "url": str | None}, "catalogue.")
     if not 1 <= config.k <= 20:
         raise InputError(f"k={config.k}: give a number from 1 to 20")
     load_gradio()
     console.print("loading ...")
-    recommender = Recommender.from_checkpoint(
-        str(config.ckpt_path), str(config.catalogue.dir), config.device, config.catalogue.url
-    )
+    recommender = recommender_of(config)
     if config.examples is not None:
         examples = photos_in(Path(config.examples).expanduser(), "examples")[:EXAMPLES]
     else:

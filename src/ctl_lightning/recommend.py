@@ -37,14 +37,12 @@ def recommend(config: DictConfig) -> None:
     categories = _names(config.category)
     given = {name: config[name] for name in OPTIONS}
     check_options(given | {"category": categories}, OPTIONS)
-    check_options(dict(config.catalogue), {"dir": str, "url": str | None}, "catalogue.")
     output = Path(config.output).expanduser() if config.output is not None else Path(config.paths.run_dir) / "look.png"
     check_ending(output)
     box = read_box(config.box)
     scene = Path(str(config.scene)).expanduser()
     several = scene.is_dir()
-    folder = Path(str(config.catalogue.dir)).expanduser()
-    recommender = Recommender.from_checkpoint(str(config.ckpt_path), folder, config.device, config.catalogue.url)
+    recommender = recommender_of(config)
     if several:
         photos = photos_in(scene, "scene")
     else:
@@ -54,7 +52,11 @@ def recommend(config: DictConfig) -> None:
         several and output.parent.resolve() == scene.resolve()
     ):
         raise InputError(f"output={output}: it lies where the scenes are; give another place")
-    made = _Made(output, recommender, folder, [str(scene.absolute()), categories, config.k, box]) if several else None
+    made = (
+        _Made(output, recommender, config.catalogue.dir, [str(scene.absolute()), categories, config.k, box])
+        if several
+        else None
+    )
     failed = 0
     for number, photo in enumerate(photos, start=1):
         path = output.with_name(f"{photo.name}-{output.name}") if several else output
@@ -80,6 +82,13 @@ def recommend(config: DictConfig) -> None:
         raise InputError(f"{failed} of {len(photos)} photos in {scene} can not be read; the others are done")
 
 
+def recommender_of(config: DictConfig) -> Recommender:
+    """What the options ckpt_path, catalogue and device name. Raises InputError."""
+    check_options(dict(config.catalogue), {"dir": str, "url": str | None}, "catalogue.")
+    where = config.catalogue
+    return Recommender.from_checkpoint(str(config.ckpt_path), where.dir, config.device, where.url)
+
+
 def _names(given: object) -> list[str] | None:
     if given is None:
         return None
@@ -96,9 +105,11 @@ class _Made:
         options: what else they depend on.
     """
 
-    def __init__(self, output: Path, recommender: Recommender, catalogue: Path, options: list[object]) -> None:
+    def __init__(self, output: Path, recommender: Recommender, catalogue: str, options: list[object]) -> None:
         self._note = output.with_name(f".{output.name}.made")
-        made_with = json.dumps([recommender.encoder.identity(), sha256_of(catalogue / MANIFEST), *options])
+        made_with = json.dumps(
+            [recommender.encoder.identity(), sha256_of(Path(catalogue).expanduser() / MANIFEST), *options]
+        )
         lines = self._note.read_text(encoding="utf-8").splitlines() if self._note.exists() else []
         if not lines or lines[0] != made_with:
             write_text(self._note, f"{made_with}\n")

@@ -11,8 +11,7 @@ from rich.table import Column, Table
 from ctl_lightning.compatibility import Compatibility
 from ctl_lightning.conf import program
 from ctl_lightning.console import console
-from ctl_lightning.data.files import write_text
-from ctl_lightning.errors import InputError
+from ctl_lightning.data.files import read_names, write_text
 from ctl_lightning.serving.encoder import photo_named, read_box
 
 
@@ -30,7 +29,7 @@ def rerank(config: DictConfig) -> None:
     """
     compatibility = Compatibility(Path(str(config.ckpt_path)).expanduser(), config.device)
     data = compatibility.trained.data({"root": config.data.root})
-    names = _candidates(Path(str(config.candidates)).expanduser())
+    names = read_names(Path(str(config.candidates)).expanduser(), "candidates", "candidate")
     box = read_box(config.box)
     scene = photo_named(data, str(config.scene), "scene")
     photos = [photo_named(data, name, f"candidates={config.candidates}") for name in names]
@@ -79,19 +78,6 @@ def rerank(config: DictConfig) -> None:
             "the validation split"
         )
     console.print(f"  {path}", markup=False)
-
-
-def _candidates(path: Path) -> list[str]:
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise InputError(
-            f"candidates={path}: can not be read ({why}); give a text file with a candidate a line"
-        ) from None
-    if not names:
-        raise InputError(f"candidates={path}: there is no candidate in it; write one a line")
-    return names
 
 
 if __name__ == "__main__":

@@ -127,6 +127,7 @@ def change_catalogue(
         InUseError: another process is changing it.
     """
     with _alone(folder):
+        _delete_partial(folder)
         identity = encoder.identity()
         old = Manifest.read(folder)
         known, before = _known(folder, old, identity)
@@ -172,9 +173,6 @@ def change_catalogue(
 
 def _known(folder: Path, old: Manifest | None, identity: Mapping[str, Any]) -> tuple[list[Listed], Vectors | None]:
     """Products and vectors of the catalogue before. Raises InputError: it is broken, or of another checkpoint."""
-    for path in folder.iterdir():
-        if path.name.startswith(".") and OURS.fullmatch(path.name):  # of a run that was killed: no other is at work
-            path.unlink()
     if old is None:
         return [], None
     check_identity(folder, old, identity)
@@ -290,6 +288,13 @@ def _write(
         with replacing(products) as temporary:
             write_products(temporary, listed)
     return manifest
+
+
+def _delete_partial(folder: Path) -> None:
+    """Deletes what a killed run has half written: no other is at work, and it may be the room that is missing."""
+    for path in folder.iterdir():
+        if path.name.startswith(".") and OURS.fullmatch(path.name):
+            path.unlink()
 
 
 def _clean(folder: Path, manifest: Manifest) -> None:
