@@ -185,6 +185,19 @@ def test_fifty_visitors_at_once(address: str, recommender: Recommender, looks: P
     assert found == [wanted[number % 5] for number in range(50)]
 
 
+def test_visitors_with_the_same_photo_do_not_share_a_file_that_is_written_while_it_is_read(
+    address: str, looks: Path
+) -> None:
+    from gradio_client import Client, handle_file
+
+    client = Client(address, verbose=False, analytics_enabled=False, download_files=False)
+    photo = handle_file(sorted((looks / "images").rglob("*.jpg"))[0])
+    shown = [client.predict(photo, [], 3, api_name="/complete")[0]["value"]["path"] for _ in range(2)]
+    assert shown[0] != shown[1]
+    assert Path(shown[0]).read_bytes() == Path(shown[1]).read_bytes()
+    assert Image.open(shown[0]).format == "JPEG"
+
+
 @pytest.mark.long
 def test_the_program_serves_until_it_is_told_to_end(served: tuple[Path, Path], tmp_path: Path) -> None:
     port = free_port()

@@ -6,7 +6,10 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from PIL import Image
 
 from ctl_lightning.data.images import Pixels
 from ctl_lightning.data.pairs import Box
@@ -140,7 +143,13 @@ class _Desk:
         return thumbnail(opened(str(asked.photo)), SCENE)
 
     def _shown(self, scene: Pixels) -> Any:
-        return self._gradio.Image(scene, visible=True)
+        # In a file of this answer's own, among those that Gradio deletes later: pictures of equal content that Gradio writes itself
+        # share a file, which it writes anew while another visitor reads it.
+        kept = Path(self._gradio.utils.get_upload_folder())
+        kept.mkdir(parents=True, exist_ok=True)
+        path = Path(mkdtemp(dir=kept)) / "scene.jpeg"
+        Image.fromarray(scene).save(path, quality=90)
+        return self._gradio.Image(path, visible=True)
 
     def _forget(self, asked: Asked) -> Any:
         """The button is there when there is a box."""
