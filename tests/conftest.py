@@ -14,9 +14,9 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from ctl_lightning.conf import config_dir
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.stl import ShopTheLook
+from ctl_lightning.data.sources.stl import ShopTheLook
+from ctl_lightning.runtime.config import config_dir
 
 # Tiny networks: more threads only wait for each other. For the programs that the tests start, too.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -154,12 +154,14 @@ def differences(reference: Path, found: Path) -> list[str]:
                 if before[name].dtype != after[name].dtype or not torch.equal(before[name], after[name])
             ]
     results = [json.loads((folder / "results.json").read_text()) for folder in (reference, found)]
-    before, after = (dict(_leaves("", result)) for result in results)
-    for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name), after.get(name)
-        near = name in LAST_DIGITS and None not in (old, new) and abs(old - new) <= 1e-12
-        if old != new and not near:
-            told.append(f"results.json: {name} is {new!r}, before {old!r}")
+    was, now = (dict(_leaves("", result)) for result in results)
+    for name in sorted(was.keys() | now.keys()):
+        old_value, new_value = was.get(name), now.get(name)
+        near = False
+        if name in LAST_DIGITS and isinstance(old_value, float) and isinstance(new_value, float):
+            near = abs(old_value - new_value) <= 1e-12
+        if old_value != new_value and not near:
+            told.append(f"results.json: {name} is {new_value!r}, before {old_value!r}")
     if (reference / "pairs.csv").read_bytes() != (found / "pairs.csv").read_bytes():
         told.append("pairs.csv")
     return told

@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY
 
 from ctl_lightning.catalogue import catalogue
-from ctl_lightning.conf import config_dir, spelled_out
+from ctl_lightning.runtime.config import config_dir, spelled_out
 from ctl_lightning.train import train
 
 

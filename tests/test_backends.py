@@ -16,11 +16,11 @@ from conftest import save_image
 from serving import make_catalogue
 
 from ctl_lightning.benchmarks.search import vectors_of
-from ctl_lightning.errors import InputError
-from ctl_lightning.serving import qdrant
-from ctl_lightning.serving.catalogue import ExactCatalogue, Manifest, nearest
-from ctl_lightning.serving.hnsw import Graph, GraphCatalogue
-from ctl_lightning.serving.qdrant import QdrantCatalogue
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.catalogue import qdrant
+from ctl_lightning.serving.catalogue.exact import ExactCatalogue, Manifest, nearest
+from ctl_lightning.serving.catalogue.hnsw import Graph, GraphCatalogue
+from ctl_lightning.serving.catalogue.qdrant import QdrantCatalogue
 from ctl_lightning.serving.recommender import Recommender
 
 

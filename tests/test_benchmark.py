@@ -16,7 +16,6 @@ from ctl_lightning.benchmarks import search
 from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, COMPUTED, UNCACHED
 from ctl_lightning.benchmarks.loader import FILES, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.naive import NaiveScore
-from ctl_lightning.benchmarks.rows import Row, rates, ratio
 from ctl_lightning.benchmarks.scoring import (
     ONE_QUERY,
     REGION_LOOP,
@@ -37,12 +36,13 @@ from ctl_lightning.benchmarks.step import (
     _operations,
     fit_rate,
 )
-from ctl_lightning.conf import config_dir
+from ctl_lightning.benchmarks.timing import Row, rates, ratio
 from ctl_lightning.data.triplets import TripletDataset
-from ctl_lightning.errors import InputError
-from ctl_lightning.style.backbone import IMAGENET_MEAN, IMAGENET_STD
-from ctl_lightning.style.distance import query, query_distance
-from ctl_lightning.style.network import StyleNetwork
+from ctl_lightning.models.components.backbone import IMAGENET_MEAN, IMAGENET_STD
+from ctl_lightning.models.components.distance import query, query_distance
+from ctl_lightning.models.components.style_network import StyleNetwork
+from ctl_lightning.runtime.config import config_dir
+from ctl_lightning.runtime.errors import InputError
 
 
 def run(tmp_path: Path, looks: Path, cache: Path, *overrides: str) -> Any:
@@ -280,7 +280,7 @@ def test_a_ratio_is_taken_round_by_round() -> None:
 
 def test_a_rate_is_the_work_over_the_time_without_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("ctl_lightning.benchmarks.rows.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("ctl_lightning.benchmarks.timing.time.perf_counter", lambda: clock[0])
 
     def steps(amount: int, seconds: float) -> Iterator[int]:
         clock[0] += 100

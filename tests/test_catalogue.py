@@ -21,8 +21,9 @@ from PIL import Image
 from serving import make_catalogue, train_on
 
 from ctl_lightning.data.images import ImageItem, decode
-from ctl_lightning.errors import InputError
-from ctl_lightning.serving.catalogue import (
+from ctl_lightning.models.components.style_network import StyleNetwork, region_distance
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.catalogue.exact import (
     MANIFEST,
     ExactCatalogue,
     Listed,
@@ -33,10 +34,9 @@ from ctl_lightning.serving.catalogue import (
     open_products,
     write_products,
 )
-from ctl_lightning.serving.embedded import Embedded
+from ctl_lightning.serving.catalogue.pending import Embedded
 from ctl_lightning.serving.encoder import Encoder
 from ctl_lightning.serving.recommender import Recommender
-from ctl_lightning.style.network import StyleNetwork, region_distance
 
 SHOES, HATS = "Apparel & Accessories|Shoes", "Apparel & Accessories|Hats"
 

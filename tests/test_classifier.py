@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, f1_score, precision_score, recall_score
 from test_metrics import table_distances, task
 
-from ctl_lightning.classifier import (
+from ctl_lightning.metrics.classification import (
     BINS,
     Classifier,
     Judged,
@@ -14,8 +14,8 @@ from ctl_lightning.classifier import (
     fit_classifier,
     samples,
 )
-from ctl_lightning.looks import classifier_curves
-from ctl_lightning.metrics import score_pairs
+from ctl_lightning.metrics.retrieval import score_pairs
+from ctl_lightning.reports.examples import classifier_curves
 
 
 def judged(

@@ -9,12 +9,12 @@ import pytest
 from lightning import Trainer
 from PIL import Image
 
-from ctl_lightning.compatibility import Compatibility
-from ctl_lightning.conf import config_dir
-from ctl_lightning.embedding import ranked_split
-from ctl_lightning.errors import InputError
 from ctl_lightning.rerank import rerank
-from ctl_lightning.restoring import Trained
+from ctl_lightning.runtime.config import config_dir
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.compatibility import Compatibility
+from ctl_lightning.serving.trained import Trained
+from ctl_lightning.training.predict import ranked_split
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from ctl_lightning.conf import EXTRAS, _check_config, build, config_dir, one_line
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.errors import InputError, suggestion
+from ctl_lightning.runtime.config import EXTRAS, _check_config, build, config_dir, one_line
+from ctl_lightning.runtime.errors import InputError, suggestion
 
 ALL = sorted(path.relative_to(config_dir()) for path in config_dir().rglob("*.yaml"))
 GROUPS = (

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from conftest import MakeData, data_module, image_id, write_look_files
 
-from ctl_lightning.conf import one_line
 from ctl_lightning.data.pairs import SPLITS, read_split
 from ctl_lightning.data.triplets import crop_key
-from ctl_lightning.errors import InputError
+from ctl_lightning.runtime.config import one_line
+from ctl_lightning.runtime.errors import InputError
 
 HATS, SHOES = "Apparel & Accessories|Hats", "Apparel & Accessories|Shoes"
 

@@ -18,10 +18,10 @@ from browser import browser, skip_without_browser
 from conftest import save_image
 from PIL import Image
 
-from ctl_lightning.errors import InputError
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.look import write_look
 from ctl_lightning.serving.page import build_page, serve
 from ctl_lightning.serving.recommender import Recommender
-from ctl_lightning.serving.showing import write_look
 
 
 def free_port() -> int:

@@ -16,12 +16,12 @@ from test_module import TRIPLET, module, trainer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ctl_lightning.checkpoints import read_checkpoint
-from ctl_lightning.data.colours import jitter_colours
-from ctl_lightning.errors import InputError
-from ctl_lightning.memory import keep_freed_memory
-from ctl_lightning.tracking import ProgressBar, csv_logger
+from ctl_lightning.data.transforms import jitter_colours
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.memory import keep_freed_memory
 from ctl_lightning.train import train
+from ctl_lightning.training.checkpointing import read_checkpoint
+from ctl_lightning.training.loggers import ProgressBar, csv_logger
 
 WAITING = {
     torch.ops.aten._local_scalar_dense.default,
@@ -241,7 +241,7 @@ def test_freed_memory_is_kept() -> None:
     script = """
 from pathlib import Path
 import torch
-from ctl_lightning.memory import keep_freed_memory
+from ctl_lightning.runtime.memory import keep_freed_memory
 def resident():
     return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
 def left():

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ctl_lightning.style.distance import (
+from ctl_lightning.models.components.distance import (
     Method,
     attention_weights,
     global_distance,
@@ -13,7 +13,7 @@ from ctl_lightning.style.distance import (
     query,
     query_distance,
 )
-from ctl_lightning.style.loss import hinge_loss
+from ctl_lightning.models.components.losses import hinge_loss
 
 B, R, D, M = 3, 5, 4, 6
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 from conftest import TINY, Compose, MakeData
 
-from ctl_lightning.checkpoints import checkpoint_of, read_checkpoint
-from ctl_lightning.conf import config_dir
 from ctl_lightning.data.images import ImageItem, decode
 from ctl_lightning.data.triplets import crop_key
-from ctl_lightning.embedding import ranked_split
-from ctl_lightning.errors import InputError
 from ctl_lightning.evaluate import evaluate
-from ctl_lightning.restoring import Trained
-from ctl_lightning.results import Results
+from ctl_lightning.reports.results import Results
+from ctl_lightning.runtime.config import config_dir
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.trained import Trained
 from ctl_lightning.train import train
+from ctl_lightning.training.checkpointing import checkpoint_of, read_checkpoint
+from ctl_lightning.training.predict import ranked_split
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from serving import train_on
 
-from ctl_lightning.errors import InputError
+from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.encoder import Encoder
-from ctl_lightning.serving.exporting import _compare, export
+from ctl_lightning.serving.export import _compare, export
 from ctl_lightning.serving.recommender import Recommender
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "serve.py"

@@ -15,12 +15,12 @@ from conftest import MakeData
 from torch import Tensor
 from torch.nn import functional as F
 
-from ctl_lightning.data import features as module
-from ctl_lightning.data import making
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.features import CachedFeatures, FeaturePlan, FeatureType, open_features
+from ctl_lightning.data.store import features as module
+from ctl_lightning.data.store.features import CachedFeatures, FeaturePlan, FeatureType, open_features
 from ctl_lightning.data.triplets import Triplet
-from ctl_lightning.errors import InputError
+from ctl_lightning.runtime import large_files as making
+from ctl_lightning.runtime.errors import InputError
 
 IDENTITY = {"name": "means", "weights": "0", "grid": 2}
 SIZE = 4
@@ -141,7 +141,7 @@ KILLED = """
 import os, sys
 sys.path.insert(0, {tests!r})
 import test_features as t
-from ctl_lightning.data import features
+from ctl_lightning.data.store import features
 features.SECONDS_A_NOTE = 0.0
 writes = 0
 def write_at(file, content, offset, real=features.write_at):

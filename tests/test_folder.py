@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from conftest import save_image
 
-from ctl_lightning.data.folder import LooksFolder
 from ctl_lightning.data.pairs import Pair
-from ctl_lightning.errors import InputError
+from ctl_lightning.data.sources.folder import LooksFolder
+from ctl_lightning.runtime.errors import InputError
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

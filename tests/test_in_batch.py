@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from ctl_lightning.data.triplets import PairBatch
-from ctl_lightning.module import CompleteTheLook
-from ctl_lightning.style.network import StyleNetwork, region_distance
+from ctl_lightning.models.components.style_network import StyleNetwork, region_distance
+from ctl_lightning.training.module import CompleteTheLook
 
 LOSSES: dict[str, Any] = {
     "all": {"name": "in_batch_triplet", "margin": MARGIN, "mining": "all"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from ctl_lightning.intervals import interval, paired_difference, ratio_interval, sums_by_scene
+from ctl_lightning.metrics.intervals import interval, paired_difference, ratio_interval, sums_by_scene
 
 
 def test_the_interval_is_the_closed_form_when_scenes_are_single() -> None:

@@ -7,10 +7,10 @@ import pytest
 from conftest import MakeData
 from PIL import Image
 
-from ctl_lightning.data.evaluation import Integers
-from ctl_lightning.intervals import Floats
-from ctl_lightning.looks import hard_negatives, retrieval_rows
-from ctl_lightning.metrics import score_pairs
+from ctl_lightning.data.evaluation_set import Integers
+from ctl_lightning.metrics.intervals import Floats
+from ctl_lightning.metrics.retrieval import score_pairs
+from ctl_lightning.reports.examples import hard_negatives, retrieval_rows
 
 
 def by_number(queries: Integers, products: Integers) -> Floats:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctl_lightning.style.loss import (
+from ctl_lightning.models.components.losses import (
     LOWEST_TEMPERATURE,
     Mining,
     Temperature,

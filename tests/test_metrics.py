@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ctl_lightning.data.evaluation import EvaluationSet, Integers
+from ctl_lightning.data.evaluation_set import EvaluationSet, Integers
 from ctl_lightning.data.pairs import Pair
-from ctl_lightning.intervals import Floats
-from ctl_lightning.metrics import PairScores, metric_values, score_pairs, summarise
+from ctl_lightning.metrics.intervals import Floats
+from ctl_lightning.metrics.retrieval import PairScores, metric_values, score_pairs, summarise
 
 BOX = (0.0, 0.0, 0.5, 0.5)
 

@@ -10,12 +10,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from ctl_lightning.checkpoints import check_resumable, read_checkpoint, unfinished_run
 from ctl_lightning.data.triplets import Triplet
-from ctl_lightning.errors import InputError
-from ctl_lightning.metrics import score_pairs
-from ctl_lightning.module import CompleteTheLook
-from ctl_lightning.style.network import SceneStyle, StyleNetwork, region_distance
+from ctl_lightning.metrics.retrieval import score_pairs
+from ctl_lightning.models.components.style_network import SceneStyle, StyleNetwork, region_distance
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.training.checkpointing import check_resumable, read_checkpoint, unfinished_run
+from ctl_lightning.training.module import CompleteTheLook
 
 BACKBONE = {
     "name": "small",

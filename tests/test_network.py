@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ctl_lightning.errors import InputError
-from ctl_lightning.style.backbone import Backbone
-from ctl_lightning.style.distance import Method
-from ctl_lightning.style.heads import CategoryEmbedding, Head, Kind
-from ctl_lightning.style.network import StyleNetwork, region_distance
+from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.models.components.distance import Method
+from ctl_lightning.models.components.heads import CategoryEmbedding, Head, Kind
+from ctl_lightning.models.components.style_network import StyleNetwork, region_distance
+from ctl_lightning.runtime.errors import InputError
 
 METHODS: tuple[Method, ...] = ("hybrid", "global", "local")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ctl_lightning.style.observing import observations
+from ctl_lightning.models.components.triplet_statistics import observations
 
 
 @pytest.mark.parametrize("margin", [0.2, None])

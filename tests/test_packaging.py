@@ -65,7 +65,9 @@ def test_an_installed_wheel_as_module_and_as_console_script(wheel: Path, tmp_pat
         cwd=tmp_path,
     )
     path = {"PYTHONPATH": str(site)}
-    where = run(sys.executable, "-c", "import ctl_lightning.conf as c; print(c.config_dir())", cwd=tmp_path, **path)
+    where = run(
+        sys.executable, "-c", "import ctl_lightning.runtime.config as c; print(c.config_dir())", cwd=tmp_path, **path
+    )
     assert Path(where.strip()) == site / "ctl_lightning" / "conf"
     assert "loyalty: 0.95" in run(sys.executable, "-m", "ctl_lightning.train", "--cfg", "job", cwd=tmp_path, **path)
     assert "loyalty: 0.95" in run(sys.executable, str(site / "bin" / "ctl-train"), "--cfg", "job", cwd=tmp_path, **path)

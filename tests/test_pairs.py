@@ -15,7 +15,7 @@ from ctl_lightning.data.pairs import (
     split_of,
     write_split,
 )
-from ctl_lightning.errors import InputError
+from ctl_lightning.runtime.errors import InputError
 
 SHOE, VASE = image_id("shoe"), image_id("vase")
 SCENE = image_id("scene")

@@ -11,10 +11,10 @@ import pytest
 from conftest import TINY
 from rich.console import Console
 
-from ctl_lightning.conf import config_dir
-from ctl_lightning.errors import InputError
 from ctl_lightning.paper import _cells, _why, paper
-from ctl_lightning.tables import METRICS, MethodRow, check_docs, markdown_table, read_row, write_tables
+from ctl_lightning.reports.paper_table import METRICS, MethodRow, check_docs, markdown_table, read_row, write_tables
+from ctl_lightning.runtime.config import config_dir
+from ctl_lightning.runtime.errors import InputError
 
 
 def run(tmp_path: Path, cache: Path, *overrides: str) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ctl_lightning.pictures import (
+from ctl_lightning.reports.figures import (
     ClassifierCurves,
     Overlay,
     Retrieval,

@@ -18,11 +18,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 from ranks import in_processes
 
-from ctl_lightning.checkpoints import WholeFiles, lock_of, read_checkpoint, remove_partial
-from ctl_lightning.errors import InputError
-from ctl_lightning.preemption import AGREE_EVERY, Preemption
-from ctl_lightning.tracking import read_metrics
+from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.train import train
+from ctl_lightning.training.checkpointing import WholeFiles, lock_of, read_checkpoint, remove_partial
+from ctl_lightning.training.loggers import read_metrics
+from ctl_lightning.training.preemption import AGREE_EVERY, Preemption
 
 OPTIONS = (*TINY, "trainer.max_epochs=3", "model.dropout=0.3", "data.augment=colour", "data.batch_size=8")
 """22 steps an epoch."""
@@ -89,13 +89,13 @@ def test_a_signal_within_an_epoch_or_a_validation_saves_and_ends_the_run_which_t
     train(compose(*OPTIONS, run="whole"))
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]
     requeued: list[list[str]] = []
-    monkeypatch.setattr("ctl_lightning.preemption.shutil.which", lambda _: "scontrol")
+    monkeypatch.setattr("ctl_lightning.training.preemption.shutil.which", lambda _: "scontrol")
 
     def scontrol(words: list[str], check: bool) -> SimpleNamespace:
         requeued.append(words)
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr("ctl_lightning.preemption.subprocess", SimpleNamespace(run=scontrol))
+    monkeypatch.setattr("ctl_lightning.training.preemption.subprocess", SimpleNamespace(run=scontrol))
     monkeypatch.setattr("sys.argv", ["train", "model.dim=16"])
     config = compose(*OPTIONS)
     with pytest.MonkeyPatch.context() as patch:
@@ -197,7 +197,7 @@ class Steps:
 def test_processes_that_agree_at_a_step_that_logs_end_after_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ctl_lightning.preemption.distributed.all_reduce", lambda *_: None)
+    monkeypatch.setattr("ctl_lightning.training.preemption.distributed.all_reduce", lambda *_: None)
     trainer: Any = Steps()
     preemption = Preemption(tmp_path / "last.ckpt", 100)
 
@@ -296,7 +296,7 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ctl_lightning.checkpoints.torch.save", full)
+    monkeypatch.setattr("ctl_lightning.training.checkpointing.torch.save", full)
     with pytest.raises(OSError, match="No space left"):
         files.save_checkpoint({"a": torch.zeros(3)}, path)
     assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(3))

@@ -17,10 +17,10 @@ from omegaconf import DictConfig
 from photo_server import Faults, PhotoServer
 from PIL import Image
 
-from ctl_lightning.conf import config_dir
-from ctl_lightning.data import fetching
-from ctl_lightning.errors import InputError
+from ctl_lightning.data.sources import http as fetching
 from ctl_lightning.prepare import main, prepare
+from ctl_lightning.runtime.config import config_dir
+from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.train import train
 
 Prepared = Callable[..., DictConfig]

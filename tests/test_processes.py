@@ -21,15 +21,15 @@ from omegaconf import DictConfig
 from ranks import in_processes
 from torch import nn
 
-from ctl_lightning.checkpoints import read_checkpoint
 from ctl_lightning.data.triplets import DealtBatches, EpochSampler, Share
-from ctl_lightning.errors import InputError
 from ctl_lightning.evaluate import evaluate
-from ctl_lightning.launching import check_started, is_first, is_restarted, run_id, started, starter
-from ctl_lightning.processes import SameConfig, in_order
-from ctl_lightning.style.synchronised import synchronise
-from ctl_lightning.tracking import read_metrics
+from ctl_lightning.models.components.sync_batchnorm import synchronise
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.launch import check_started, is_first, is_restarted, run_id, started, starter
 from ctl_lightning.train import train
+from ctl_lightning.training.checkpointing import read_checkpoint
+from ctl_lightning.training.distributed import SameConfig, in_order
+from ctl_lightning.training.loggers import read_metrics
 
 DDP = ("trainer=ddp", "trainer.accelerator=cpu")
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
@@ -218,7 +218,7 @@ def test_the_same_checkpoint_gives_exactly_the_same_numbers_on_1_2_and_3_process
 ) -> None:
     import hydra
 
-    from ctl_lightning.conf import config_dir
+    from ctl_lightning.runtime.config import config_dir
 
     train(compose(*TINY, "data.eval_batch_size=4"))
     pairs = []

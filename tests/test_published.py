@@ -9,9 +9,8 @@ from conftest import MakeData, image_id
 from hydra import compose, initialize_config_dir
 
 from ctl_lightning.check_splits import check_splits
-from ctl_lightning.conf import config_dir
 from ctl_lightning.data.pairs import Pair, PairTable
-from ctl_lightning.data.published import (
+from ctl_lightning.data.splits import (
     published_split,
     read_published,
     split_problems,
@@ -19,7 +18,8 @@ from ctl_lightning.data.published import (
     write_published,
 )
 from ctl_lightning.data.triplets import EvaluationTriplet, read_triplets, write_triplets
-from ctl_lightning.errors import InputError
+from ctl_lightning.runtime.config import config_dir
+from ctl_lightning.runtime.errors import InputError
 
 SPLITS = Path(__file__).parents[1] / "splits"
 

@@ -9,7 +9,7 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from ctl_lightning.conf import _check_config, config_dir, spelled_out
+from ctl_lightning.runtime.config import _check_config, config_dir, spelled_out
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()

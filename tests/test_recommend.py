@@ -13,12 +13,12 @@ from conftest import save_image
 from PIL import Image
 from serving import composed, make_catalogue, train_on
 
-from ctl_lightning.errors import InputError
 from ctl_lightning.evaluate import evaluate
 from ctl_lightning.recommend import recommend
+from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.encoder import Encoder, Photo
+from ctl_lightning.serving.look import product_picture, write_look
 from ctl_lightning.serving.recommender import Answer, Look, Recommended, Recommender
-from ctl_lightning.serving.showing import product_picture, write_look
 
 README = Path(__file__).parents[1] / "README.md"
 SHOES, HATS = "Apparel & Accessories|Shoes", "Apparel & Accessories|Hats"

@@ -7,8 +7,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from ctl_lightning.conf import config_dir
-from ctl_lightning.style.backbone import Backbone
+from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.runtime.config import config_dir
 
 LAYERS = {
     path.stem: (options.pooled_layer, options.region_layer)

@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import ndcg_score
 from test_metrics import table_distances, task
 
-from ctl_lightning.data.evaluation import Integers
-from ctl_lightning.intervals import Floats
-from ctl_lightning.reranking import ndcg, order, reranking_results
+from ctl_lightning.data.evaluation_set import Integers
+from ctl_lightning.metrics.intervals import Floats
+from ctl_lightning.metrics.reranking import ndcg, order, reranking_results
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ctl_lightning.data.evaluation import EvaluationSet, evaluation_set
+from ctl_lightning.data.evaluation_set import EvaluationSet, evaluation_set
 from ctl_lightning.data.pairs import Pair, PairTable
-from ctl_lightning.data.synthetic import DECIDERS, SyntheticLooks, kind_and_decider
+from ctl_lightning.data.sources.synthetic import DECIDERS, SyntheticLooks, kind_and_decider
 from ctl_lightning.data.triplets import EvaluationTriplet
-from ctl_lightning.results import attention_results, environment, truth_results
+from ctl_lightning.reports.results import attention_results, environment, truth_results
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 

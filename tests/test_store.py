@@ -18,8 +18,8 @@ from conftest import save_image
 from filelock import FileLock
 
 from ctl_lightning.data.images import ImageItem, decode
-from ctl_lightning.data.store import ImageStore, StoreKind, open_store
-from ctl_lightning.errors import InputError
+from ctl_lightning.data.store.factory import ImageStore, StoreKind, open_store
+from ctl_lightning.runtime.errors import InputError
 
 
 def images(folder: Path, count: int) -> list[ImageItem]:
@@ -109,9 +109,9 @@ import os
 import signal
 import sys
 from pathlib import Path
-from ctl_lightning.data import packing
+from ctl_lightning.data.store import packing
 from ctl_lightning.data.images import ImageItem
-from ctl_lightning.data.store import open_store
+from ctl_lightning.data.store.factory import open_store
 packing.BLOCK = 8
 folder, cache, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 pwrite, written = os.pwrite, []
@@ -129,7 +129,7 @@ open_store(items, 64, "stretch", cache, "packed", 1.0)
 def test_a_packing_that_is_killed_again_and_again_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ctl_lightning.data.packing.BLOCK", 8)
+    monkeypatch.setattr("ctl_lightning.data.store.packing.BLOCK", 8)
     items = sorted(images(tmp_path / "images", 400), key=lambda item: item.path)
     (tmp_path / "images" / "7.jpg").write_text("<html>")
     opened(items, tmp_path / "once", size=64)
@@ -152,7 +152,7 @@ def test_a_packing_that_is_killed_again_and_again_ends_with_the_same_bytes(
 
 
 def test_a_packing_goes_on_after_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctl_lightning.data.packing.BLOCK", 4)
+    monkeypatch.setattr("ctl_lightning.data.store.packing.BLOCK", 4)
     items = images(tmp_path, 12)
     decoded: list[str] = []
 
@@ -162,7 +162,7 @@ def test_a_packing_goes_on_after_what_is_done(tmp_path: Path, monkeypatch: pytes
         decoded.append(item.key)
         return decode(item, *options)
 
-    monkeypatch.setattr("ctl_lightning.data.packing.decode", counted)
+    monkeypatch.setattr("ctl_lightning.data.store.packing.decode", counted)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         opened(items, tmp_path)
@@ -198,7 +198,7 @@ def test_too_small_a_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: p
 
 
 def test_a_disk_that_fills_up_while_packing_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctl_lightning.data.packing.BLOCK", 4)
+    monkeypatch.setattr("ctl_lightning.data.store.packing.BLOCK", 4)
     items = images(tmp_path, 12)
     write, written = os.pwrite, []
 
@@ -251,7 +251,7 @@ def test_the_same_images_under_other_times_are_not_packed_again(
     first = opened(items, tmp_path)
     for item in items:
         os.utime(item.path, (1, 1))
-    monkeypatch.setattr("ctl_lightning.data.packing.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("ctl_lightning.data.store.packing.decode", lambda *_: pytest.fail("decoded again"))
     second = opened(items, tmp_path)
     monkeypatch.undo()
     assert (second.content, second.bad) == (first.content, first.bad)
@@ -356,7 +356,7 @@ def test_chunks_of_a_killed_process_are_written_anew(tmp_path: Path) -> None:
 
 
 def test_without_litdata_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "ctl_lightning.data.streaming", raising=False)
+    monkeypatch.delitem(sys.modules, "ctl_lightning.data.store.litdata", raising=False)
     monkeypatch.setitem(sys.modules, "litdata", None)
     with pytest.raises(InputError, match=r"pip install 'ctl_lightning\[litdata\]'.*data\.store=packed"):
         opened(images(tmp_path, 1), tmp_path, "litdata")

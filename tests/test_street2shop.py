@@ -7,8 +7,8 @@ from conftest import save_image
 from PIL import Image
 
 from ctl_lightning.data.pairs import Pair
-from ctl_lightning.data.street2shop import Street2Shop
-from ctl_lightning.errors import InputError
+from ctl_lightning.data.sources.street2shop import Street2Shop
+from ctl_lightning.runtime.errors import InputError
 
 
 def entry(photo: object, product: object = 5, **box: Any) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from scipy import stats
 
-from ctl_lightning.conf import config_dir
-from ctl_lightning.errors import InputError, InUseError
+from ctl_lightning.runtime.config import config_dir
+from ctl_lightning.runtime.errors import InputError, InUseError
 from ctl_lightning.sweep_table import mean_over_seeds, read_sweep, sweep_table
-from ctl_lightning.tracking import noted_failure
 from ctl_lightning.train import main
+from ctl_lightning.training.loggers import noted_failure
 from hydra_plugins.ctl_lightning_optuna import JOURNAL, OptunaSweeper, _distribution, _in_a_row
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from ctl_lightning.data.crop import scene_crop
-from ctl_lightning.data.synthetic import (
+from ctl_lightning.data.sources.synthetic import (
     DECIDERS,
     PATTERNS,
     SEASONS,
@@ -54,7 +54,9 @@ def test_rendering_happens_once(root: Path, source: SyntheticLooks) -> None:
 def test_an_interrupted_rendering_is_finished_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = SyntheticLooks(scenes=3, variants=1, loyalty=LOYALTY, seed=1)
     with monkeypatch.context() as patched:
-        patched.setattr("ctl_lightning.data.synthetic.draw_scene", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(
+            "ctl_lightning.data.sources.synthetic.draw_scene", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             few.prepare(tmp_path)
     few.prepare(tmp_path)

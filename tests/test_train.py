@@ -17,16 +17,16 @@ from conftest import TINY, Compose
 from lightning import Trainer
 from PIL import Image
 
-from ctl_lightning.checkpoints import BestCheckpoint, read_checkpoint
-from ctl_lightning.conf import build
-from ctl_lightning.data.evaluation import EvaluationSet
+from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.pairs import split_of
-from ctl_lightning.errors import InputError
-from ctl_lightning.module import CompleteTheLook
-from ctl_lightning.restoring import Trained
-from ctl_lightning.style.backbone import SmallNetwork
-from ctl_lightning.tracking import read_metrics
+from ctl_lightning.models.components.backbone import SmallNetwork
+from ctl_lightning.runtime.config import build
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.trained import Trained
 from ctl_lightning.train import train
+from ctl_lightning.training.checkpointing import BestCheckpoint, read_checkpoint
+from ctl_lightning.training.loggers import read_metrics
+from ctl_lightning.training.module import CompleteTheLook
 
 METRICS = {
     "auc",

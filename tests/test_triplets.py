@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import MakeData, image_id
 
-from ctl_lightning.data.draws import random_integers
 from ctl_lightning.data.negatives import NegativeSampler
 from ctl_lightning.data.pairs import Pair, PairTable
+from ctl_lightning.data.seeding import random_integers
 from ctl_lightning.data.triplets import (
     EpochSampler,
     PairBatch,
@@ -21,7 +21,7 @@ from ctl_lightning.data.triplets import (
     region_centre,
     write_triplets,
 )
-from ctl_lightning.errors import InputError
+from ctl_lightning.runtime.errors import InputError
 
 BOX = (0.0, 0.0, 0.5, 0.5)
 PRODUCTS = [image_id(f"p{n}") for n in range(5)]

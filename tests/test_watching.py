@@ -10,11 +10,20 @@ import torch
 from conftest import TINY, Compose
 from PIL import Image
 
-from ctl_lightning.dashboard import LONGEST_SIDE, Exhibit, Table, _bounded, has_page, show, wandb_id, write_tables
 from ctl_lightning.data.triplets import PairBatch, Triplet
-from ctl_lightning.tracking import read_metrics
+from ctl_lightning.reports.dashboards import (
+    LONGEST_SIDE,
+    Exhibit,
+    Table,
+    _bounded,
+    has_page,
+    show,
+    wandb_id,
+    write_tables,
+)
+from ctl_lightning.reports.watch import Speed
 from ctl_lightning.train import train
-from ctl_lightning.watching import Speed
+from ctl_lightning.training.loggers import read_metrics
 
 
 class Training:

@@ -15,19 +15,19 @@ from rich.table import Table
 
 from ctl_lightning.benchmarks.cached import cached_ratios, cached_rows
 from ctl_lightning.benchmarks.loader import loader_ratios, loader_rows
-from ctl_lightning.benchmarks.rows import Row
 from ctl_lightning.benchmarks.scoring import scoring_ratios, scoring_rows
 from ctl_lightning.benchmarks.search import search_ratios, search_rows
 from ctl_lightning.benchmarks.step import step_ratios, step_rows
-from ctl_lightning.compiling import compile_network, told_that_it_can_not_be_compiled
-from ctl_lightning.conf import build, check_switches, program
-from ctl_lightning.console import console, quiet_lightning
+from ctl_lightning.benchmarks.timing import Row
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.files import write_text
-from ctl_lightning.errors import InputError, suggestion
-from ctl_lightning.memory import keep_freed_memory, leave_new_memory_as_it_is
-from ctl_lightning.module import CompleteTheLook
-from ctl_lightning.results import versions
+from ctl_lightning.reports.results import versions
+from ctl_lightning.runtime.config import build, check_switches, program
+from ctl_lightning.runtime.console import console, quiet_lightning
+from ctl_lightning.runtime.errors import InputError, suggestion
+from ctl_lightning.runtime.files import write_text
+from ctl_lightning.runtime.memory import keep_freed_memory, leave_new_memory_as_it_is
+from ctl_lightning.training.compilation import compile_network, told_that_it_can_not_be_compiled
+from ctl_lightning.training.module import CompleteTheLook
 
 WHAT = ("all", "loader", "step", "cache", "scoring", "search")
 

@@ -8,16 +8,16 @@ from omegaconf import DictConfig
 from rich.markup import escape
 from rich.table import Table
 
-from ctl_lightning.conf import check_options, check_switches, program
-from ctl_lightning.console import console
-from ctl_lightning.data.files import read_names
-from ctl_lightning.data.folder import images_below
 from ctl_lightning.data.pairs import NAME_ID, read_catalogue
-from ctl_lightning.errors import InputError
-from ctl_lightning.memory import keep_freed_memory
-from ctl_lightning.serving.catalogue import MANIFEST, BackendName, Manifest
+from ctl_lightning.data.sources.folder import images_below
+from ctl_lightning.runtime.config import check_options, check_switches, program
+from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import read_names
+from ctl_lightning.runtime.memory import keep_freed_memory
+from ctl_lightning.serving.catalogue.change import Backend, Change, Product, change_catalogue
+from ctl_lightning.serving.catalogue.exact import MANIFEST, BackendName, Manifest
 from ctl_lightning.serving.encoder import Encoder
-from ctl_lightning.serving.indexing import Backend, Change, Product, change_catalogue
 from ctl_lightning.serving.recommender import queried
 
 OPTIONS: dict[str, Any] = {

@@ -5,11 +5,11 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ctl_lightning.conf import build, check_options, config_dir, program
-from ctl_lightning.console import console
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.published import LISTED, read_published, split_problems, triplet_problems
-from ctl_lightning.errors import InputError
+from ctl_lightning.data.splits import LISTED, read_published, split_problems, triplet_problems
+from ctl_lightning.runtime.config import build, check_options, config_dir, program
+from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.errors import InputError
 
 SHOWN = 20
 """So many problems are printed; the rest is counted."""

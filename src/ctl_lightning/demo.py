@@ -6,11 +6,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ctl_lightning.conf import check_options, program
-from ctl_lightning.console import console
 from ctl_lightning.data.pairs import read_split, split_of
-from ctl_lightning.errors import InputError
 from ctl_lightning.recommend import recommender_of
+from ctl_lightning.runtime.config import check_options, program
+from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.encoder import Encoder, photos_in
 from ctl_lightning.serving.page import build_page, load_gradio, serve
 

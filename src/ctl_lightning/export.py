@@ -4,10 +4,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ctl_lightning.conf import check_switches, program
-from ctl_lightning.console import console
+from ctl_lightning.runtime.config import check_switches, program
+from ctl_lightning.runtime.console import console
 from ctl_lightning.serving.encoder import Encoder
-from ctl_lightning.serving.exporting import export
+from ctl_lightning.serving.export import export
 
 
 @program("export")

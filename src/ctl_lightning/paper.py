@@ -16,11 +16,11 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from ctl_lightning.conf import check_options, check_switches, config_dir, program
-from ctl_lightning.console import console
-from ctl_lightning.data.files import write_text
-from ctl_lightning.errors import InputError, suggestion
-from ctl_lightning.tables import MethodRow, check_docs, read_row, write_tables
+from ctl_lightning.reports.paper_table import MethodRow, check_docs, read_row, write_tables
+from ctl_lightning.runtime.config import check_options, check_switches, config_dir, program
+from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.errors import InputError, suggestion
+from ctl_lightning.runtime.files import write_text
 
 WITHOUT_SEEDS = ("popularity",)
 

@@ -10,18 +10,18 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.table import Table
 
-from ctl_lightning.conf import build, program
-from ctl_lightning.console import console
 from ctl_lightning.data.crop import area, scene_crop
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.download import Downloader, Published
-from ctl_lightning.data.files import write_text
-from ctl_lightning.data.folder import LooksFolder
 from ctl_lightning.data.pairs import SPLITS
-from ctl_lightning.data.stl import ShopTheLook
-from ctl_lightning.errors import InputError
-from ctl_lightning.looks import pair_rows
-from ctl_lightning.pictures import crop_sheet
+from ctl_lightning.data.sources.download import Downloader, Published
+from ctl_lightning.data.sources.folder import LooksFolder
+from ctl_lightning.data.sources.stl import ShopTheLook
+from ctl_lightning.reports.examples import pair_rows
+from ctl_lightning.reports.figures import crop_sheet
+from ctl_lightning.runtime.config import build, program
+from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import write_text
 
 
 @program("prepare")

@@ -9,15 +9,15 @@ from omegaconf import DictConfig, ListConfig
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ctl_lightning.conf import check_options, program
-from ctl_lightning.console import console
-from ctl_lightning.data.files import sha256_of, write_text
-from ctl_lightning.data.packing import version_of
-from ctl_lightning.errors import InputError
-from ctl_lightning.serving.catalogue import MANIFEST
+from ctl_lightning.data.store.packing import version_of
+from ctl_lightning.runtime.config import check_options, program
+from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import sha256_of, write_text
+from ctl_lightning.serving.catalogue.exact import MANIFEST
 from ctl_lightning.serving.encoder import photo_named, photos_in, read_box
+from ctl_lightning.serving.look import check_ending, write_look
 from ctl_lightning.serving.recommender import Look, Recommender
-from ctl_lightning.serving.showing import check_ending, write_look
 
 OPTIONS: dict[str, Any] = {"k": int, "device": str, "output": str | None, "category": str | list[str] | None}
 

@@ -8,10 +8,10 @@ from omegaconf import DictConfig
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ctl_lightning.compatibility import Compatibility
-from ctl_lightning.conf import program
-from ctl_lightning.console import console
-from ctl_lightning.data.files import read_names, write_text
+from ctl_lightning.runtime.config import program
+from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.files import read_names, write_text
+from ctl_lightning.serving.compatibility import Compatibility
 from ctl_lightning.serving.encoder import photo_named, read_box
 
 

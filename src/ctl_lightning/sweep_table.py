@@ -16,16 +16,16 @@ from rich.markup import escape
 from rich.table import Table
 from scipy.stats import t
 
-from ctl_lightning.checkpoints import LAST, read_checkpoint
-from ctl_lightning.conf import check_options, program
-from ctl_lightning.console import console
-from ctl_lightning.data.files import write_text
-from ctl_lightning.errors import ERROR, InputError
-from ctl_lightning.intervals import NOTHING, Interval
-from ctl_lightning.module import MONITOR
-from ctl_lightning.pictures import setting_intervals
-from ctl_lightning.tables import METRICS
-from ctl_lightning.tracking import read_metrics
+from ctl_lightning.metrics.intervals import NOTHING, Interval
+from ctl_lightning.reports.figures import setting_intervals
+from ctl_lightning.reports.paper_table import METRICS
+from ctl_lightning.runtime.config import check_options, program
+from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.errors import ERROR, InputError
+from ctl_lightning.runtime.files import write_text
+from ctl_lightning.training.checkpointing import LAST, read_checkpoint
+from ctl_lightning.training.loggers import read_metrics
+from ctl_lightning.training.module import MONITOR
 
 NO_SETTING = ("seed", "ckpt_path")
 """Options that do not make two jobs different settings."""

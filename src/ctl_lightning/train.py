@@ -23,8 +23,20 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from pydantic import NonNegativeFloat, NonNegativeInt
 
-from ctl_lightning.caching import cache_features, uses_cache
-from ctl_lightning.checkpoints import (
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.metrics.classification import Classifier
+from ctl_lightning.reports.dashboards import has_page, note_split, upload_checkpoints, wandb_id, write_tables
+from ctl_lightning.reports.figures import curves
+from ctl_lightning.reports.results import IDENTITY, Results, environment, print_results, versions, write_results
+from ctl_lightning.reports.run_report import Scored, draw, exhibit, measure, scored, write_pairs
+from ctl_lightning.reports.watch import Speed, Watch
+from ctl_lightning.runtime.config import build, check_options, check_switches, one_line, program
+from ctl_lightning.runtime.console import console, quiet_lightning, stand_back_unless_first
+from ctl_lightning.runtime.errors import InputError, InUseError
+from ctl_lightning.runtime.files import write_text
+from ctl_lightning.runtime.launch import check_started, is_first, is_restarted, starter
+from ctl_lightning.runtime.memory import keep_freed_memory, leave_new_memory_as_it_is
+from ctl_lightning.training.checkpointing import (
     LAST,
     BestCheckpoint,
     WholeFiles,
@@ -35,24 +47,10 @@ from ctl_lightning.checkpoints import (
     remove_partial,
     unfinished_run,
 )
-from ctl_lightning.classifier import Classifier
-from ctl_lightning.compiling import compile_network, told_that_it_can_not_be_compiled
-from ctl_lightning.conf import build, check_options, check_switches, one_line, program
-from ctl_lightning.console import console, quiet_lightning, stand_back_unless_first
-from ctl_lightning.dashboard import has_page, note_split, upload_checkpoints, wandb_id, write_tables
-from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.files import write_text
-from ctl_lightning.embedding import ranked_split
-from ctl_lightning.errors import InputError, InUseError
-from ctl_lightning.launching import check_started, is_first, is_restarted, starter
-from ctl_lightning.measuring import Scored, draw, exhibit, measure, scored, write_pairs
-from ctl_lightning.memory import keep_freed_memory, leave_new_memory_as_it_is
-from ctl_lightning.module import IN_BATCH, MONITOR, CompleteTheLook
-from ctl_lightning.pictures import curves
-from ctl_lightning.preemption import Preemption
-from ctl_lightning.processes import SameConfig, plugins
-from ctl_lightning.results import IDENTITY, Results, environment, print_results, versions, write_results
-from ctl_lightning.tracking import (
+from ctl_lightning.training.compilation import compile_network, told_that_it_can_not_be_compiled
+from ctl_lightning.training.distributed import SameConfig, plugins
+from ctl_lightning.training.feature_cache import cache_features, uses_cache
+from ctl_lightning.training.loggers import (
     EpochLines,
     RunInCheckpoint,
     csv_logger,
@@ -62,7 +60,9 @@ from ctl_lightning.tracking import (
     noted_failure,
     read_metrics,
 )
-from ctl_lightning.watching import Speed, Watch
+from ctl_lightning.training.module import IN_BATCH, MONITOR, CompleteTheLook
+from ctl_lightning.training.predict import ranked_split
+from ctl_lightning.training.preemption import Preemption
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from ctl_lightning.errors import InputError
+from ctl_lightning.runtime.errors import InputError
 
 if TYPE_CHECKING:  # Hydra imports every plugin at every start, and Optuna takes a second
     from optuna import Study

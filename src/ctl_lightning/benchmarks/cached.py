@@ -6,11 +6,11 @@ from itertools import chain, repeat
 
 import torch
 
-from ctl_lightning.benchmarks.rows import Row, in_turn, rate_of, ratio
 from ctl_lightning.benchmarks.step import MakeTrainer, Step, again, fit_rate
-from ctl_lightning.caching import cache_features
+from ctl_lightning.benchmarks.timing import Row, in_turn, rate_of, ratio
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.module import CompleteTheLook
+from ctl_lightning.training.feature_cache import cache_features
+from ctl_lightning.training.module import CompleteTheLook
 
 CACHED, UNCACHED = "an epoch on cached features, without validation", "an epoch on pictures, without validation"
 CACHED_STEP, COMPUTED = "step on cached features, without loader", "computing features, which is done once"

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from ctl_lightning.benchmarks.rows import Row, rates, ratio
+from ctl_lightning.benchmarks.timing import Row, rates, ratio
 from ctl_lightning.data.crop import scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.triplets import TripletDataset
-from ctl_lightning.style.backbone import IMAGENET_MEAN, IMAGENET_STD
+from ctl_lightning.models.components.backbone import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGES_A_TRIPLET = 3
 

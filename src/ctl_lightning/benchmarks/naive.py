@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from ctl_lightning.module import CompleteTheLook
-from ctl_lightning.style.network import StyleNetwork
+from ctl_lightning.models.components.style_network import StyleNetwork
+from ctl_lightning.training.module import CompleteTheLook
 
 
 class NaiveScore(nn.Module):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ctl_lightning.benchmarks.rows import Row, rates, ratio
-from ctl_lightning.style.distance import query, query_distance
-from ctl_lightning.style.network import SceneStyle, region_distance
+from ctl_lightning.benchmarks.timing import Row, rates, ratio
+from ctl_lightning.models.components.distance import query, query_distance
+from ctl_lightning.models.components.style_network import SceneStyle, region_distance
 
 PRODUCTS, QUERIES, REGIONS, DIM = 100_000, 100, 49, 128
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctl_lightning.benchmarks.rows import Row, ratio
-from ctl_lightning.data.evaluation import Integers
-from ctl_lightning.errors import InputError
-from ctl_lightning.serving.catalogue import ExactCatalogue, Listed, Manifest, Vectors, write_products
-from ctl_lightning.serving.hnsw import Graph, GraphCatalogue, faiss
+from ctl_lightning.benchmarks.timing import Row, ratio
+from ctl_lightning.data.evaluation_set import Integers
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.catalogue.exact import ExactCatalogue, Listed, Manifest, Vectors, write_products
+from ctl_lightning.serving.catalogue.hnsw import Graph, GraphCatalogue, faiss
 
 DIM, CATEGORIES, NEAREST = 128, 11, 10
 LINKS, BUILD, EFFORTS, ENOUGH = 32, 100, (32, 64, 128, 256, 512, 1024, 2048), 0.99

@@ -20,11 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ctl_lightning.benchmarks.loader import UsualTriplets
 from ctl_lightning.benchmarks.naive import NaiveStep
-from ctl_lightning.benchmarks.rows import Row, clock, in_turn, rate_of, ratio
+from ctl_lightning.benchmarks.timing import Row, clock, in_turn, rate_of, ratio
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.triplets import Triplet, TripletDataset
-from ctl_lightning.module import CompleteTheLook
-from ctl_lightning.style.network import StyleNetwork
+from ctl_lightning.models.components.style_network import StyleNetwork
+from ctl_lightning.training.module import CompleteTheLook
 
 FORWARD, BACKBONE = "backbone alone, forward", "backbone alone, as in training"
 STEP, END_TO_END = "full step, without loader", "end to end: store, step, Lightning, logger"

@@ -13,15 +13,16 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ctl_lightning.data.colours import jitter_colours
 from ctl_lightning.data.crop import area, scene_crop
-from ctl_lightning.data.draws import random_integers
-from ctl_lightning.data.evaluation import EvaluationSet, evaluation_set
-from ctl_lightning.data.features import FeaturePlan, FeatureType, FeatureViews, open_features
+from ctl_lightning.data.evaluation_set import EvaluationSet, evaluation_set
 from ctl_lightning.data.images import Aspect, ImageItem
 from ctl_lightning.data.negatives import Negatives, NegativeSampler
 from ctl_lightning.data.pairs import SPLITS, Pair, PairTable, Split, read_split, split_of, write_split
-from ctl_lightning.data.store import ImageStore, StoreKind, open_store
+from ctl_lightning.data.seeding import random_integers
+from ctl_lightning.data.store.factory import ImageStore, StoreKind, open_store
+from ctl_lightning.data.store.features import FeaturePlan, FeatureType, FeatureViews, open_features
+from ctl_lightning.data.store.views import Augment, PictureViews, Views
+from ctl_lightning.data.transforms import jitter_colours
 from ctl_lightning.data.triplets import (
     DealtBatches,
     EpochSampler,
@@ -38,8 +39,7 @@ from ctl_lightning.data.triplets import (
     read_triplets,
     write_triplets,
 )
-from ctl_lightning.data.views import Augment, PictureViews, Views
-from ctl_lightning.errors import InputError
+from ctl_lightning.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
 

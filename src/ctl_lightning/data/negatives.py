@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from ctl_lightning.data.draws import random_integers
 from ctl_lightning.data.pairs import Pair, PairTable
+from ctl_lightning.data.seeding import random_integers
 
 Sampled = Literal["uniform", "pairs"]
 Negatives = Literal[Sampled, "in_batch"]

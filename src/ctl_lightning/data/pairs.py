@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from ctl_lightning.data.files import write_text
-from ctl_lightning.errors import InputError
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import write_text
 
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom), normalised to [0, 1] of the scene's width and height."""

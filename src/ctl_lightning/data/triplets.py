@@ -14,12 +14,12 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
 from ctl_lightning.data.crop import scene_crop
-from ctl_lightning.data.features import CachedFeatures
-from ctl_lightning.data.files import write_text
 from ctl_lightning.data.negatives import NegativeSampler
 from ctl_lightning.data.pairs import Box, Pair, PairTable, Split
-from ctl_lightning.data.views import Views, centre
-from ctl_lightning.errors import InputError
+from ctl_lightning.data.store.features import CachedFeatures
+from ctl_lightning.data.store.views import Views, centre
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import write_text
 
 Keys = Sequence[tuple[int, int]]
 Batch = TypeVar("Batch")

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ctl_lightning.data.crop import area, scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.folder import SUFFIXES
 from ctl_lightning.data.images import Pixels, open_upright, placed, reason, to_square
 from ctl_lightning.data.pairs import Box
-from ctl_lightning.data.views import centre
-from ctl_lightning.errors import InputError, suggestion
-from ctl_lightning.restoring import Trained
-from ctl_lightning.style.backbone import Features
-from ctl_lightning.style.network import SceneStyle
+from ctl_lightning.data.sources.folder import SUFFIXES
+from ctl_lightning.data.store.views import centre
+from ctl_lightning.models.components.backbone import Features
+from ctl_lightning.models.components.style_network import SceneStyle
+from ctl_lightning.runtime.errors import InputError, suggestion
+from ctl_lightning.serving.trained import Trained
 
 Photo = Path | str | Image.Image
 """An image file, or a picture that is open already."""

@@ -13,11 +13,11 @@ from PIL import Image
 
 from ctl_lightning.data.images import Pixels
 from ctl_lightning.data.pairs import Box
-from ctl_lightning.errors import InputError
-from ctl_lightning.pictures import boxed
+from ctl_lightning.reports.figures import boxed
+from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.encoder import opened
+from ctl_lightning.serving.look import look_html, thumbnail
 from ctl_lightning.serving.recommender import Recommender
-from ctl_lightning.serving.showing import look_html, thumbnail
 
 if TYPE_CHECKING:
     import gradio

@@ -10,18 +10,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ctl_lightning.baselines.imagenet import RawFeatures
-from ctl_lightning.classifier import Classifier
 from ctl_lightning.data.images import to_rgb
 from ctl_lightning.data.pairs import Box
-from ctl_lightning.errors import InputError
-from ctl_lightning.ranking import with_query
-from ctl_lightning.serving.catalogue import BackendName, Catalogue, ExactCatalogue, Manifest, check_identity
+from ctl_lightning.metrics.classification import Classifier
+from ctl_lightning.metrics.ranking import with_query
+from ctl_lightning.models.components.distance import Method, query
+from ctl_lightning.models.components.style_network import SceneStyle, StyleNetwork
+from ctl_lightning.models.imagenet import RawFeatures
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.catalogue.exact import BackendName, Catalogue, ExactCatalogue, Manifest, check_identity
+from ctl_lightning.serving.catalogue.hnsw import GraphCatalogue
+from ctl_lightning.serving.catalogue.qdrant import QdrantCatalogue
 from ctl_lightning.serving.encoder import Encoder, Photo, opened
-from ctl_lightning.serving.hnsw import GraphCatalogue
-from ctl_lightning.serving.qdrant import QdrantCatalogue
-from ctl_lightning.style.distance import Method, query
-from ctl_lightning.style.network import SceneStyle, StyleNetwork
 
 BACKENDS: dict[BackendName, type[ExactCatalogue] | type[QdrantCatalogue]] = {
     "exact": ExactCatalogue,

@@ -1,0 +1,1 @@
+"""Formats of data on disk: each says which pairs there are, and where the image of an id lies."""

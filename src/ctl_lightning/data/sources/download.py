@@ -1,0 +1,211 @@
+"""The files of a published data set: its metadata, once and unchanged; its images, as many as live."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from filelock import FileLock, Timeout
+
+from ctl_lightning.data.images import open_upright
+from ctl_lightning.data.sources.http import Check, Limits, Remote, Report, fetch
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import sha256_of, write_text
+from ctl_lightning.runtime.large_files import told_if_full
+from ctl_lightning.runtime.progress import progress
+
+log = logging.getLogger(__name__)
+
+DEAD = "dead_images.jsonl"
+FETCHED = "fetched.json"
+
+
+@runtime_checkable
+class Published(Protocol):
+    """A source of data whose files can be fetched."""
+
+    def metadata(self, root: Path) -> list[Remote]:
+        """The few files that say what there is."""
+
+    def images(self, root: Path) -> list[Remote]:
+        """Every image that the metadata in `root` names and that has an address."""
+
+
+@dataclass(frozen=True)
+class Downloader:
+    """How politely and how stubbornly files are fetched.
+
+    Attributes:
+        connections: at most so many requests at a time.
+        requests_per_second: at most so many; None: as many as the connections allow.
+        timeout: seconds without a byte after which a request is given up; a file may take ten times as long.
+        retries: how often a request is repeated after 429, 5xx, a timeout, a broken connection or a broken image.
+        retry_dead: ask again for what was dead in an earlier run.
+        offline: fetch nothing and use what is there.
+    """
+
+    connections: int
+    requests_per_second: float | None
+    timeout: float
+    retries: int
+    retry_dead: bool
+    offline: bool
+
+    def __post_init__(self) -> None:
+        if self.connections < 1 or self.timeout <= 0 or self.retries < 0:
+            raise ValueError("connections must be at least 1, timeout above 0 and retries at least 0")
+        if self.requests_per_second is not None and self.requests_per_second <= 0:
+            raise ValueError("requests_per_second must be above 0, or null")
+
+    def metadata(self, files: Sequence[Remote], root: Path) -> list[str]:
+        """Fetches the files of a data set that are not there; notes the hash of each before it gets its name.
+
+        Args:
+            files: small in number, large in size, and all of them needed.
+            root: folder of the data.
+
+        Returns:
+            The names of the files that came from `files`' addresses, now or earlier.
+
+        Raises:
+            InputError: a file is not there and cannot be fetched, or is not the one that it should be.
+        """
+        noted: dict[str, dict[str, str]] = _read_json(root / FETCHED) if (root / FETCHED).exists() else {}
+
+        def check(file: Remote, body: bytes) -> None:
+            if body.lstrip()[:1] not in (b"{", b"["):
+                raise OSError("not JSON")
+            found = hashlib.sha256(body).hexdigest()
+            if file.sha256 not in (None, found):
+                raise InputError(
+                    f"{file.url}: checksum mismatch: sha256 {found}, expected {file.sha256}; it is another version: give a mirror with "
+                    "data.source.metadata_url=URL"
+                )
+            noted[file.name] = {"url": file.url, "sha256": found}
+            write_text(root / FETCHED, json.dumps(noted, indent=2, sort_keys=True) + "\n")
+            log.info("%s: sha256 %s", file.path, found)
+
+        for file in files:
+            if not file.path.exists() and not self.offline:
+                log.info("fetching %s", file.url)
+                report = self._fetch([file], root, "metadata", check)
+                for why in (report.dead | report.failed).values():
+                    raise InputError(
+                        f"{file.url}: {why}; put {file.name} into {root} yourself, or give a mirror with data.source.metadata_url=URL"
+                    )
+            known = file.sha256 or noted.get(file.name, {}).get("sha256")
+            if known and file.path.exists() and (found := sha256_of(file.path)) != known:
+                raise InputError(
+                    f"{file.path}: checksum mismatch: sha256 {found}, expected {known}; it has changed or is another version: "
+                    f"delete it and {root / FETCHED}, and run the command again"
+                )
+        return sorted(noted)
+
+    def images(self, files: Sequence[Remote], root: Path) -> Report:
+        """Fetches the images that are not there. Each is decoded before it gets its name; the dead ones are listed.
+
+        Args:
+            files: the images.
+            root: folder of the data; the list of dead ids, `dead_images.jsonl`, is kept in it.
+
+        Raises:
+            InputError: a host does not answer or refuses, the disk is full, another process fetches into `root`.
+        """
+        listing = root / DEAD
+        listed = _read_dead(listing)
+        known = {file.name: listed[file.name, file.url] for file in files if (file.name, file.url) in listed}
+        wanted = [file for file in files if self.retry_dead or file.name not in known]
+        missing = [file for file in wanted if not _is_there(file.path)]
+        report = Report()
+        if missing and not self.offline:
+
+            def note(report: Report) -> None:
+                alive = {
+                    name for name in known if self.retry_dead and name not in report.dead and _is_there(paths[name])
+                }
+                dead = {name: why for name, why in (known | report.dead).items() if name not in alive}
+                if dead or listing.exists():
+                    _write_dead(listing, files, dead)
+
+            paths = {file.name: file.path for file in files}
+            report = self._fetch(missing, root, "images", _check_image, note)
+        report.there = len(wanted) - len(missing)
+        if not self.retry_dead:
+            report.dead = known | report.dead
+        if report.failed:
+            name, why = next(iter(report.failed.items()))
+            hosts = [f"{host}: {why}" for host, why in report.given_up.items()]
+            more = f" (and {len(hosts) - 1} more hosts)" if len(hosts) > 1 else ""
+            raise InputError(
+                f"{len(report.failed):,} images could not be fetched, {f'{hosts[0]}{more}' if hosts else f'first {name} ({why})'}; "
+                f"{report}; what has arrived is kept: run the command again for the others, or go on without them with "
+                "download.offline=true"
+            )
+        return report
+
+    def _fetch(
+        self,
+        files: Sequence[Remote],
+        root: Path,
+        what: str,
+        check: Check,
+        note: Callable[[Report], None] = lambda report: None,
+    ) -> Report:
+        root.mkdir(parents=True, exist_ok=True)
+        limits = Limits(self.connections, self.requests_per_second, self.timeout, self.retries)
+        with _alone_in(root), progress(f"fetching {what}", len(files)) as shown, told_if_full(root, "has arrived"):
+            return fetch(files, limits, check, note, shown)
+
+
+@contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    lock = FileLock(root / ".fetching.lock")
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{root}: another process is fetching into it; wait until it has ended") from None
+    with held:
+        yield
+
+
+def _check_image(file: Remote, body: bytes) -> None:
+    open_upright(BytesIO(body)).convert("RGB")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _read_json(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); delete it") from None
+
+
+def _read_dead(path: Path) -> dict[tuple[str, str], str]:
+    """(id, address) -> why it is dead. An id is asked for again at another address."""
+    known = {}
+    if path.exists():
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                known[row["id"], row["url"]] = row["reason"]
+            except (ValueError, KeyError, TypeError):
+                raise InputError(f"{path}:{number}: not a line of a list of dead ids; delete the file") from None
+    return known
+
+
+def _write_dead(path: Path, files: Sequence[Remote], dead: Mapping[str, str]) -> None:
+    rows = [
+        {"id": file.name, "url": file.url, "reason": dead[file.name]} for file in sorted(files) if file.name in dead
+    ]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

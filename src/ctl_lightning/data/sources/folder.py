@@ -1,0 +1,129 @@
+"""Anyone's own data: pairs.jsonl, categories.json and a folder of images, with a checker that tells every problem at once."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from ctl_lightning.data.images import open_upright, reason
+from ctl_lightning.data.pairs import NAME_ID, PairTable, catalogue_problems, read_pairs
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.progress import progress
+
+PAIRS, CATEGORIES, IMAGES = "pairs.jsonl", "categories.json", "images"
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+
+def images_below(folder: Path) -> dict[str, list[Path]]:
+    """Name without its ending -> the image files of that name in `folder` and the folders in it, in alphabetical order."""
+    found: dict[str, list[Path]] = {}
+    for where, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            path = Path(where, name)
+            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+                found.setdefault(path.stem, []).append(path)
+    return {name: sorted(paths) for name, paths in found.items()}
+
+
+@dataclass(frozen=True)
+class LooksFolder:
+    """The format of one's own data.
+
+    `pairs.jsonl` has a pair a line, {"scene": ID, "product": ID, "bbox": [left, top, right, bottom]}, the box normalised to
+    [0, 1]; `categories.json` is one object, product ID -> category; the image of an ID is `ID.jpg`, `.jpeg`, `.png` or `.webp`
+    anywhere below `images/`.
+    """
+
+    _found: dict[Path, dict[str, list[Path]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def prepare(self, root: Path) -> None:
+        """Nothing to make: the files are the user's."""
+
+    def read(self, root: Path) -> PairTable:
+        """Reads and validates the files. Raises InputError: the first problem, and how to see all of them."""
+        table, problems = self._read(root)
+        if problems:
+            more = f"; {len(problems) - 1} more problems" if len(problems) > 1 else ""
+            raise InputError(
+                f"{problems[0]}{more}; python -m ctl_lightning.prepare data=folder data.root=DIR lists all"
+            )
+        return table
+
+    def image_path(self, root: Path, image: str) -> Path:
+        """Where the image of a scene's or product's id lies; where it would be looked for first, if there is none."""
+        if root not in self._found:
+            self._found[root] = images_below(root / IMAGES)
+        return self._found[root].get(image, [root / IMAGES / f"{image}.jpg"])[0]
+
+    def check(self, root: Path) -> list[str]:
+        """Every problem of the files in `root`, a line each: of format, of missing images, of images that cannot be decoded."""
+        self._found.pop(root, None)
+        table, problems = self._read(root)
+        for category, products in table.products_of_category.items():
+            if len(products) == 1:
+                problems.append(
+                    f"{root / CATEGORIES}: category {category!r} has a single product, so it has no negatives"
+                )
+        return [*problems, *self._image_problems(root, table)]
+
+    def _read(self, root: Path) -> tuple[PairTable, list[str]]:
+        for needed in (PAIRS, CATEGORIES, IMAGES):
+            if not (root / needed).exists():
+                raise InputError(
+                    f"data.root={root}: {needed} is not there; this program expects {PAIRS}, {CATEGORIES} and {IMAGES}/ "
+                    "(README, 'Your data'); give their folder with data.root=DIR"
+                )
+        path = root / CATEGORIES
+        repeated: list[str] = []
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=partial(_object, repeated))
+        except ValueError as error:
+            raise InputError(f"{path}: not valid JSON ({error})") from None
+        problems = [f"{path}: product {product} has several categories" for product in repeated]
+        problems += catalogue_problems(content, path, NAME_ID)
+        entries = content.items() if isinstance(content, dict) else ()
+        catalogue = {product: category for product, category in entries if isinstance(category, str)}
+        pairs = read_pairs(root / PAIRS, catalogue, NAME_ID, problems)
+        return PairTable(pairs, catalogue), problems
+
+    def _image_problems(self, root: Path, table: PairTable) -> Iterator[str]:
+        wanted = sorted(table.products_of_scene.keys() | table.catalogue.keys())
+        both = table.products_of_scene.keys() & table.catalogue.keys()
+        for name in sorted(both):
+            yield f"{root / PAIRS}: {name} is both a scene and a product"
+        paths = []
+        for name in wanted:
+            path = self.image_path(root, name)
+            paths.append(path)
+            if len(self._found[root].get(name, ())) > 1:
+                several = ", ".join(str(one.relative_to(root)) for one in self._found[root][name])
+                yield f"{root / IMAGES}: {name} has several images: {several}"
+        with ThreadPoolExecutor(os.cpu_count()) as pool, progress("checking images", len(paths)) as shown:
+            for path, why in zip(paths, pool.map(_unreadable, paths), strict=True):
+                shown.advance()
+                if why is not None:
+                    yield f"{path}: {why}"
+
+
+def _object(repeated: list[str], entries: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; notes the keys that occur more than once, which JSON allows and `dict` would hide."""
+    content = dict(entries)
+    if len(content) < len(entries):
+        counts = Counter(key for key, _ in entries)
+        repeated += [key for key, count in counts.items() if count > 1]
+    return content
+
+
+def _unreadable(path: Path) -> str | None:
+    try:
+        open_upright(path)
+    except FileNotFoundError:
+        return f"missing, and there is none of that name with another ending ({', '.join(sorted(SUFFIXES))}) below {IMAGES}/"
+    except OSError as error:
+        return reason(error)
+    return None

@@ -1,0 +1,359 @@
+"""Many files over HTTP at once: politely, stubbornly, and host by host."""
+
+import asyncio
+import math
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from ctl_lightning.data.images import reason
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.progress import Progress
+
+BACKOFF = 0.5
+"""Seconds before the first repetition; twice as long before every further one, at most a minute."""
+
+LONGEST_WAIT = 600.0
+"""Seconds of a Retry-After that are obeyed; a host that asks for more is left alone until the next run."""
+
+MAX_BYTES = 64_000_000
+"""No file that we fetch is larger."""
+
+REFUSED_IN_A_ROW = 50
+"""So many files of a host refused one after the other mean that it refuses us, not that they are gone."""
+
+SECONDS_A_NOTE = 20.0
+"""How often the dead ids are noted while a download goes on."""
+
+
+class Remote(NamedTuple):
+    """A file to fetch: its id or name, where from, where to, and its hash if it is known."""
+
+    name: str
+    url: str
+    path: Path
+    sha256: str | None = None
+
+
+class Limits(NamedTuple):
+    """How politely and how stubbornly files are fetched; see `Downloader`."""
+
+    connections: int
+    requests_per_second: float | None
+    timeout: float
+    retries: int
+
+
+@dataclass
+class Report:
+    """What a download did.
+
+    Attributes:
+        there: how many files were there before.
+        fetched: how many arrived.
+        retries: how many requests were repeated.
+        bytes: how many bytes arrived.
+        seconds: how long it took.
+        dead: name -> why it is not to be had.
+        failed: name -> why it could not be fetched this time.
+        given_up: host -> why it was left alone before all of its files were asked for.
+    """
+
+    there: int = 0
+    fetched: int = 0
+    retries: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    dead: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    given_up: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        rate = ""
+        if self.fetched:
+            rate = f" in {self.seconds:.0f} s ({self.fetched / self.seconds:.0f}/s, {self.bytes / self.seconds / 1e6:.1f} MB/s)"
+        return f"{self.fetched:,} fetched{rate}, {self.there:,} were there, {self.retries:,} retries, {len(self.dead):,} dead"
+
+
+Check = Callable[[Remote, bytes], None]
+"""Raises OSError for a body that is not what was asked for, which is then asked for again."""
+
+
+def fetch(
+    files: Sequence[Remote], limits: Limits, check: Check, note: Callable[[Report], None], shown: Progress
+) -> Report:
+    """Fetches files. Each gets its name when it is whole and checked.
+
+    Args:
+        files: the files.
+        limits: how politely and how stubbornly.
+        check: of every body, in a thread.
+        note: is told of the dead from time to time, and at the end, also of one that an error brings about.
+        shown: is advanced by one a file.
+    """
+    for folder in {file.path.parent for file in files}:
+        for left in folder.glob(f".*{UNFINISHED}"):  # by a process that was killed
+            left.unlink()
+    session = _Session(limits, check, note, shown)
+    try:
+        asyncio.run(session.fetch(files))
+    finally:
+        note(session.report)
+    return session.report
+
+
+UNFINISHED = ".fetching"
+
+
+class _AgainError(Exception):
+    """The host may have it, but not this time.
+
+    Attributes:
+        wait: seconds that the host asked for.
+        answered: it sent something else.
+        unknown_host: its name has no address.
+    """
+
+    def __init__(
+        self, why: str, wait: float | None = None, *, answered: bool = False, unknown_host: bool = False
+    ) -> None:
+        super().__init__(why)
+        self.wait, self.answered, self.unknown_host = wait, answered, unknown_host
+
+
+class _DeadError(Exception):
+    """The host does not have it. `refused`: it did not say so clearly."""
+
+    def __init__(self, why: str, *, refused: bool = False) -> None:
+        super().__init__(why)
+        self.refused = refused
+
+
+@dataclass
+class _Host:
+    """What is known of a host.
+
+    Attributes:
+        paused_until: as it asked.
+        arrived: how many files came from it.
+        failed_in_a_row: how many files in a row failed.
+        refused: name -> why, of the files that were refused in a row: dead if another answer follows, else perhaps alive.
+    """
+
+    paused_until: float = 0.0
+    arrived: int = 0
+    failed_in_a_row: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class _Session:
+    """One download. The event loop fetches; threads check and write."""
+
+    def __init__(self, limits: Limits, check: Check, note: Callable[[Report], None], shown: Progress) -> None:
+        self.report = Report()
+        self._limits = limits
+        self._check = check
+        self._note = note
+        self._shown = shown
+        self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._connections = asyncio.Semaphore(limits.connections)
+        self._hosts: dict[str, _Host] = {}
+        self._next_slot = 0.0  # of the rate limit
+        self._noted = time.monotonic()
+
+    async def fetch(self, files: Sequence[Remote]) -> None:
+        """Fetches them all."""
+        began = time.monotonic()
+        seconds = self._limits.timeout
+        timeout = aiohttp.ClientTimeout(total=10 * seconds, sock_connect=seconds, sock_read=seconds)
+        connector = aiohttp.TCPConnector(limit=self._limits.connections)
+        headers = {"User-Agent": "ctl_lightning"}
+        queue = iter(files)
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers, trust_env=True) as session,
+                asyncio.TaskGroup() as workers,
+            ):
+                # More than connections: those that wait before a repetition hold none.
+                for _ in range(min(4 * self._limits.connections, len(files))):
+                    workers.create_task(self._work(session, queue))
+            for host in self._hosts.values():
+                self.report.dead |= host.refused
+        except* (InputError, OSError) as errors:
+            first: BaseException = errors
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            raise first from None
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            self.report.seconds = time.monotonic() - began
+
+    async def _work(self, session: aiohttp.ClientSession, queue: Iterator[Remote]) -> None:
+        for file in queue:
+            name = _host_name(file.url)
+            host = self._hosts.setdefault(name, _Host())
+            if name in self.report.given_up:
+                self.report.failed[file.name] = self.report.given_up[name]
+            else:
+                await self._one(session, file, name, host)
+            self._shown.note = (
+                f"{self.report.bytes / 1e6:,.0f} MB, {self.report.retries:,} retries, {len(self.report.dead):,} dead"
+            )
+            self._shown.advance()
+            if time.monotonic() - self._noted > SECONDS_A_NOTE:
+                self._noted = time.monotonic()
+                self._note(self.report)
+
+    async def _one(self, session: aiohttp.ClientSession, file: Remote, name: str, host: _Host) -> None:
+        """Fetches one file, and learns from it about its host."""
+        try:
+            size = await self._stubbornly(session, file, host)
+        except _AgainError as failure:
+            self.report.failed[file.name] = str(failure)
+            host.failed_in_a_row += 1
+            if host.failed_in_a_row >= self._limits.connections:
+                self._give_up(
+                    name,
+                    f"{failure}; so it was for {host.failed_in_a_row} files in a row, each tried {self._limits.retries + 1} times",
+                )
+            return
+        except _DeadError as dead:
+            if dead.refused:
+                if name in self.report.given_up:  # asked for before that
+                    self.report.failed[file.name] = str(dead)
+                    return
+                host.refused[file.name] = str(dead)
+                if len(host.refused) >= REFUSED_IN_A_ROW:
+                    self._give_up(
+                        name,
+                        f"it refused {len(host.refused)} files in a row ({dead}); it may do so for a while: try again later, with "
+                        "fewer download.connections or a lower download.requests_per_second",
+                    )
+                    self.report.failed |= host.refused
+                    host.refused.clear()
+                return
+            self.report.dead[file.name] = str(dead)
+        else:
+            self.report.bytes += size
+            self.report.fetched += 1
+            host.arrived += 1
+        # It answers clearly, so what it refused before is gone.
+        host.failed_in_a_row = 0
+        self.report.dead |= host.refused
+        host.refused.clear()
+
+    def _give_up(self, name: str, why: str) -> None:
+        self.report.given_up.setdefault(name, why)
+
+    async def _stubbornly(self, session: aiohttp.ClientSession, file: Remote, host: _Host) -> int:
+        """Fetches and keeps one file, with repetitions. Returns its size. Raises _DeadError or _AgainError."""
+        for attempt in range(self._limits.retries + 1):
+            try:
+                body = await self._request(session, file.url, host)
+                await asyncio.get_running_loop().run_in_executor(self._pool, self._keep, file, body)
+                return len(body)
+            except _AgainError as failure:
+                if failure.wait is not None:
+                    if failure.wait > LONGEST_WAIT:
+                        self._give_up(
+                            _host_name(file.url), f"it asks to be left alone for {failure.wait / 60:.0f} minutes"
+                        )
+                        raise
+                    host.paused_until = max(host.paused_until, time.monotonic() + failure.wait)
+                if attempt == self._limits.retries:
+                    elsewhere = any(other.arrived for other in self._hosts.values() if other is not host)
+                    if failure.answered or (failure.unknown_host and elsewhere and not host.arrived):
+                        raise _DeadError(str(failure), refused=True) from None
+                    raise
+                self.report.retries += 1
+                await asyncio.sleep(min(60.0, BACKOFF * 2**attempt) * random.uniform(0.5, 1.0))
+        raise AssertionError
+
+    async def _request(self, session: aiohttp.ClientSession, url: str, host: _Host) -> bytes:
+        seconds = self._limits.timeout
+        while (pause := host.paused_until - time.monotonic()) > 0:
+            await asyncio.sleep(pause)
+        try:
+            async with self._connections:
+                await self._turn()
+                return await _answer(session, url)
+        except (aiohttp.NonHttpUrlClientError, ValueError):  # UnicodeError too: a host name that cannot be one
+            raise _DeadError("not an address") from None
+        except aiohttp.TooManyRedirects:
+            raise _AgainError("too many redirects") from None
+        except aiohttp.ClientConnectorDNSError as error:
+            raise _AgainError("no such host", unknown_host=error.os_error.errno == socket.EAI_NONAME) from None
+        except aiohttp.ServerTimeoutError:
+            raise _AgainError(f"no answer within {seconds:g} s") from None
+        except TimeoutError:
+            raise _AgainError(f"not whole within {10 * seconds:g} s") from None
+        except aiohttp.ClientConnectorError as error:
+            raise _AgainError(f"cannot connect ({error.os_error.strerror or error.os_error})") from None
+        except aiohttp.ClientError as error:
+            raise _AgainError(str(error) or type(error).__name__) from None
+
+    async def _turn(self) -> None:
+        """Waits for the next slot of the rate limit."""
+        if self._limits.requests_per_second:
+            now = time.monotonic()
+            slot = max(now, self._next_slot)
+            self._next_slot = slot + 1 / self._limits.requests_per_second
+            await asyncio.sleep(slot - now)
+
+    def _keep(self, file: Remote, body: bytes) -> None:
+        try:
+            self._check(file, body)
+        except OSError as error:
+            raise _AgainError(reason(error), answered=True) from None
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.path.with_name(f".{file.path.name}{UNFINISHED}")
+        temporary.write_bytes(body)
+        os.replace(temporary, file.path)
+
+
+async def _answer(session: aiohttp.ClientSession, url: str) -> bytes:
+    async with session.get(url) as response:
+        status = f"{response.status} {response.reason or ''}".strip()
+        if response.status in (404, 410):
+            raise _DeadError(status)
+        if response.status in (408, 425, 429) or response.status >= 500:
+            raise _AgainError(status, _retry_after(response.headers.get("Retry-After")))
+        if response.status != 200:
+            raise _DeadError(status, refused=True)
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(1 << 16):
+            body += chunk
+            if len(body) > MAX_BYTES:
+                raise _DeadError(f"larger than {MAX_BYTES // 10**6} MB")
+        return bytes(body)
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for: a number, or a date."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _host_name(url: str) -> str:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""

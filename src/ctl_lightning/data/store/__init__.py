@@ -1,0 +1,1 @@
+"""Pictures, or features of them, by key: made once, mapped into memory."""

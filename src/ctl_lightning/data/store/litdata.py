@@ -1,0 +1,98 @@
+"""The image store as LitData's chunks (docs/scaling.md)."""
+
+import logging
+import multiprocessing
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ctl_lightning.data.images import Aspect, ImageItem, Pixels, decode
+from ctl_lightning.data.store.packing import Index
+from ctl_lightning.runtime.errors import InputError
+
+try:
+    import litdata
+except ModuleNotFoundError as error:
+    if error.name != "litdata":
+        raise
+    raise InputError(
+        "data.store=litdata needs LitData: pip install 'ctl_lightning[litdata]'; or data.store=packed"
+    ) from None
+
+log = logging.getLogger(__name__)
+
+CHUNK = "64MB"
+
+LAST_FILE = "index.json"
+"""LitData writes it when all chunks are there."""
+
+
+class ChunkedStore:
+    """Random access to chunks. A worker process opens them anew.
+
+    Args:
+        folder: of the chunks.
+        keys: of the stored pictures, in the order in which they were written.
+        index: of the images.
+        listing: of the bad ones.
+    """
+
+    def __init__(self, folder: Path, keys: Sequence[str], index: Index, listing: Path) -> None:
+        self.size, self.content = index.size, index.content
+        self.bad: Mapping[str, str] = index.bad
+        self.listing = listing
+        self._folder = folder
+        self._rows = {key: row for row, key in enumerate(keys)}
+        self._chunks: Any = None
+
+    def __getitem__(self, key: str) -> Pixels:
+        """The picture of a key, uint8 (size, size, 3)."""
+        if self._chunks is None:
+            # Pictures are asked for in random order: decoding their neighbours too would take twenty times as long.
+            self._chunks = litdata.StreamingDataset(str(self._folder), batch_decode=False)
+        pixels: Pixels = self._chunks[self._rows[key]]
+        return pixels
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_chunks": None}
+
+
+def open_chunks(items: Sequence[ImageItem], aspect: Aspect, index: Index, listing: Path, folder: Path) -> ChunkedStore:
+    """Opens the chunks of these items, and writes them first, on all cores, if `folder` does not have them.
+
+    Args:
+        items: what to store; keys are unique.
+        aspect: how a picture becomes a square.
+        index: of these items; those that cannot be read are left out.
+        listing: of those.
+        folder: where the chunks are or will be.
+    """
+    readable = [item for item in items if item.key not in index.bad]
+    if not (folder / LAST_FILE).exists():
+        shutil.rmtree(folder, ignore_errors=True)  # of a killed process
+        log.info(
+            "writing %d images at %d x %d pixels as chunks, once: %s", len(readable), index.size, index.size, folder
+        )
+        start_method = multiprocessing.get_start_method()
+        try:
+            litdata.optimize(
+                partial(_pixels, readable, index.size, aspect),
+                list(range(len(readable))),
+                str(folder),
+                chunk_bytes=CHUNK,
+                num_workers=min(os.cpu_count() or 1, len(readable)),
+                reorder_files=False,
+                keep_data_ordered=True,
+                verbose=False,
+            )
+        finally:
+            # LitData changes it for the whole process, and every loader process would then take seconds to start.
+            multiprocessing.set_start_method(start_method, force=True)
+    return ChunkedStore(folder, [item.key for item in readable], index, listing)
+
+
+def _pixels(items: Sequence[ImageItem], size: int, aspect: Aspect, row: int) -> Pixels:
+    return decode(items[row], size, aspect)

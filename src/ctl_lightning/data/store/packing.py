@@ -1,0 +1,252 @@
+"""How an image store is made: in parallel, block by block, so that a killed process goes on where it was."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ctl_lightning.data.images import Aspect, ImageItem, Pixels, decode, reason
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import sha256_of, write_text
+from ctl_lightning.runtime.large_files import array_file, check_room, told_if_full, write_at
+from ctl_lightning.runtime.progress import progress
+
+log = logging.getLogger(__name__)
+
+FORMAT = 4
+"""Counts up when equal items would be stored as other bytes, so that old files are not taken for new ones."""
+
+BLOCK = 256
+"""So many pictures are written, then noted as done: what a killed packing loses at most."""
+
+
+class Plan(NamedTuple):
+    """What a store holds. Equal plans are equal bytes.
+
+    Attributes:
+        items: the pictures.
+        size: side of the squares, in pixels.
+        aspect: how a picture becomes a square.
+        versions: size and time of each item's file; None: it is missing.
+    """
+
+    items: Sequence[ImageItem]
+    size: int
+    aspect: Aspect
+    versions: Sequence[tuple[int, int] | None]
+
+    def fingerprint(self) -> str:
+        """A hash of what is seen without reading any image; not of where the files lie."""
+        return self._digest(self.versions)[:20]
+
+    def content(self, hashes: Sequence[str]) -> str:
+        """A hash of the images themselves; `hashes`: of each item's file."""
+        return self._digest(hashes)
+
+    def _digest(self, files: Sequence[object]) -> str:
+        digest = hashlib.sha256(f"{FORMAT}|{self.size}|{self.aspect}".encode())
+        for item, file in zip(self.items, files, strict=True):
+            digest.update(repr((item.key, item.crop, file)).encode())
+        return digest.hexdigest()
+
+
+def version_of(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None: it is missing."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+class Index(NamedTuple):
+    """What lies beside a store."""
+
+    size: int
+    content: str
+    keys: list[str]
+    bad: dict[str, str]
+
+
+def read_index(path: Path) -> Index:
+    """Reads the index at `path`. Raises InputError that says what to delete."""
+    try:
+        return Index(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a readable index of an image store ({error}); delete it and the file beside it: they are made anew"
+        ) from None
+
+
+def listing_of(path: Path) -> Path:
+    """Where the bad images of the store or index at `path` are listed."""
+    return path.with_name(path.name.partition(".")[0] + ".bad.txt")
+
+
+def _adopt(plan: Plan, path: Path) -> bool:
+    """Takes over the store of the same images under other times: after a copy or a second download, nothing is decoded again."""
+    keys = [item.key for item in plan.items]
+    equal = []
+    for other in path.parent.glob("*.npy"):
+        with suppress(InputError):  # another store's broken index is no concern of this one
+            index = read_index(other.with_suffix(".json"))
+            if (index.size, index.keys) == (plan.size, keys):
+                equal.append((other, index))
+    if not equal:
+        return False
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress("comparing images", len(keys)) as shown:
+        hashes = []
+        for found in pool.map(_hash, (item.path for item in plan.items)):
+            hashes.append(found)
+            shown.advance()
+    content = plan.content(hashes)
+    for other, index in equal:
+        if index.content == content:
+            write_text(path.with_suffix(".json"), json.dumps(index._asdict()))
+            _list_bad(listing_of(path), index.bad)
+            try:
+                os.link(other, path)
+            except OSError:  # a file system without links
+                return False
+            log.info("the same images as in %s: not packed again", other)
+            return True
+    return False
+
+
+def _hash(path: Path) -> str:
+    """Of a file's bytes; empty if it cannot be opened."""
+    try:
+        return sha256_of(path)
+    except OSError:
+        return ""
+
+
+def pack(plan: Plan, path: Path) -> None:
+    """Makes the store at `path`, its index beside it. Raises InputError: no room on the disk."""
+    if _adopt(plan, path):
+        return
+    partial, journal = path.with_suffix(".partial"), path.with_suffix(".journal")
+    shape = (len(plan.items), plan.size, plan.size, 3)
+    picture = plan.size * plan.size * 3
+    needed = len(plan.items) * picture
+    begun = partial.exists() and journal.exists()
+    if not begun:
+        check_room(path, "the image store needs", needed, _other_ways(path, needed))
+        journal.unlink(missing_ok=True)
+    header = array_file(partial, shape, np.uint8, keep=begun)
+
+    with partial.open("r+b") as file:
+
+        def write(row: int, pixels: Pixels) -> None:
+            write_at(file.fileno(), pixels.tobytes(), header + row * picture)
+
+        with told_if_full(path.parent, "is packed", lambda: _other_ways(path, needed)):
+            blocks = _in_blocks(plan, "packing", journal, write, lambda: os.fsync(file.fileno()))
+    _write_index(path.with_suffix(".json"), plan, blocks)
+    partial.replace(path)
+    journal.unlink()
+
+
+def check(plan: Plan, path: Path) -> None:
+    """Makes the index at `path` alone: every image is decoded once and not kept."""
+    journal = path.with_suffix(".journal")
+    blocks = _in_blocks(plan, "checking", journal, lambda row, pixels: None, lambda: None)
+    _write_index(path, plan, blocks)
+    journal.unlink()
+
+
+class _Block(NamedTuple):
+    """What became of `BLOCK` items in a row: the hashes of their files, and key -> why one can not be read."""
+
+    start: int
+    hashes: list[str]
+    bad: dict[str, str]
+
+
+def _in_blocks(
+    plan: Plan, verb: str, journal: Path, write: Callable[[int, Pixels], None], sync: Callable[[], None]
+) -> list[_Block]:
+    """Decodes every item on all cores and gives it to `write`; notes block after block in `journal`, to go on there."""
+
+    def attempt(row: int) -> tuple[str, str | None]:
+        item = plan.items[row]
+        found = _hash(item.path)
+        try:
+            pixels = decode(item, plan.size, plan.aspect)
+        except OSError as error:
+            return found, f"{item.path}: {'missing' if isinstance(error, FileNotFoundError) else reason(error)}"
+        write(row, pixels)
+        return found, None
+
+    done = _read_journal(journal)
+    unreadable = sum(len(block.bad) for block in done.values())
+    starts = range(0, len(plan.items), BLOCK)
+    before = min(len(done) * BLOCK, len(plan.items))
+    already = f", {before} of them done before" if before else ""
+    log.info("%s %d images at %d x %d pixels, once%s", verb, len(plan.items), plan.size, plan.size, already)
+    # Threads, not processes: Pillow and the file system work without Python's lock, and a killed process leaves none behind.
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        progress(f"{verb} images", len(plan.items), before) as shown,
+        journal.open("a", encoding="utf-8") as noted,
+    ):
+        for start in starts:
+            if start in done:
+                continue
+            rows = range(start, min(start + BLOCK, len(plan.items)))
+            results = list(pool.map(attempt, rows))
+            sync()
+            bad = {plan.items[row].key: why for row, (_, why) in zip(rows, results, strict=True) if why is not None}
+            done[start] = _Block(start, [found for found, _ in results], bad)
+            noted.write(json.dumps(done[start]) + "\n")
+            noted.flush()
+            unreadable += len(bad)
+            shown.note = f"{unreadable:,} unreadable" if unreadable else ""
+            shown.advance(len(rows))
+    return [done[start] for start in starts]
+
+
+def _read_journal(path: Path) -> dict[int, _Block]:
+    """The blocks that are done. Takes away what a killed process has not written whole."""
+    if not path.exists():
+        return {}
+    blocks = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, TypeError):
+            blocks.append(_Block(*json.loads(line)))
+    write_text(path, "".join(json.dumps(block) + "\n" for block in blocks))
+    return {block.start: block for block in blocks}
+
+
+def _write_index(path: Path, plan: Plan, blocks: Sequence[_Block]) -> None:
+    bad = {key: why for block in blocks for key, why in block.bad.items()}
+    hashes = [found for block in blocks for found in block.hashes]
+    keys = [item.key for item in plan.items]
+    index = Index(plan.size, plan.content(hashes), keys, dict(sorted(bad.items())))
+    write_text(path, json.dumps(index._asdict()))
+    _list_bad(listing_of(path), index.bad)
+
+
+def _list_bad(path: Path, bad: Mapping[str, str]) -> None:
+    if bad:
+        write_text(path, "".join(f"{why}\n" for why in sorted(set(bad.values()))))
+
+
+def _other_ways(path: Path, needed: int) -> str:
+    others = {other.name.partition(".")[0] for other in path.parent.iterdir()} - {path.stem}
+    old = (
+        f"; what begins with {', '.join(sorted(others))} in it belongs to other stores, and may be deleted"
+        if others
+        else ""
+    )
+    return (
+        f"Or choose another disk with paths.cache_dir=DIR, smaller pictures with data.stored_size=N ({needed / 1e9:.1f} GB now), "
+        f"or none with data.store=none (slower){old}"
+    )

@@ -1,0 +1,142 @@
+"""Compatible or not, and how probably: what a distance says of a single (scene, product)."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from ctl_lightning.data.evaluation_set import Integers
+from ctl_lightning.metrics.intervals import Floats, Interval, interval, ratio_interval
+from ctl_lightning.metrics.retrieval import PairScores
+
+BINS = 10
+"""Of the reliability curve and of the expected calibration error; of equal width."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A distance's threshold, and a logistic curve that turns it into a probability (Platt 1999).
+
+    Both are of as many compatible as incompatible products: the probability is that of a world in which one product in two goes
+    with the scene. Scale the odds p / (1 - p) for another.
+
+    Attributes:
+        threshold: a product at this distance or nearer is called compatible.
+        slope: of the log-odds, per unit of distance; negative if nearer products are likelier.
+        intercept: the log-odds at distance 0.
+    """
+
+    threshold: float
+    slope: float
+    intercept: float
+
+    def is_compatible(self, distances: Floats) -> NDArray[np.bool_]:
+        """Distances (...) -> (...)."""
+        return distances <= self.threshold
+
+    def probability(self, distances: Floats) -> Floats:
+        """Distances (...) -> (...)."""
+        return 0.5 * (1 + np.tanh(0.5 * (self.intercept + self.slope * distances)))  # the logistic without overflow
+
+    def plain(self) -> dict[str, float]:
+        """Plain values, for a checkpoint."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """2 N samples: of N pairs the products that were chosen, then their seeded negatives.
+
+    Attributes:
+        distance: (2 N,).
+        compatible: the truth, (2 N,).
+        scene: number of each sample's scene, (2 N,).
+    """
+
+    distance: Floats
+    compatible: NDArray[np.bool_]
+    scene: Integers
+
+
+def samples(scores: PairScores, scenes: Integers) -> Judged:
+    """The samples of N scored pairs and the numbers of their scenes, (N,)."""
+    count = len(scores.positive)
+    return Judged(
+        np.concatenate([scores.positive, scores.negative]),
+        np.arange(2 * count) < count,
+        np.concatenate([scenes, scenes]),
+    )
+
+
+def fit_classifier(judged: Judged) -> Classifier:
+    """The threshold with the most right answers on these samples, and their logistic curve: to be used on others.
+
+    Among equally good thresholds the middle one is taken. The curve's fit is scikit-learn's, with a ridge so weak that it only keeps
+    the slope finite where the samples can be told apart without an error.
+    """
+    order = np.argsort(judged.distance, kind="stable")
+    distance, compatible = judged.distance[order], judged.compatible[order]
+    last = np.append(np.flatnonzero(np.diff(distance)), len(distance) - 1)  # of each run of equal distances
+    right = np.append(0, np.cumsum(np.where(compatible, 1, -1))[last])
+    best = np.flatnonzero(right == right.max())
+    place = int(best[len(best) // 2])  # so many distinct distances are called compatible
+    levels = distance[last]
+    borders = np.concatenate([[np.nextafter(levels[0], -np.inf)], (levels[:-1] + levels[1:]) / 2, levels[-1:]])
+    scale = float(distance.std()) or 1.0
+    centre = float(distance.mean())
+    logistic = LogisticRegression(C=1e4).fit(((distance - centre) / scale)[:, None], compatible)
+    slope = float(logistic.coef_[0, 0]) / scale
+    return Classifier(float(borders[place]), slope, float(logistic.intercept_[0]) - slope * centre)
+
+
+def classifier_results(classifier: Classifier, judged: Judged, chosen_on: int) -> dict[str, Any]:
+    """What the classifier is worth on samples that it was not chosen on.
+
+    Args:
+        classifier: threshold and curve.
+        judged: the samples.
+        chosen_on: number of validation pairs that chose it; noted.
+
+    Returns:
+        The classifier's numbers, "pairs" that chose it, and with 95 % intervals "accuracy", "precision", "recall", "f1"
+        and "brier"; without intervals "expected_calibration_error", and "roc_auc" and "average_precision" over all samples.
+    """
+    said, truth = classifier.is_compatible(judged.distance), judged.compatible
+    hit, probability = (said & truth).astype(float), classifier.probability(judged.distance)
+
+    def ratio(numerators: Floats, denominators: Floats) -> Interval:
+        return ratio_interval(numerators, denominators, judged.scene)
+
+    return {
+        **classifier.plain(),
+        "pairs": chosen_on,
+        "accuracy": interval((said == truth).astype(float), judged.scene),
+        "precision": ratio(hit, said.astype(float)),
+        "recall": ratio(hit, truth.astype(float)),
+        "f1": ratio(2 * hit, said.astype(float) + truth),
+        "expected_calibration_error": calibration_error(probability, truth),
+        "brier": interval((probability - truth) ** 2, judged.scene),
+        "roc_auc": float(roc_auc_score(truth, -judged.distance)),
+        "average_precision": float(average_precision_score(truth, -judged.distance)),
+    }
+
+
+def calibration_error(probability: Floats, truth: NDArray[np.bool_]) -> float:
+    """Σ over bins of (share of samples) · |mean probability - share of true ones| (Naeini et al. 2015, bins of equal width).
+
+    Without an interval: it is biased upwards, resampling biases it once more, and a bootstrap interval does not hold the truth.
+
+    Args:
+        probability: of each sample, (N,).
+        truth: of each sample, (N,).
+    """
+    gaps = np.bincount(bins(probability), probability - truth, BINS)
+    return float(np.abs(gaps).sum() / len(truth))
+
+
+def bins(probability: Floats) -> Integers:
+    """Which bin each probability is in, (N,)."""
+    return np.minimum((probability * BINS).astype(np.int64), BINS - 1)

@@ -1,0 +1,188 @@
+"""Exact ranking metrics: every pair's product against all products of its category.
+
+All ranking is by distance, smaller is better (torchmetrics' retrieval metrics ignore items whose score is not positive).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctl_lightning.data.evaluation_set import EvaluationSet, Integers
+from ctl_lightning.metrics.intervals import Floats, Interval, interval, paired_difference
+
+Distances = Callable[[Integers, Integers], Floats]
+"""Query indices (n,) and product indices (m,) -> distances (n, m)."""
+
+HITS = (1, 5, 10, 50)
+PERMUTATIONS = 10
+CHUNK = 256
+"""Pairs ranked at a time: bounds the memory to CHUNK x products of a category."""
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """How each of N pairs was ranked, (N,) each.
+
+    Attributes:
+        auc: share of the negatives that are farther than the positive; ties count half.
+        auc_matched: the same against negatives of the positive's kind: for a seen positive the seen ones, weighted by their training
+            frequency; for an unseen one the unseen ones. NaN where there are none.
+        auc_shuffled: mean `auc` when the pair is given the scene crops of other scenes' pairs of its category. NaN where there are none.
+        rank: 1 + how many negatives are nearer, + half of the ties.
+        correct: whether the positive of the seeded triplet is nearer than its negative; ½ for a tie.
+        positive: the distance of that positive.
+        negative: the distance of that negative.
+    """
+
+    auc: Floats
+    auc_matched: Floats
+    auc_shuffled: Floats
+    rank: Floats
+    correct: Floats
+    positive: Floats
+    negative: Floats
+
+
+def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0) -> PairScores:
+    """Ranks every pair's product against all products of its category, the scene's other products masked.
+
+    Args:
+        task: the pairs and the catalogue.
+        distances: of queries and products.
+        shuffle_seed: which other scenes stand in for a pair's own in `auc_shuffled`.
+    """
+    auc, matched, shuffled, rank, near, far = (np.full(len(task.pairs), np.nan) for _ in range(6))
+    for category in range(len(task.categories)):
+        products = np.flatnonzero(task.product_category == category)
+        pairs = np.flatnonzero(task.category == category)
+        donors = _donors(task.scene[pairs], shuffle_seed)
+        for start in range(0, len(pairs), CHUNK):
+            rows = slice(start, start + CHUNK)
+            at = pairs[rows]
+            positive = np.searchsorted(products, task.positive[at])
+            negative = np.searchsorted(products, task.negative[at])
+            allowed, like_positive = _weights(task, at, products)
+            distance = distances(task.query[at], products)
+            auc[at] = _auc(distance, positive, allowed)
+            matched[at] = _auc(distance, positive, like_positive)
+            rank[at] = 1 + _nearer(distance, positive, allowed)
+            near[at], far[at] = distance[np.arange(len(at)), positive], distance[np.arange(len(at)), negative]
+            foreign = np.full((PERMUTATIONS, len(at)), np.nan)
+            for turn, donor in enumerate(donors[:, rows]):
+                given = donor >= 0
+                if not given.any():
+                    continue
+                other = distances(task.query[pairs[donor[given]]], products)
+                foreign[turn, given] = _auc(other, positive[given], allowed[given])
+            # By way of the differences: a method that ignores the scene loses exactly nothing, whatever the rounding of a mean.
+            shuffled[at] = auc[at] - _mean_over_first(auc[at] - foreign)
+    correct = (near < far) + 0.5 * (near == far)
+    return PairScores(auc, matched, shuffled, rank, correct, near, far)
+
+
+def _weights(task: EvaluationSet, pairs: Integers, products: Integers) -> tuple[Floats, Floats]:
+    """How much each product counts as a negative of each pair, for `auc` and for `auc_matched`: (n, m) each."""
+    allowed = np.ones((len(pairs), len(products)))
+    for row, pair in enumerate(pairs):
+        allowed[row, np.isin(products, task.masked[pair])] = 0
+    allowed[products == task.positive[pairs][:, None]] = 0
+    seen = task.train_count[task.positive[pairs]] > 0
+    frequency = task.train_count[products]
+    return allowed, allowed * np.where(seen[:, None], frequency, frequency == 0)
+
+
+def _auc(distance: Floats, positive: Integers, weight: Floats) -> Floats:
+    """Weighted share of the negatives (n, m) that are farther than column `positive` (n,); NaN without negatives: (n,)."""
+    own = np.take_along_axis(distance, positive[:, None], axis=1)
+    farther = (distance > own) + 0.5 * (distance == own)
+    with np.errstate(invalid="ignore"):
+        return (farther * weight).sum(1) / weight.sum(1)
+
+
+def _nearer(distance: Floats, positive: Integers, allowed: Floats) -> Floats:
+    """How many negatives are nearer than the positive, ties by half: (n,)."""
+    own = np.take_along_axis(distance, positive[:, None], axis=1)
+    return (((distance < own) + 0.5 * (distance == own)) * allowed).sum(1)
+
+
+def _donors(scenes: Integers, seed: int) -> Integers:
+    """For each of the permutations, whose scene crop each of n pairs is given: (permutations, n); -1 for a pair's own scene."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    donors = np.stack([generator.permutation(len(scenes)) for _ in range(PERMUTATIONS)])
+    return np.where(scenes[donors] == scenes, -1, donors)
+
+
+def _mean_over_first(values: Floats) -> Floats:
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(0) / known.sum(0)
+
+
+def summarise(
+    task: EvaluationSet, scores: PairScores, seed: int = 0
+) -> dict[str, dict[str, Interval] | dict[str, dict[str, Interval]]]:
+    """All metrics over all pairs, over those with a seen and with an unseen product, and by category.
+
+    Returns:
+        {"all": {METRIC: {"value", "low", "high"}}, "seen": ..., "unseen": ..., "by_category": {category: ...}}
+    """
+    values = metric_values(scores)
+    return {
+        "all": _table(values, task.scene, np.ones(len(task.pairs), bool), seed),
+        "seen": _table(values, task.scene, task.seen, seed),
+        "unseen": _table(values, task.scene, ~task.seen, seed),
+        "by_category": {
+            name: _table(values, task.scene, task.category == index, seed)
+            for index, name in enumerate(task.categories)
+            if (task.category == index).any()
+        },
+    }
+
+
+def compare(
+    task: EvaluationSet, first: PairScores, second: PairScores, seed: int = 0
+) -> dict[str, dict[str, Interval]]:
+    """How much larger the metrics of `first` are than those of `second`, pair by pair; `median_rank` is left out.
+
+    Returns:
+        {"all": {METRIC: {"value", "low", "high", "p"}}, "seen": ..., "unseen": ...}
+    """
+    values, others = metric_values(first), metric_values(second)
+    groups = {"all": np.ones(len(task.pairs), bool), "seen": task.seen, "unseen": ~task.seen}
+    return {
+        group: {
+            name: paired_difference(values[name][chosen], others[name][chosen], task.scene[chosen], seed)
+            for name in values
+            if name != "median_rank"
+        }
+        for group, chosen in groups.items()
+    }
+
+
+def metric_values(scores: PairScores) -> dict[str, Floats]:
+    """Metric -> its value for each pair, (N,); a metric is the mean over pairs, `median_rank` the median."""
+    return {
+        "auc": scores.auc,
+        "auc_matched": scores.auc_matched,
+        "auc_shuffled": scores.auc_shuffled,
+        "lift": scores.auc - scores.auc_shuffled,
+        "binary_accuracy": scores.correct,
+        **{f"hit@{k}": (scores.rank <= k).astype(float) for k in HITS},
+        "mrr": 1 / scores.rank,
+        "median_rank": scores.rank,
+    }
+
+
+def _table(values: dict[str, Floats], scenes: Integers, chosen: NDArray[np.bool_], seed: int) -> dict[str, Interval]:
+    return {
+        name: interval(value[chosen], scenes[chosen], np.median if name == "median_rank" else np.mean, seed)
+        for name, value in values.items()
+    }
+
+
+def mean(values: Sequence[float] | Floats) -> float:
+    """The mean of the values that are not NaN; NaN if there are none."""
+    known = np.asarray(values)[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

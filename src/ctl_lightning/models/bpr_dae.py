@@ -1,0 +1,74 @@
+"""BPR-DAE, its visual part (Song et al. 2017, NeuroStylist: Neural Compatibility Modeling for Clothing Matching)."""
+
+import torch
+from torch import Tensor, nn
+
+from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.models.components.pooled_network import PooledNetwork
+from ctl_lightning.models.components.style_network import SceneStyle
+
+
+class AutoEncoder(nn.Module):
+    """Feature -> code -> feature, one sigmoid layer each way (section 3.3).
+
+    Args:
+        features: F.
+        dim: D, of the code.
+    """
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(features, dim)
+        self.decoder = nn.Linear(dim, features)
+
+    def code(self, feature: Tensor) -> Tensor:
+        """(B, F) -> (B, D), from 0 to 1."""
+        return torch.sigmoid(self.encoder(feature))
+
+    def error(self, feature: Tensor) -> Tensor:
+        """½ |v - v̂|² of each feature, (B, F) -> (B,). The target has no gradient: a tuned backbone shall not become flat."""
+        return 0.5 * (self.decoder(self.code(feature)) - feature.detach()).square().sum(-1)
+
+
+class DualAutoEncoder(PooledNetwork):
+    """Two auto-encoders, one for scenes and one for products; the compatibility is the inner product of their codes.
+
+    d = -h_s·h_p, where smaller is better, as everywhere here. It is trained with `bpr_loss` + γ times the penalty (`loss=bpr`,
+    loss.reconstruction). Where it departs: the text of products and the term that ties text to picture are not there (this data
+    has no text); the decoder is linear, since the features of today's backbones are not between 0 and 1; Adam in place of
+    stochastic gradient descent; features are scaled to a mean square of 1, so that γ means the same for every backbone.
+
+    Args:
+        backbone: frozen or not.
+        dim: D, of the codes.
+    """
+
+    def __init__(self, backbone: Backbone, dim: int) -> None:
+        super().__init__(backbone)
+        self.scenes = AutoEncoder(backbone.pooled_features, dim)
+        self.products = AutoEncoder(backbone.pooled_features, dim)
+
+    def scene_vector(self, pooled: Tensor) -> Tensor:
+        """(B, F) -> h_s (B, D)."""
+        return self.scenes.code(_scaled(pooled))
+
+    def product_vector(self, pooled: Tensor) -> Tensor:
+        """(B, F) -> h_p (B, D)."""
+        return self.products.code(_scaled(pooled))
+
+    def penalty(self, scene: Tensor, products: Tensor) -> Tensor:
+        """The mean reconstruction error of scenes + that of products, a feature's: a scalar."""
+        error = self.scenes.error(_scaled(scene)).mean() + self.products.error(_scaled(products)).mean()
+        return error / scene.shape[1]
+
+    def distance(self, style: SceneStyle, product: Tensor) -> Tensor:
+        """Each scene to its own product, (B, D) -> (B,)."""
+        return -(style.scene * product).sum(-1)
+
+    def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
+        """Every scene to every product, (M, D) -> (B, M)."""
+        return -style.scene @ products.T
+
+
+def _scaled(feature: Tensor) -> Tensor:
+    return feature / feature.square().mean(-1, keepdim=True).clamp_min(1e-12).sqrt()

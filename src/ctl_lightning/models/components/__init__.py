@@ -1,0 +1,1 @@
+"""What methods are built of: backbone, heads, distances, losses."""

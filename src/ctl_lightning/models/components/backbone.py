@@ -1,0 +1,201 @@
+"""The image network: uint8 pictures -> one pooled vector and one region map. The one place that knows preprocessing."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from ctl_lightning.models.components.gradient_checkpointing import Recomputed
+from ctl_lightning.runtime.errors import InputError, suggestion
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Features(NamedTuple):
+    """What the backbone says of B pictures: `pooled` (B, F) and `regions` (B, R, C), row by row of the grid."""
+
+    pooled: Tensor
+    regions: Tensor
+
+
+class SmallNetwork(nn.Module):
+    """Five convolutions for synthetic looks of about 56 pixels, trained from nothing on a CPU in minutes.
+
+    A unit of `regions` sees 28 x 28 pixels, so none sees both walls of a synthetic look of 56.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Patches first: overlapping convolutions at full size took half of the time and learned no more.
+        self.regions = nn.Sequential(
+            _convolution(3, 48, 4, 4, 0), _convolution(48, 96, 3, 2, 1), _convolution(96, 96, 3, 1, 1)
+        )
+        self.pooled = nn.Sequential(_convolution(96, 128, 3, 2, 1), _convolution(128, 128, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 128, S / 16, S / 16)."""
+        return self.pooled(self.regions(images))
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Backbone(nn.Module):
+    """A named network, cut open at two layers.
+
+    Args:
+        name: "small", or a classification network of torchvision.
+        pooled_layer: node whose output is the pooled vector; a map is averaged over its area.
+        region_layer: node whose output is the region map.
+        grid: the region map is averaged down to grid x grid regions.
+        frozen: no gradients, always eval mode; BatchNorm statistics do not move.
+        checkpointing: in training, activations are computed again in place of being kept; see `Recomputed`.
+
+    Raises:
+        InputError: unknown network or layer.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, name: str, pooled_layer: str, region_layer: str, grid: int, frozen: bool, checkpointing: bool = False
+    ) -> None:
+        super().__init__()
+        network = _network(name)
+        try:
+            self.network = create_feature_extractor(network, {pooled_layer: "pooled", region_layer: "regions"})
+        except ValueError:
+            layers = ", ".join(layer for layer, _ in network.named_children())
+            raise InputError(
+                f"backbone: {name} has no layer {pooled_layer!r} or {region_layer!r}; its outermost layers are {layers}"
+            ) from None
+        self.network.to(memory_format=torch.channels_last)
+        self.to_grid = nn.AdaptiveAvgPool2d(grid)
+        self.grid = grid
+        self.frozen = frozen
+        self._identity = {"name": name, "pooled_layer": pooled_layer, "region_layer": region_layer, "grid": grid}
+        self._recomputed = Recomputed(self.network) if checkpointing else None
+        # In the state dict: preprocessing travels with the weights.
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
+        if frozen:
+            self.network.requires_grad_(False)
+        if grid < 1:
+            raise ValueError(f"backbone.grid must be at least 1, not {grid}")
+        with torch.no_grad():
+            probe = self.eval().network(torch.zeros(1, 3, 64, 64))
+        self.pooled_features: int = probe["pooled"].shape[1]
+        self.region_features: int = probe["regions"].shape[1]
+        self.train()
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """A frozen backbone stays in eval mode."""
+        return super().train(mode and not self.frozen)
+
+    def forward(self, images: Tensor) -> Features:
+        """uint8 pictures (B, 3, S, S), RGB -> pooled (B, F), regions (B, grid², C).
+
+        Raises:
+            InputError: the layer has fewer regions than the grid asks for.
+        """
+        pixels = self.pixels(images)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            network = self._recomputed if self._recomputed is not None and self.training else self.network
+            maps = network(pixels)
+            pooled, found = maps["pooled"], maps["regions"]
+            if min(found.shape[2:]) < self.grid:
+                raise InputError(
+                    f"backbone.grid={self.grid}: pictures of {images.shape[3]} pixels have only {found.shape[2]} x "
+                    f"{found.shape[3]} regions in this layer; give a smaller grid, or a larger data.image_size"
+                )
+            regions = self.to_grid(found)
+        if pooled.ndim == 4:
+            pooled = pooled.mean((2, 3))
+        return Features(pooled, regions.flatten(2).transpose(1, 2))
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """uint8 pictures (B, 3, S, S) -> what the network was trained on, in the channels-last memory format."""
+        # (x / 255 - mean) / std in one new tensor: large ones are dear on a CPU.
+        normalised = (images * (1 / (255 * self.std))).sub_(self.mean / self.std)
+        return normalised.contiguous(memory_format=torch.channels_last)
+
+    def identity(self) -> dict[str, Any]:
+        """What its features depend on, as plain values: name, layers, grid, and a hash of weights and preprocessing."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return self._identity | {"weights": digest.hexdigest()}
+
+    def load_weights(self, weights: str, name: str) -> None:
+        """Loads pretrained weights, and the preprocessing that they were trained with.
+
+        Args:
+            weights: a name of torchvision's enum for this network, such as IMAGENET1K_V2, or a state-dict file.
+            name: the network.
+
+        Raises:
+            InputError: neither a known name nor a readable state-dict file of this network.
+        """
+        path = Path(weights).expanduser()
+        if name != "small" and weights in (known := get_model_weights(name)).__members__:
+            try:
+                state = known[weights].get_state_dict(progress=True, check_hash=True)
+            except OSError as error:
+                raise InputError(
+                    f"backbone.weights={weights}: could not download them ({error}); "
+                    "give a state-dict file with backbone.weights=FILE"
+                ) from None
+            preprocessing = known[weights].transforms()
+            self.mean.copy_(torch.tensor(preprocessing.mean).view(3, 1, 1))
+            self.std.copy_(torch.tensor(preprocessing.std).view(3, 1, 1))
+        elif path.is_file():
+            state = _read_state_dict(path)
+        else:
+            names = [] if name == "small" else list(get_model_weights(name).__members__)
+            raise InputError(
+                f"backbone.weights={weights}: neither a file nor one of the names {', '.join(names) or '(none)'} "
+                f"of {name}{suggestion(weights, names)}"
+            )
+        # The classifier is cut off: its weights in the file are of no use here; anything else must fit.
+        missing, _ = self.network.load_state_dict(state, strict=False) if _fits(self.network, state) else (["?"], [])
+        if missing:
+            raise InputError(f"backbone.weights={weights}: these are not the weights of {name}")
+
+
+def _network(name: str) -> nn.Module:
+    if name == "small":
+        return SmallNetwork()
+    known = ["small", *list_models()]
+    if name not in known:
+        raise InputError(
+            f"backbone.name: no network {name!r}{suggestion(name, known)}; torchvision's names are known here, and small"
+        )
+    network: nn.Module = get_model(name, weights=None)
+    return network
+
+
+def _read_state_dict(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no error class of its own for a broken or foreign file
+        reason = str(error).splitlines()[0]
+        raise InputError(f"backbone.weights={path}: not a readable state-dict file ({reason})") from None
+    if not isinstance(state, dict):
+        raise InputError(f"backbone.weights={path}: holds a {type(state).__name__}, not a state dict")
+    return state
+
+
+def _fits(network: nn.Module, state: dict[str, Any]) -> bool:
+    own = network.state_dict()
+    return all(getattr(value, "shape", None) == own[key].shape for key, value in state.items() if key in own)

@@ -1,0 +1,178 @@
+"""What a logger with a page of its own is shown: pictures, tables, histograms, curves; Weights & Biases and TensorBoard."""
+
+import csv
+import hashlib
+import io
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from numpy.typing import NDArray
+from PIL import Image
+
+from ctl_lightning.runtime.files import write_text
+from ctl_lightning.runtime.launch import is_first
+
+LONGEST_SIDE = 1600
+"""Of a picture, in pixels: whatever there is to see in it, a page of many runs stays light."""
+
+LARGE = 200_000
+"""A PNG of more bytes is full of photos, which JPEG keeps in a sixth of them."""
+
+RUN_ID = "wandb_id.txt"
+"""Where a run directory has the id of its run at Weights & Biases, so that whoever continues it continues that run too."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Names of the columns, and the rows."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of a line, and what they are."""
+
+    x: str
+    y: str
+    points: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What is shown at one step.
+
+    Attributes:
+        pictures: name -> a PNG.
+        tables: name -> rows.
+        histograms: name -> values.
+        curves: name -> (2, n) points.
+        embedding: labels, and a vector of each.
+    """
+
+    pictures: Mapping[str, Path] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    histograms: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    embedding: tuple[Sequence[str], NDArray[np.float64]] | None = None
+
+
+def has_page(loggers: Iterable[Logger]) -> bool:
+    """Whether any of the loggers can show an exhibit."""
+    return any(isinstance(logger, (WandbLogger, TensorBoardLogger)) for logger in loggers)
+
+
+def show(loggers: Iterable[Logger], exhibit: Exhibit, step: int) -> None:
+    """Hands an exhibit to the loggers that can show it, in the first of several processes."""
+    if not is_first():
+        return
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            _show_in_wandb(logger, exhibit, step)
+        elif isinstance(logger, TensorBoardLogger):
+            _show_in_tensorboard(logger, exhibit, step)
+
+
+def write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
+    """The same tables as csv, for who has no page: NAME.csv, with "/" in a name as "_"."""
+    for name, table in tables.items():
+        lines = io.StringIO()
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(table.columns)
+        writer.writerows(["" if cell is None else cell for cell in row] for row in table.rows)
+        write_text(folder / f"{name.replace('/', '_')}.csv", lines.getvalue())
+
+
+def _bounded(path: Path) -> Image.Image:
+    image = Image.open(path).convert("RGB")
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return image
+
+
+def _show_in_wandb(logger: WandbLogger, exhibit: Exhibit, step: int) -> None:
+    import wandb
+
+    shown: dict[str, Any] = {
+        f"pictures/{name}": wandb.Image(_bounded(path), file_type="jpg" if path.stat().st_size > LARGE else "png")
+        for name, path in exhibit.pictures.items()
+    }
+    shown |= {name: wandb.Histogram(list(values)) for name, values in exhibit.histograms.items()}
+    for name, table in exhibit.tables.items():
+        shown[name] = wandb.Table(columns=list(table.columns), data=[list(row) for row in table.rows])
+    for name, curve in exhibit.curves.items():
+        points = wandb.Table(columns=[curve.x, curve.y], data=curve.points.T.tolist())
+        shown[name] = wandb.plot.line(points, curve.x, curve.y, title=name)
+    if exhibit.embedding is not None:
+        labels, vectors = exhibit.embedding
+        columns: list[str | int] = ["category", *(f"D{place}" for place in range(vectors.shape[1]))]
+        rows = [[label, *vector] for label, vector in zip(labels, vectors.tolist(), strict=True)]
+        shown["embedding"] = wandb.Table(columns=columns, data=rows)
+    logger.experiment.log(shown | {"trainer/global_step": step})
+
+
+def _show_in_tensorboard(logger: TensorBoardLogger, exhibit: Exhibit, step: int) -> None:
+    writer = logger.experiment
+    for name, path in exhibit.pictures.items():
+        writer.add_image(f"pictures/{name}", np.asarray(_bounded(path)), step, dataformats="HWC")
+    for name, values in exhibit.histograms.items():
+        writer.add_histogram(name, values, step)
+    for name, table in exhibit.tables.items():
+        lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+        cells = ([_in_markdown(cell) for cell in line] for line in lines)
+        writer.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in cells), step)
+    if exhibit.embedding is not None:
+        labels, vectors = exhibit.embedding
+        writer.add_embedding(vectors, list(labels), global_step=step, tag="products")
+
+
+def _in_markdown(cell: object) -> str:
+    if cell is None:
+        return ""
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell).replace("|", "/")
+
+
+def wandb_id(run_dir: Path) -> str:
+    """The id of this run directory's run: drawn once, kept beside the run."""
+    path = run_dir / RUN_ID
+    if not path.exists():
+        write_text(path, secrets.token_hex(4) + "\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def note_split(loggers: Iterable[Logger], protocol: str | None, files: Sequence[Path]) -> None:
+    """Tells Weights & Biases which split and triplets the run used: an artifact, one version for all runs that used the same.
+
+    Args:
+        loggers: of the run.
+        protocol: its name.
+        files: ids only.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and is_first():
+            import wandb
+
+            digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+            artifact = wandb.Artifact(f"split-{protocol}", "split", metadata={"sha256": digest})
+            for path in files:
+                artifact.add_file(str(path))
+            run = logger.experiment
+            # Without a server nothing can be asked for, but what the run used can still be noted.
+            run.log_artifact(artifact) if run.offline else run.use_artifact(artifact)
+
+
+def upload_checkpoints(loggers: Iterable[Logger], best: Path, last: Path) -> None:
+    """Puts the checkpoints of a run at Weights & Biases, as versions of one artifact with the aliases "last" and "best"."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and is_first():
+            import wandb
+
+            for path, alias in ((last, "last"), (best, "best")):
+                artifact = wandb.Artifact(f"checkpoint-{logger.experiment.id}", "model")
+                artifact.add_file(str(path), name="checkpoint.ckpt")
+                logger.experiment.log_artifact(artifact, aliases=[alias])

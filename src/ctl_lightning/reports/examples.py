@@ -1,0 +1,151 @@
+"""Which pairs of a ranked split are worth looking at, and what is in their pictures."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from ctl_lightning.data.crop import scene_crop, to_pixels
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.evaluation_set import EvaluationSet
+from ctl_lightning.data.images import open_upright
+from ctl_lightning.data.pairs import Pair
+from ctl_lightning.data.triplets import crop_key
+from ctl_lightning.metrics.classification import Classifier, Judged, bins
+from ctl_lightning.metrics.ranking import Ranking
+from ctl_lightning.metrics.retrieval import Distances, PairScores
+from ctl_lightning.reports.figures import ClassifierCurves, Cut, Overlay, Retrieval, Shown
+from ctl_lightning.training.module import CompleteTheLook
+
+RETRIEVALS, NEAREST, OVERLAYS, CUTS = 10, 10, 4, 10
+CONFUSED, EMBEDDED = 500, 1000
+
+
+def retrieval_rows(
+    data: TripletDataModule, task: EvaluationSet, distances: Distances, scores: PairScores
+) -> list[Retrieval]:
+    """Ten pairs spread evenly over the categories, not chosen by success, with their ten nearest products."""
+    pictures, rows = data.pictures, []
+    for pair in _spread(task.category.tolist(), RETRIEVALS):
+        candidates = np.flatnonzero(task.product_category == task.category[pair])
+        distance = distances(task.query[[pair]], candidates)[0]
+        nearest = candidates[np.argsort(distance, kind="stable")[:NEAREST]]
+        masked = set(task.masked[pair].tolist())
+        rows.append(
+            Retrieval(
+                category=task.pairs[pair].category,
+                scene=pictures.centre(task.queries[task.query[pair]][0]),
+                aspect=_aspect(data, task.pairs[pair]),
+                truth=pictures.centre(task.products[task.positive[pair]]),
+                rank=float(scores.rank[pair]),
+                candidates=len(candidates) - len(masked & set(candidates.tolist())),
+                nearest=[
+                    Shown(pictures.centre(task.products[one]), one == task.positive[pair], one in masked)
+                    for one in nearest.tolist()
+                ],
+            )
+        )
+    return rows
+
+
+def attention_rows(data: TripletDataModule, task: EvaluationSet, module: CompleteTheLook) -> list[Overlay]:
+    """Four scene crops, each with one attention map a category."""
+    network, categories = module.network.eval(), torch.arange(len(task.categories), device=module.device)
+    rows = []
+    for pair in _spread(task.category.tolist(), OVERLAYS):
+        crop, _ = task.queries[task.query[pair]]
+        image = data.pictures.evaluation([crop]).to(module.device)
+        with torch.no_grad():
+            weights = network.embed_scene(image.expand(len(categories), -1, -1, -1), categories).attention
+        grid = math.isqrt(weights.shape[1])
+        maps = weights.reshape(-1, grid, grid).double().cpu().numpy()
+        rows.append(
+            Overlay(
+                data.pictures.centre(crop),
+                _aspect(data, task.pairs[pair]),
+                dict(zip(task.categories, maps, strict=True)),
+            )
+        )
+    return rows
+
+
+def classifier_curves(classifier: Classifier, judged: Judged) -> ClassifierCurves:
+    """What the pictures of a classifier show of these samples."""
+    said, truth = classifier.is_compatible(judged.distance), judged.compatible
+    false_rate, true_rate, _ = roc_curve(truth, -judged.distance)
+    precision, recall, _ = precision_recall_curve(truth, -judged.distance)
+    probability = classifier.probability(judged.distance)
+    place = bins(probability)
+    rows = [(probability[place == b].mean(), truth[place == b].mean(), (place == b).sum()) for b in np.unique(place)]
+    return ClassifierCurves(
+        np.stack([false_rate, true_rate]),
+        np.stack([recall, precision]),
+        (float(said[~truth].mean()), float(said[truth].mean()), float(truth[said].mean()) if said.any() else 1.0),
+        np.array(rows, float).T,
+    )
+
+
+def pair_rows(data: TripletDataModule) -> list[Cut]:
+    """Ten test pairs spread evenly over the categories: the whole scene, its box and crop, and what is stored."""
+    pairs = data.pairs["test"]
+    rows = []
+    for number in _spread([data.categories.index(pair.category) for pair in pairs], CUTS):
+        pair = pairs[number]
+        scene = open_upright(data.source.image_path(data.root, pair.scene)).convert("RGB")
+        scene.thumbnail((400, 400))
+        crop, product = data.store[crop_key(pair.scene, pair.box)], data.store[pair.product]
+        rows.append(Cut(pair.category, np.asarray(scene), pair.box, scene_crop(pair.box, data.margin), crop, product))
+    return rows
+
+
+def hard_negatives(task: EvaluationSet, distances: Distances) -> NDArray[np.float64]:
+    """Which categories a network takes for each other: of the products that are nearest to a scene crop in the whole catalogue.
+
+    Args:
+        task: the pairs; at most 500 of them, spread over the categories.
+        distances: of queries and products.
+
+    Returns:
+        (C, C): for the pairs of a category (row), the share of each category among the ten nearest products that no pair of their
+        scene names; NaN for a category without pairs.
+    """
+    found = np.full((len(task.categories), len(task.categories)), np.nan)
+    products = np.arange(len(task.products))
+    for pair in _spread(task.category.tolist(), CONFUSED):
+        distance = distances(task.query[[pair]], products)[0].copy()
+        distance[[*task.masked[pair], task.positive[pair]]] = np.inf
+        row = found[task.category[pair]]
+        row[np.isnan(row)] = 0.0
+        nearest = np.argsort(distance, kind="stable")[:NEAREST]
+        np.add.at(row, task.product_category[nearest[np.isfinite(distance[nearest])]], 1)
+    return found / found.sum(1, keepdims=True)
+
+
+def embedded_products(task: EvaluationSet, ranking: Ranking) -> tuple[list[str], NDArray[np.float64]]:
+    """At most 1,000 products of a catalogue, spread over the categories: names of their categories, and f_p, (n, D)."""
+    chosen = _spread(task.product_category.tolist(), EMBEDDED)
+    vectors = ranking.products[chosen].double().cpu().numpy()
+    return [task.categories[task.product_category[one]] for one in chosen], vectors
+
+
+def _spread(categories: Sequence[int], count: int) -> list[int]:
+    """The first pair of every category, then the second of every category, ... up to `count`; by category."""
+    before: Counter[int] = Counter()
+    turns = []
+    for pair, category in enumerate(categories):
+        turns.append((before[category], category, pair))
+        before[category] += 1
+    return sorted((pair for _, _, pair in sorted(turns)[:count]), key=lambda pair: categories[pair])
+
+
+def _aspect(data: TripletDataModule, pair: Pair) -> float:
+    """Width / height at which the pair's scene crop is to be shown: as it was before it was stretched to a square."""
+    if data.aspect != "stretch":
+        return 1.0
+    image = open_upright(data.source.image_path(data.root, pair.scene))
+    left, top, right, bottom = to_pixels(scene_crop(pair.box, data.margin), image.width, image.height)
+    return (right - left) / (bottom - top)

@@ -1,0 +1,38 @@
+"""Where the programs print, and what is kept from there."""
+
+import logging
+import sys
+import warnings
+
+from rich.console import Console
+
+from ctl_lightning.runtime.launch import is_first
+
+console = Console(width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=True)
+
+
+def stand_back_unless_first() -> bool:
+    """Of several processes of a run one prints; the others say errors alone. Returns whether this is the one."""
+    if not is_first():
+        console.quiet = True
+        logging.getLogger().setLevel(logging.ERROR)
+    return is_first()
+
+
+def quiet_lightning() -> None:
+    """Silences advice of Lightning's that does not apply: loaders without workers are right for a mapped store."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*could not find the monitored key in the returned metrics.*",  # in an epoch that is not validated
+        ".*Consider setting `persistent_workers=True`.*",
+        ".*is smaller than the logging interval.*",
+        ".*Found .* module.s. in eval mode.*",
+        ".*defined a `validation_step` but have no `val_dataloader`.*",  # the benchmark
+        ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # every process has the same value
+        ".*your dataloader is not resumable.*",  # its sampler is
+        ".*`srun` command is available on your system but is not used.*",  # `launching` knows when it should be
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,35 @@
+"""What the process does with memory before it is used and after it is freed."""
+
+import ctypes
+import platform
+
+from torch.utils import deterministic
+
+from ctl_lightning.runtime.errors import InputError
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep freed memory in place of giving it back to the system, which would hand out fresh pages each time.
+
+    The maps of real photos are hundreds of megabytes; on a CPU, most of a backbone's time can go into such pages.
+
+    Raises:
+        InputError: the C library is not glibc.
+    """
+    kept = platform.libc_ver()[0] == "glibc"
+    if kept:
+        library = ctypes.CDLL(None)
+        # No block of its own for a large request (that would go back at once), and nothing cut off at the end.
+        kept = bool(library.mallopt(M_MMAP_MAX, 0)) and bool(library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    if not kept:
+        raise InputError("keep_memory=true: only for glibc, the C library of most Linux systems; leave it out")
+
+
+def leave_new_memory_as_it_is() -> None:
+    """With deterministic algorithms, torch fills all memory that an operation is about to write to: a twentieth of a step here.
+
+    It guards against operations that read what they have not written; ours are tested to give equal results without it.
+    """
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it exists: torch defines it on the module's class

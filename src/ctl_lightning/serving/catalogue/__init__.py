@@ -1,0 +1,1 @@
+"""Catalogues of vectors: made, changed and searched."""

@@ -1,0 +1,306 @@
+"""How a catalogue is made and changed: what is new is embedded, what is known is kept, what is gone is left out."""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from ctl_lightning.data.store.packing import version_of
+from ctl_lightning.runtime.errors import InputError, InUseError, suggestion
+from ctl_lightning.runtime.files import replacing, write_text
+from ctl_lightning.runtime.large_files import check_room, told_if_full
+from ctl_lightning.serving.catalogue.exact import (
+    BackendName,
+    Listed,
+    Manifest,
+    Vectors,
+    all_products,
+    check_identity,
+    open_files,
+    write_products,
+)
+from ctl_lightning.serving.catalogue.hnsw import faiss, make_graphs
+from ctl_lightning.serving.catalogue.pending import Embedded
+from ctl_lightning.serving.catalogue.qdrant import check_server, upload
+from ctl_lightning.serving.encoder import Encoder
+
+log = logging.getLogger(__name__)
+
+CHUNK = 100_000
+"""Rows that are copied at once."""
+
+BAD = "bad_images.txt"
+
+HNSW = {"from": 1_000_000, "links": 32, "build": 100, "search": 128}
+QDRANT = {"url": None, "collection": "products", "part": "all"}
+
+OURS = re.compile(r"\.?(vectors|products|graph)-[0-9a-f]{12}(\.\d+)?\.(npy|sqlite|faiss)")
+"""Names of files that a catalogue consists of, and of what is half written of them."""
+
+Change = Literal["set", "add", "remove"]
+
+
+class Product(NamedTuple):
+    """What is to be in a catalogue.
+
+    Attributes:
+        product: its id.
+        category: one of the checkpoint's.
+        image: its catalogue photo.
+    """
+
+    product: str
+    category: str
+    image: Path
+
+
+class Backend(NamedTuple):
+    """Who searches, and how; None: as before, or by default.
+
+    Attributes:
+        name: who.
+        hnsw: of "faiss": "from" (products a category has at least to get a graph), "links", "build", "search"; see `Graph`.
+        qdrant: of "qdrant": "url" (None: its local mode), "collection" and "part"; see `upload`.
+    """
+
+    name: BackendName | None
+    hnsw: dict[str, int | None]
+    qdrant: dict[str, str | None]
+
+    def resolved(self, old: Manifest | None) -> tuple[BackendName, dict[str, int], dict[str, str | None]]:
+        """Who searches, how in graphs, and where in Qdrant, after what an old catalogue says. Raises InputError: options of another."""
+        name = self.name or (old.backend if old is not None else "exact")
+        for option, of in (("hnsw", "faiss"), ("qdrant", "qdrant")):
+            given = [key for key, value in getattr(self, option).items() if value is not None]
+            if given and name != of:
+                key = f"hnsw_{given[0]}" if of == "faiss" else given[0]
+                raise InputError(f"catalogue.{key} is an option of catalogue.backend={of}, and this one is {name}")
+        before = old if old is not None and old.backend == name else None
+        hnsw: dict[str, int] = HNSW | (before.hnsw if before else {})
+        qdrant: dict[str, str | None] = QDRANT | (before.qdrant if before else {})
+        hnsw |= {key: value for key, value in self.hnsw.items() if value is not None}
+        qdrant |= {key: value for key, value in self.qdrant.items() if value is not None}
+        return name, hnsw if name == "faiss" else {}, qdrant if name == "qdrant" else {}
+
+
+class Made(NamedTuple):
+    """What became of it: how many products were embedded, kept and left out, and how many there are by category."""
+
+    embedded: int
+    kept: int
+    removed: int
+    unreadable: int
+    counts: Mapping[str, int]
+
+
+def change_catalogue(
+    folder: Path,
+    encoder: Encoder,
+    products: Sequence[Product] | None,
+    change: Change,
+    backend: Backend,
+    batch_size: int,
+    max_bad_images: float,
+) -> Made:
+    """Makes a catalogue, or brings one up to date. What was embedded before is kept, also that of a run which was stopped.
+
+    Args:
+        folder: where it lies, or is to lie.
+        encoder: whose vectors.
+        products: "set": all that is to be in it; "add": that too; "remove": what is to be taken out, of which the id counts. None:
+            what is in it, which there must be then.
+        change: which of these.
+        backend: who searches.
+        batch_size: pictures that go through the network at once.
+        max_bad_images: the share of unreadable images among `products` up to which it is made without them.
+
+    Raises:
+        InputError: nothing to put into it, too many unreadable images, vectors of another checkpoint, no room on the disk.
+        InUseError: another process is changing it.
+    """
+    with _alone(folder):
+        _delete_partial(folder)
+        identity = encoder.identity()
+        old = Manifest.read(folder)
+        known, before = _known(folder, old, identity)
+        name, hnsw, qdrant = backend.resolved(old)
+        if name == "faiss":
+            faiss()  # what is missing is missed now rather than after an hour
+        if name == "qdrant":
+            check_server(folder, qdrant)
+        if products is None:
+            products = [Product(one.product, one.category, Path(one.image)) for one in known]
+        wanted, bad = _wanted(folder, known, products, change)
+        _check_bad(folder, bad, len(products), max_bad_images)  # what is missing is told before the others are embedded
+        vectors_of = {one.photo for one in known}
+        fresh = [one for one in wanted if one.photo not in vectors_of]
+        embedded = Embedded(folder, encoder, sha256(repr(identity).encode()).hexdigest())
+        embedded.add(fresh, batch_size)
+        bad |= embedded.bad
+        _check_bad(folder, bad, len(products), max_bad_images)
+        if bad:
+            log.warning(
+                "%d products have no readable image, and are left out; all are listed in %s", len(bad), folder / BAD
+            )
+        # Who is added with a bad photo keeps the one before.
+        kept = {one.product: one for one in known if change == "add" and one.product in bad}
+        listed = [one for one in wanted if one.product not in bad] + list(kept.values())
+        if not listed:
+            raise InputError(f"catalogue={folder}: there is no product to put into it; give some with products=FILE")
+        order = {category: place for place, category in enumerate(encoder.categories)}
+        row_of = {one.product: row for row, one in enumerate(known)}
+        # Those that were there come first, in their old order, so that graphs can be kept.
+        listed.sort(key=lambda one: (order[one.category], row_of.get(one.product, len(known))))
+        new = replace(_write(folder, before, known, listed, embedded, identity), backend=name, hnsw=hnsw, qdrant=qdrant)
+        if name == "faiss":
+            new = replace(new, graphs=make_graphs(folder, old, new, known, listed))
+        if name == "qdrant":
+            upload(folder, new)
+        new.write(folder)
+        embedded.delete()
+        _clean(folder, new)
+    now, new_names = {one.product for one in listed}, {one.product for one in fresh} - bad.keys()
+    return Made(len(new_names), len(now - new_names), len(row_of.keys() - now), len(bad), new.counts)
+
+
+def _known(folder: Path, old: Manifest | None, identity: Mapping[str, Any]) -> tuple[list[Listed], Vectors | None]:
+    """Products and vectors of the catalogue before. Raises InputError: it is broken, or of another checkpoint."""
+    if old is None:
+        return [], None
+    check_identity(folder, old, identity)
+    vectors, products = open_files(folder, old)
+    with closing(products):
+        return all_products(products), vectors
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InUseError(
+            f"catalogue={folder}: another process is changing it; wait for it, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise InputError(f"catalogue={folder}: can not be written ({error.strerror}); choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _wanted(
+    folder: Path, known: Sequence[Listed], products: Sequence[Product], change: Change
+) -> tuple[list[Listed], dict[str, str]]:
+    """All that the catalogue is to hold; and of the products whose image is missing, why each can not be in it."""
+    before = {one.product: one for one in known}
+    if change == "remove":
+        if not before:
+            raise InputError(f"catalogue={folder}: there is no catalogue, so nothing can be taken out")
+        for one in products:
+            if one.product not in before:
+                raise InputError(
+                    f"catalogue={folder}: product {one.product} is not in it{suggestion(one.product, before) if len(before) < CHUNK else ''}; "
+                    "nothing was removed"
+                )
+        gone = {one.product for one in products}
+        return [one for one in known if one.product not in gone], {}
+    wanted = dict(before) if change == "add" else {}
+    missing = {}
+    for one in products:
+        version, image = version_of(one.image), str(one.image.absolute())
+        if version is None:
+            missing[one.product] = f"product {one.product} has no image: {one.image} is missing"
+        elif image != image.encode(errors="replace").decode():
+            missing[one.product] = f"product {one.product}: the name of its image is not UTF-8: {image!r}"
+        else:
+            size, time = version
+            wanted[one.product] = Listed(one.product, one.category, image, f"{size}-{time}")
+    return list(wanted.values()), missing
+
+
+def _check_bad(folder: Path, bad: Mapping[str, str], count: int, max_bad_images: float) -> None:
+    listing = folder / BAD
+    if not bad:
+        listing.unlink(missing_ok=True)
+        return
+    write_text(listing, "".join(f"{why}\n" for why in bad.values()))
+    if len(bad) > max_bad_images * count:
+        raise InputError(
+            f"{next(iter(bad.values()))}; {len(bad)} of {count} products have no readable image, all are listed in {listing}; mend them and "
+            f"run the command again (what is embedded is kept), or go on without them with max_bad_images={_share(len(bad), count)}"
+        )
+
+
+def _share(part: int, whole: int) -> str:
+    """The smallest two-digit share that is enough."""
+    return f"{-(-100 * part // whole) / 100:g}"
+
+
+def _write(
+    folder: Path,
+    before: Vectors | None,
+    known: Sequence[Listed],
+    listed: Sequence[Listed],
+    embedded: Embedded,
+    identity: dict[str, Any],
+) -> Manifest:
+    """Writes the files of vectors and products, and says what is in them; which catalogue counts is not changed yet."""
+    digest = sha256(repr(identity).encode())
+    for one in listed:
+        digest.update(repr(one).encode())
+    generation = digest.hexdigest()[:12]
+    vectors, products = folder / f"vectors-{generation}.npy", folder / f"products-{generation}.sqlite"
+    row_of = {one.photo: row for row, one in enumerate(known)}
+    slices, start = {}, 0
+    for category, found in groupby(listed, key=lambda one: one.category):
+        end = start + sum(1 for _ in found)
+        slices[category] = (start, end)
+        start = end
+    manifest = Manifest(identity, embedded.dim, slices, vectors.name, products.name)
+    if vectors.exists() and products.exists():
+        return manifest
+    needed = len(listed) * embedded.dim * 4
+    check_room(vectors, "the vectors need", needed, "Choose another folder with catalogue=DIR")
+    with told_if_full(folder, "is embedded"):
+        with replacing(vectors) as temporary, temporary.open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(listed), embedded.dim)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, len(listed), CHUNK):
+                some = listed[start : start + CHUNK]
+                rows = np.empty((len(some), embedded.dim), np.float32)
+                old_rows = np.array([row_of.get(one.photo, -1) for one in some])
+                if before is not None:
+                    rows[old_rows >= 0] = before[old_rows[old_rows >= 0]]
+                if fresh := [one for one, row in zip(some, old_rows, strict=True) if row < 0]:
+                    rows[old_rows < 0] = embedded.rows(fresh)
+                file.write(rows.tobytes())
+        with replacing(products) as temporary:
+            write_products(temporary, listed)
+    return manifest
+
+
+def _delete_partial(folder: Path) -> None:
+    """Deletes what a killed run has half written: no other is at work, and it may be the room that is missing."""
+    for path in folder.iterdir():
+        if path.name.startswith(".") and OURS.fullmatch(path.name):
+            path.unlink()
+
+
+def _clean(folder: Path, manifest: Manifest) -> None:
+    """Deletes the files of earlier catalogues. Who has one open keeps what it opened."""
+    named = {manifest.vectors, manifest.products}
+    named |= {f"{name}{ending}" for name in manifest.graphs.values() for ending in (".faiss", ".npy")}
+    for path in folder.iterdir():
+        if OURS.fullmatch(path.name) and path.name not in named:
+            path.unlink(missing_ok=True)

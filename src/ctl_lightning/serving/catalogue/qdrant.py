@@ -1,0 +1,296 @@
+"""Qdrant: the same vectors in a vector database, for catalogues beyond one machine. Categories are a filter, which its index knows.
+
+A collection holds one point a product: vector f_p, inner products as its metric, payload part, product, category and image. Without a
+server's address it is Qdrant's local mode, a plain list in the catalogue's folder: to try it, and for tests.
+"""
+
+import logging
+import os
+import sqlite3
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.progress import progress
+from ctl_lightning.serving.catalogue.exact import Hit, Manifest, Vectors, check_identity, open_files
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+log = logging.getLogger(__name__)
+
+BATCH = 256
+"""Points a request."""
+
+MANY = 10_000
+"""More categories than a catalogue has."""
+
+UPLOADED = "uploaded.sqlite"
+"""What is in the collection, noted batch by batch: an interrupted upload goes on there."""
+
+
+def upload(folder: Path, manifest: Manifest) -> None:
+    """Makes a part of the collection hold what the catalogue holds: what is new or changed is sent, what is gone is deleted.
+
+    The part is the whole collection, or that of one of several catalogues, each with a name of its own. One part is for one folder,
+    which knows what it has sent.
+
+    Args:
+        folder: of the catalogue.
+        manifest: of it.
+
+    Raises:
+        InputError: no such server; the collection is of another checkpoint, or the part of another folder.
+    """
+    vectors, products = open_files(folder, manifest)
+    products.close()
+    with (
+        _told_of_the_server(manifest.qdrant),
+        closing(connect(folder, manifest.qdrant)) as client,
+        closing(_open_notes(folder)) as notes,
+    ):
+        collection, part, models = str(manifest.qdrant["collection"]), str(manifest.qdrant["part"]), _models()
+        place = _claim(client, folder, manifest, notes)
+        notes.execute("ATTACH ? AS catalogue", (str(folder / manifest.products),))
+        gone = [
+            name
+            for (name,) in notes.execute(
+                "SELECT product FROM uploaded WHERE place = ? EXCEPT SELECT product FROM catalogue.products", (place,)
+            )
+        ]
+        for start in range(0, len(gone), BATCH):
+            some = gone[start : start + BATCH]
+            client.delete(collection, models.PointIdsList(points=[_point(part, name) for name in some]))
+            with notes:
+                notes.executemany(
+                    "DELETE FROM uploaded WHERE place = ? AND product = ?", [(place, name) for name in some]
+                )
+        rows = notes.execute(
+            "SELECT row, product, category, image, version FROM catalogue.products EXCEPT "
+            "SELECT row, product, category, image, version FROM catalogue.products JOIN uploaded USING (product, category, image, version) "
+            "WHERE place = ? ORDER BY row",
+            (place,),
+        ).fetchall()
+        log.info("%s: %d products to send, %d deleted", collection, len(rows), len(gone))
+        with progress("uploading", len(vectors), len(vectors) - len(rows)) as shown:
+            for start in range(0, len(rows), BATCH):
+                some = rows[start : start + BATCH]
+                client.upsert(
+                    collection,
+                    models.Batch(
+                        ids=[_point(part, product) for _, product, *_ in some],
+                        vectors=vectors[[row for row, *_ in some]].tolist(),
+                        payloads=[
+                            {"part": part, "product": product, "category": category, "image": image}
+                            for _, product, category, image, _ in some
+                        ],
+                    ),
+                )
+                with notes:
+                    notes.executemany(
+                        "INSERT OR REPLACE INTO uploaded VALUES (?, ?, ?, ?, ?)", [(place, *row[1:]) for row in some]
+                    )
+                shown.advance(len(some))
+
+
+class QdrantCatalogue:
+    """Searches a collection. The vectors in the catalogue's folder are not needed for it.
+
+    Args:
+        folder: of the catalogue.
+        manifest: of it.
+
+    Raises:
+        InputError: no such server or collection; the collection is of another checkpoint.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._collection = str(manifest.qdrant["collection"])
+        self._client = connect(folder, manifest.qdrant)
+        with _told_of_the_server(manifest.qdrant):
+            _check_collection(self._client, folder, manifest)
+            found = self._client.facet(self._collection, "category", limit=MANY, exact=True)
+        self._counts = {str(hit.value): hit.count for hit in found.hits}
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Category -> how many products it had when the catalogue was opened."""
+        return self._counts
+
+    def search(self, query: Vectors, category: str, k: int) -> list[Hit]:
+        """About the k products of a category that are nearest to a query q, (D,), the nearest first."""
+        models = _models()
+        only = models.Filter(must=[models.FieldCondition(key="category", match=models.MatchValue(value=category))])
+        with _told_of_the_server(self._manifest.qdrant):
+            points = self._client.query_points(
+                self._collection, query=query.tolist(), query_filter=only, limit=k, with_payload=True, with_vectors=True
+            ).points
+        vectors = [np.asarray(point.vector, np.float32) for point in points]
+        hits = [
+            Hit(
+                point.payload["product"],
+                Path(point.payload["image"]),
+                vector,
+                2 - float(vector.astype(np.float64) @ query.astype(np.float64)),
+            )
+            for point, vector in zip(points, vectors, strict=True)
+            if point.payload is not None
+        ]
+        return sorted(hits, key=lambda hit: hit.distance)
+
+    def close(self) -> None:
+        """Ends the connection; in local mode, lets another process in."""
+        self._client.close()
+
+
+def check_server(folder: Path, where: Mapping[str, str | None]) -> None:
+    """Raises InputError if there is no server, or none that answers; arguments as of `connect`."""
+    with _told_of_the_server(where), closing(connect(folder, where)) as client:
+        client.get_collections()
+
+
+def connect(folder: Path, where: Mapping[str, str | None]) -> "QdrantClient":
+    """A client of the catalogue's server, or of the local mode. Its key, if it has one, is in QDRANT_API_KEY.
+
+    Args:
+        folder: of the catalogue.
+        where: `Manifest.qdrant`.
+
+    Raises:
+        InputError: Qdrant's client is not installed; another process has the local mode open.
+    """
+    try:
+        from qdrant_client import QdrantClient
+    except ImportError:
+        raise InputError(
+            "catalogue.backend=qdrant: its client is not installed; pip install 'ctl_lightning[qdrant]'"
+        ) from None
+    url = where["url"]
+    try:
+        if url is not None:
+            key = os.environ.get("QDRANT_API_KEY")
+            # The check would warn of a server that does not answer, before our line does.
+            return QdrantClient(url=url, api_key=key, timeout=60, check_compatibility=False)
+        return QdrantClient(path=str(folder / "qdrant"))
+    except RuntimeError as error:
+        if "already accessed" not in str(error):
+            raise
+        raise InputError(
+            f"catalogue={folder}: another process has it open, and Qdrant's local mode is for one; give a server with catalogue.url=URL"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"catalogue.url={url}: {' '.join(str(error).split())}; give http://HOST:6333") from None
+
+
+def _claim(client: "QdrantClient", folder: Path, manifest: Manifest, notes: sqlite3.Connection) -> int:
+    """Sees to it that the collection is there, and the part of it ours; its indices come before any point.
+
+    Returns:
+        The part's number in the notes.
+    """
+    where, models = manifest.qdrant, _models()
+    collection = str(where["collection"])
+    if not client.collection_exists(collection):
+        try:
+            client.create_collection(
+                collection,
+                vectors_config=models.VectorParams(size=manifest.dim, distance=models.Distance.DOT),
+                # Its own name, whatever address it moves to.
+                metadata={"identity": manifest.identity, "id": uuid.uuid4().hex},
+            )
+        except Exception:
+            if not client.collection_exists(collection):  # another part's process was faster
+                raise
+    described = _check_collection(client, folder, manifest)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant")
+        for name in ("category", "part"):
+            client.create_payload_index(collection, name, models.PayloadSchemaType.KEYWORD)
+    ours = models.Filter(must=[models.FieldCondition(key="part", match=models.MatchValue(value=where["part"]))])
+    found = client.count(collection, ours, exact=True).count
+    name = repr([described["id"], where["part"]])
+    claimed = notes.execute("SELECT id FROM places WHERE name = ?", (name,)).fetchone()
+    if claimed is None:
+        if found:
+            raise InputError(
+                f"catalogue.collection={collection} catalogue.part={where['part']}: another folder's catalogue is there, with {found} products; "
+                "give another name of one of them, or delete it with Qdrant's own tools"
+            )
+        with notes:
+            notes.execute("INSERT INTO places (name) VALUES (?)", (name,))
+        claimed = notes.execute("SELECT id FROM places WHERE name = ?", (name,)).fetchone()
+    place = int(claimed[0])
+    if found < notes.execute("SELECT COUNT(*) FROM uploaded WHERE place = ?", (place,)).fetchone()[0]:
+        log.warning("%s has lost products: all are sent again", collection)
+        with notes:
+            notes.execute("DELETE FROM uploaded WHERE place = ?", (place,))
+    return place
+
+
+def _check_collection(client: "QdrantClient", folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """What the collection says of itself: "identity", as of the catalogue; "id", its own."""
+    collection = str(manifest.qdrant["collection"])
+    if not client.collection_exists(collection):
+        raise InputError(
+            f"catalogue={folder}: there is no collection {collection} on {manifest.qdrant['url'] or 'disk'}; make it with "
+            "python -m ctl_lightning.catalogue"
+        )
+    described = client.get_collection(collection).config.metadata or {}
+    if not {"identity", "id"} <= described.keys():
+        raise InputError(f"catalogue.collection={collection}: it is not one of ctl_lightning; give another name")
+    check_identity(folder, manifest, described["identity"])
+    return described
+
+
+def _open_notes(folder: Path) -> sqlite3.Connection:
+    """The notes of what was sent where. Raises InputError: they are broken."""
+    path = folder / UPLOADED
+    notes = sqlite3.connect(path)
+    try:
+        notes.executescript(
+            "CREATE TABLE IF NOT EXISTS places (id INTEGER PRIMARY KEY, name TEXT UNIQUE);"
+            "CREATE TABLE IF NOT EXISTS uploaded "
+            "(place INTEGER, product TEXT, category TEXT, image TEXT, version TEXT, PRIMARY KEY (place, product))"
+        )
+    except sqlite3.Error as error:
+        notes.close()
+        raise InputError(
+            f"{path}: can not be read ({error}); delete it and the collection: all is sent again"
+        ) from None
+    return notes
+
+
+def _point(part: str, product: str) -> str:
+    """A point's id must be a number or a UUID; equal products of a part, equal points."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{part}/{product}"))
+
+
+def _models() -> Any:
+    from qdrant_client import models
+
+    return models
+
+
+@contextmanager
+def _told_of_the_server(where: Mapping[str, str | None]) -> Iterator[None]:
+    """Makes one line of a server that does not answer, or refuses."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        from qdrant_client.http.exceptions import ApiException
+
+        if not isinstance(error, (ApiException, ValueError)):  # of a server; of the local mode
+            raise
+        said = (str(error).strip().splitlines() or ["no answer"])[0]
+        raise InputError(
+            f"catalogue.url={where['url']}: {said}; start the server, or give another address, and run the same command again"
+        ) from None

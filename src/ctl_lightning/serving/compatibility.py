@@ -1,0 +1,96 @@
+"""A trained checkpoint as a judge of photos: how well products complete a scene, which of them do, and in which order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ctl_lightning.data.pairs import Box
+from ctl_lightning.metrics.classification import Classifier
+from ctl_lightning.metrics.intervals import Floats
+from ctl_lightning.metrics.reranking import order
+from ctl_lightning.serving.encoder import Encoder, Photo
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is said of one candidate.
+
+    Attributes:
+        candidate: its place in the list that was given, from 0.
+        distance: smaller: goes better with the scene.
+        probability: that it goes with the scene, in a world where one candidate in two does; None: the checkpoint has no classifier.
+        compatible: whether the distance is within the classifier's threshold; None: likewise.
+    """
+
+    candidate: int
+    distance: float
+    probability: float | None
+    compatible: bool | None
+
+
+class Compatibility:
+    """Judges candidates of one category for a scene.
+
+    >>> compatibility = Compatibility(Path("runs/.../checkpoints/best-epoch004.ckpt"))
+    >>> compatibility.rerank(Path("room.jpg"), "Lamps", [Path("lamp1.jpg"), Path("lamp2.jpg")])
+
+    Args:
+        path: of a checkpoint, or of its run directory.
+        device: torch's name of it.
+
+    Raises:
+        InputError: unreadable or foreign checkpoint; a method that sees no pictures.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        self._encoder = Encoder(path, device)
+        self.trained = self._encoder.trained
+        self.classifier: Classifier | None = self.trained.classifier
+        self.categories: list[str] = self.trained.categories
+
+    def distances(self, scene: Photo, category: str, candidates: Sequence[Photo], box: Box | None = None) -> Floats:
+        """The distance of each candidate to the scene, (n,).
+
+        Args:
+            scene: the photo.
+            category: of the candidates; one of `categories`, or the last part of one.
+            candidates: catalogue photos.
+            box: what is to be replaced, normalised (left, top, right, bottom): it is cut away as in training. None: nothing is.
+
+        Raises:
+            InputError: an unreadable picture, an unknown category, a box that is no box or leaves nothing.
+        """
+        encoder = self._encoder
+        found = []
+        with torch.inference_mode():
+            style = encoder.scene(scene, encoder.crop(box), [category])
+            for start in range(0, len(candidates), BATCH):
+                vectors = encoder.products(map(encoder.square, candidates[start : start + BATCH]))
+                found.append(encoder.network.distances(style, vectors)[0])
+        return torch.cat([torch.empty(0, device=encoder.device), *found]).double().cpu().numpy()
+
+    def classify(
+        self, scene: Photo, category: str, candidates: Sequence[Photo], box: Box | None = None
+    ) -> list[Judgement]:
+        """What is said of each candidate, in the order in which they were given. Arguments and errors as of `distances`."""
+        distances = self.distances(scene, category, candidates, box)
+        if self.classifier is None:
+            return [Judgement(place, float(distance), None, None) for place, distance in enumerate(distances)]
+        probability = self.classifier.probability(distances)
+        compatible = self.classifier.is_compatible(distances)
+        return [
+            Judgement(place, float(distances[place]), float(probability[place]), bool(compatible[place]))
+            for place in range(len(distances))
+        ]
+
+    def rerank(
+        self, scene: Photo, category: str, candidates: Sequence[Photo], box: Box | None = None
+    ) -> list[Judgement]:
+        """The same, the nearest first; equal ones stay in the order in which they were given."""
+        judged = self.classify(scene, category, candidates, box)
+        return [judged[place] for place in order(np.array([judgement.distance for judgement in judged]))]

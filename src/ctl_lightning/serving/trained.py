@@ -1,0 +1,139 @@
+"""From a checkpoint back to the network that was trained, and to the data that it was trained on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.sources.folder import LooksFolder
+from ctl_lightning.data.sources.stl import ShopTheLook
+from ctl_lightning.data.sources.street2shop import Street2Shop
+from ctl_lightning.data.sources.synthetic import SyntheticLooks
+from ctl_lightning.metrics.classification import Classifier
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.training.checkpointing import checkpoint_of, read_checkpoint
+from ctl_lightning.training.module import CompleteTheLook, Method
+
+SOURCES: dict[str, Any] = {
+    f"{kind.__module__}.{kind.__qualname__}": kind for kind in (SyntheticLooks, ShopTheLook, Street2Shop, LooksFolder)
+} | {
+    "ctl_lightning.data.synthetic.SyntheticLooks": SyntheticLooks,
+    "ctl_lightning.data.stl.ShopTheLook": ShopTheLook,
+    "ctl_lightning.data.street2shop.Street2Shop": Street2Shop,
+    "ctl_lightning.data.folder.LooksFolder": LooksFolder,
+}
+"""What a checkpoint can name as the source of its data. Nothing that it names is imported."""
+
+
+class Trained:
+    """A checkpoint of `train`: what it was trained with, and what of it can be made again.
+
+    Args:
+        path: of the checkpoint, or of its run directory.
+
+    Attributes:
+        path: of the checkpoint.
+        config: the resolved config of its run, plain values.
+        method: its name in the tables.
+        protocol: its name.
+        seed: of the run.
+        precision: that it was trained with.
+        classifier: threshold and probability that its run chose on the validation split; None: it chose none.
+
+    Raises:
+        InputError: missing, unreadable, foreign, or of a revision that wrote less.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path = checkpoint_of(path)
+        self._checkpoint = read_checkpoint(path)
+        try:
+            self.config: dict[str, Any] = self._checkpoint["config"]
+            self.method: str = self.config["method"]
+            self.protocol: str | None = self.config["protocol"]
+            self.seed: int = self.config["seed"]
+            self.precision: Any = self.config["trainer"]["precision"]
+            self._pairs: dict[str, str] = self._checkpoint["TripletDataModule"]["pairs"]
+            self._split_file: str | None = self.config["data"]["split_file"]
+            found = self._checkpoint.get("classifier")
+            self.classifier = Classifier(**found) if found else None
+        except (KeyError, TypeError):
+            raise InputError(
+                f"ckpt_path={path}: it does not say how it was trained; give one that this revision's `train` wrote"
+            ) from None
+
+    def module(self) -> CompleteTheLook:
+        """The network with its weights, in eval mode. Raises InputError: another revision wrote it."""
+        try:
+            if self._checkpoint["hyper_parameters"]["method"] not in get_args(Method):
+                raise ValueError(f"method {self._checkpoint['hyper_parameters']['method']!r}")
+            module = CompleteTheLook(**self._checkpoint["hyper_parameters"])
+            module.load_state_dict(self._checkpoint["state_dict"])
+        except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"ckpt_path={self.path}: it does not fit this revision of ctl_lightning ({reason}); train again"
+            ) from None
+        return module.eval()
+
+    @property
+    def categories(self) -> list[str]:
+        """Names, in the order of their indices."""
+        return list(self._checkpoint["hyper_parameters"]["categories"])
+
+    def data(self, changed: Mapping[str, Any]) -> TripletDataModule:
+        """The data of its protocol, not yet read.
+
+        Args:
+            changed: options of the data, such as `root` and `cache_dir`, that shall be others; None: as in training.
+
+        Raises:
+            InputError: a source that is not one of ours; an option that the data refuse.
+        """
+        try:
+            options = dict(self.config["data"])
+            options.pop("_target_", None)
+            source = dict(options.pop("source"))
+            name = str(source.pop("_target_"))
+            if name not in SOURCES:
+                raise InputError(
+                    f"ckpt_path={self.path}: its data are of {name}, which is not one of {', '.join(SOURCES)}"
+                )
+            new = {option: value for option, value in changed.items() if value is not None}
+            if SOURCES[name] is SyntheticLooks and "cache_dir" in new and "root" not in new:
+                new["root"] = str(Path(new["cache_dir"]) / "synthetic")  # as in conf/data/synthetic.yaml
+            return TripletDataModule(source=SOURCES[name](**source), **options | new)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise InputError(f"ckpt_path={self.path}: data: {' '.join(str(error).split())}") from None
+
+    def check_categories(self, data: TripletDataModule) -> None:
+        """Raises InputError if the data, whose table is read, have other categories than the network knows."""
+        if data.categories == self.categories:
+            return
+        odd = sorted({*data.categories} ^ {*self.categories})
+        raise InputError(
+            f"ckpt_path={self.path}: it was trained under protocol {self.protocol} and knows {len(self.categories)} categories, "
+            f"{data.root} has {len(data.categories)} ({odd[0]!r} is in one of them only); give data.root=DIR of the data that it "
+            "was trained on"
+        )
+
+    def check_pairs(self, data: TripletDataModule) -> str | None:
+        """Compares the splits of data that are set up with those of its training.
+
+        Returns:
+            What to warn of; None: they are the same.
+
+        Raises:
+            InputError: pairs that it was trained or chosen on may be among those to be measured.
+        """
+        if data.pair_hashes() == self._pairs:
+            return None
+        if data.split_file or self._split_file:
+            raise InputError(
+                f"ckpt_path={self.path}: the pairs of {data.split_file or self._split_file} are not split as in its training, so what is "
+                "measured may be what it was trained or chosen on; give the split and the data of its training"
+            )
+        return (
+            f"{data.root} has other pairs than it was trained with; the split is the same rule, so no test scene was learned "
+            "from, but the numbers are not those of its own data"
+        )

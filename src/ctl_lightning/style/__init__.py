@@ -1,1 +1,0 @@
-"""Images -> style embeddings -> distance -> loss. Plain torch; knows nothing of Lightning."""

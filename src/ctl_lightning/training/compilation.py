@@ -1,0 +1,35 @@
+"""torch.compile of the network, and what it says when it can not."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.training.module import CompleteTheLook
+
+
+def compile_network(module: CompleteTheLook) -> None:
+    """Compiles in place, so the names in the state dict stay: the network as it is trained, and its backbone for evaluation.
+
+    Raises:
+        InputError: with gradient checkpointing.
+    """
+    if module.hparams["backbone"]["checkpointing"]:
+        raise InputError("compile=true: not together with backbone.checkpointing=true; leave one of them out")
+    module.network.backbone.compile()
+    module.network.compile()
+
+
+@contextmanager
+def told_that_it_can_not_be_compiled() -> Iterator[None]:
+    """Makes one line of the compiler's errors, which come at the first step. They have no public class.
+
+    Raises:
+        InputError: in place of them.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = " ".join(str(error).strip().split("\n\n")[0].split())
+        raise InputError(f"compile=true: {reason}; install what is missing, or give compile=false") from None

@@ -1,0 +1,99 @@
+"""What the processes of one run do together: they compare options, share BatchNorm, and gather what each has embedded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.plugins import TorchSyncBatchNorm
+from torch import distributed
+from torch.nn import Module
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from ctl_lightning.models.components.sync_batchnorm import synchronise
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.launch import starter
+
+
+class SynchronisedBatchNorms(TorchSyncBatchNorm):
+    """`trainer.sync_batchnorm` on any device: torch's SyncBatchNorm on GPUs, ours elsewhere."""
+
+    def apply(self, model: Module) -> Module:
+        """Called before the network is given to DDP."""
+        if distributed.get_backend() == "gloo":
+            synchronise(model)
+            return model
+        return super().apply(model)
+
+
+def plugins(trainer: Mapping[str, Any]) -> list[Any]:
+    """What Lightning's trainer is to be told of the processes.
+
+    Args:
+        trainer: its options.
+    """
+    chosen: list[Any] = [SynchronisedBatchNorms()] if trainer["sync_batchnorm"] else []
+    if SLURMEnvironment.detect() and starter() != "torchrun":
+        # Lightning's own requeueing saves to a file of its own; `preemption` does it. A process that srun has not started as
+        # one of several starts the others itself.
+        chosen.append(SLURMEnvironment(auto_requeue=False) if starter() == "srun" else LightningEnvironment())
+    return chosen
+
+
+class SameConfig(Callback):
+    """Ends a run whose processes were given different options: they would train one network towards different ends.
+
+    Args:
+        config: the resolved config, as plain values.
+
+    Raises:
+        InputError: in every process, with the first option that differs.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = dict(_leaves("", config))
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compares, as soon as the processes can talk to each other."""
+        if trainer.world_size == 1:
+            return
+        configs: list[Any] = [None] * trainer.world_size
+        distributed.all_gather_object(configs, self._config)
+        for rank, other in enumerate(configs):
+            for name in sorted(configs[0].keys() | other.keys()):
+                if configs[0].get(name) != other.get(name):
+                    raise InputError(
+                        f"the processes of this run differ: {name} is {configs[0].get(name)!r} in the first and {other.get(name)!r} in "
+                        f"process {rank}; start all of them with the same options, and a multirun with one device a job"
+                    )
+
+
+def _leaves(prefix: str, value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        return [(prefix, value)]
+    return [leaf for key, inner in value.items() for leaf in _leaves(f"{prefix}.{key}" if prefix else str(key), inner)]
+
+
+def in_order(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor | None:
+    """Puts what the processes have of a list together, each of them all of it.
+
+    Args:
+        values: of this process's items, (n, ...); other processes may have another n, and the same items.
+        index: of these items in the list, (n,).
+        count: N, the length of the list.
+
+    Returns:
+        (N, ...), items that are there twice taken once; None: one is missing.
+    """
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        home = values.device
+        way = torch.device("cuda", torch.cuda.current_device()) if distributed.get_backend() == "nccl" else home
+        parts = (part.to(way).contiguous() for part in (values, index))
+        values, index = (torch.cat(gather_all_tensors(part)).to(home) for part in parts)
+    if not torch.equal(torch.unique(index).cpu(), torch.arange(count)):
+        return None
+    ordered = values.new_empty((count, *values.shape[1:]))
+    ordered[index.to(values.device)] = values
+    return ordered

@@ -1,0 +1,444 @@
+"""The LightningModule: network + loss + exact ranking metrics + optimiser."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from pydantic import Discriminator
+from torch import Tensor
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import TypedDict
+
+from ctl_lightning.data.evaluation_set import EvaluationSet
+from ctl_lightning.data.store.features import FeatureType
+from ctl_lightning.data.triplets import EvaluationImage, PairBatch, Triplet
+from ctl_lightning.metrics.ranking import Ranked, Ranking
+from ctl_lightning.metrics.retrieval import PairScores, mean, metric_values, score_pairs
+from ctl_lightning.models.bpr_dae import DualAutoEncoder
+from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.models.components.losses import (
+    Mining,
+    Temperature,
+    bpr_loss,
+    contrastive_loss,
+    hinge_loss,
+    in_batch_negatives,
+    in_batch_triplet_loss,
+    info_nce_loss,
+    logistic_loss,
+)
+from ctl_lightning.models.components.pooled_network import PooledNetwork
+from ctl_lightning.models.components.style_network import SceneStyle, StyleNetwork
+from ctl_lightning.models.components.triplet_statistics import observations
+from ctl_lightning.models.ibr import LowRankMahalanobis
+from ctl_lightning.models.imagenet import RawFeatures
+from ctl_lightning.models.popularity import PopularityRanking
+from ctl_lightning.models.siamese import SiameseNetwork
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.training.distributed import in_order
+
+MONITOR = "val/auc"
+"""What chooses the best checkpoint, and what a sweep maximises."""
+
+
+class BackboneOptions(TypedDict):
+    """Plain values; see style.backbone.Backbone and `caching.cache_features`. `load_backbone_weights` loads `weights`."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: str
+    weights: str | None
+    pooled_layer: str
+    region_layer: str
+    grid: int
+    frozen: bool
+    checkpointing: bool
+    cache: Literal["auto", "always", "never"]
+    cache_views: int
+    cache_dtype: FeatureType
+
+
+class TripletLoss(TypedDict):
+    """The paper's; see `hinge_loss`."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: Literal["triplet"]
+    margin: float
+
+
+class ContrastiveLoss(TypedDict):
+    """See `contrastive_loss`."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: Literal["contrastive"]
+    margin: float
+
+
+class LogisticLoss(TypedDict):
+    """See `logistic_loss`; `shift` is where c begins."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: Literal["logistic"]
+    shift: float
+
+
+class BPRLoss(TypedDict):
+    """See `bpr_loss`; `reconstruction` is the weight of an auto-encoder's reconstruction error."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: Literal["bpr"]
+    reconstruction: float
+
+
+class InBatchTripletLoss(TypedDict):
+    """See `in_batch_triplet_loss`."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: Literal["in_batch_triplet"]
+    margin: float
+    mining: Mining
+
+
+class InfoNCELoss(TypedDict):
+    """See `info_nce_loss` and `Temperature`."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: Literal["info_nce"]
+    temperature: float
+    learn_temperature: bool
+
+
+LossOptions = Annotated[
+    TripletLoss | ContrastiveLoss | LogisticLoss | BPRLoss | InBatchTripletLoss | InfoNCELoss, Discriminator("name")
+]
+
+IN_BATCH = ("in_batch_triplet", "info_nce")
+"""Losses of pairs whose products are each other's negatives; the others are of triplets with a sampled negative."""
+
+POOLED = ("siamese", "ibr", "bpr_dae")
+"""Learned baselines on pooled features; `attention`, `hidden` and `dropout` are of the heads, which they do not have."""
+
+Method = Literal["hybrid", "global", "local", "siamese", "ibr", "bpr_dae", "imagenet", "popularity"]
+
+
+class CompleteTheLook(LightningModule):
+    """Learns and ranks with one of the distances.
+
+    Args:
+        method: hybrid, global, local (Kang et al. 2019), or a baseline: siamese, ibr, bpr_dae, or, without anything to learn,
+            imagenet (raw backbone features) and popularity. See `baselines`.
+        categories: names, in the order of their indices.
+        backbone: the image network.
+        dim: D, of the style space.
+        hidden: width of the heads' hidden layer.
+        dropout: of the heads.
+        attention: by category as in the paper, or uniform.
+        squared: squared Euclidean distances as in the paper's equations, or plain ones.
+        loss: which loss, and its options.
+        learning_rate: Adam's.
+        weight_decay: Adam's.
+        warmup_steps: steps of linear growth to the learning rate.
+        schedule: what the learning rate does after that: stay, or fall to 0 like a cosine.
+        seed: of dropout; each step's is a function of the seed and the step, so that a resumed run repeats it.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        categories: list[str],
+        backbone: BackboneOptions,
+        dim: int,
+        hidden: int,
+        dropout: float,
+        attention: Literal["category", "uniform"],
+        squared: bool,
+        loss: LossOptions,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_steps: int,
+        schedule: Literal["constant", "cosine"],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if loss["name"] == "contrastive" and not squared:
+            raise ValueError("loss=contrastive takes squared distances; give model.squared=true")
+        if not squared and method in POOLED:
+            raise ValueError(f"method={method} has no plain form of its distance; give model.squared=true")
+        if loss["name"] == "contrastive" and method == "bpr_dae":
+            raise ValueError("method=bpr_dae: its distance is no length, as loss=contrastive needs; give loss=bpr")
+        if loss["name"] in IN_BATCH and method in POOLED:
+            raise ValueError(f"method={method} is trained on triplets; give loss=contrastive, logistic, bpr or triplet")
+        for name, value in (
+            ("dim", dim),
+            ("hidden", hidden),
+            ("learning_rate", learning_rate),
+            *((f"loss.{name}", value) for name, value in loss.items()),
+        ):
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
+                raise ValueError(f"{name} must be positive, not {value}")
+        if backbone["cache_views"] < 0:
+            raise ValueError(f"backbone.cache_views must not be negative, not {backbone['cache_views']}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        if weight_decay < 0 or warmup_steps < 0:
+            raise ValueError("weight_decay and warmup_steps must not be negative")
+        self.save_hyperparameters(logger=False)  # the program hands the whole config to the loggers
+        self.learns = method not in ("imagenet", "popularity")
+        self.sees = method != "popularity"
+        self.network: StyleNetwork | PooledNetwork
+        if self.sees:
+            trunk = Backbone(
+                backbone["name"],
+                backbone["pooled_layer"],
+                backbone["region_layer"],
+                backbone["grid"],
+                backbone["frozen"],
+                backbone["checkpointing"],
+            )
+            if method == "imagenet":
+                self.network = RawFeatures(trunk)
+            elif method == "siamese":
+                self.network = SiameseNetwork(trunk, dim)
+            elif method == "ibr":
+                self.network = LowRankMahalanobis(trunk, dim)
+            elif method == "bpr_dae":
+                self.network = DualAutoEncoder(trunk, dim)
+            else:
+                assert method != "popularity"
+                self.network = StyleNetwork(trunk, len(categories), method, dim, hidden, dropout, attention, squared)
+        if loss["name"] == "info_nce":
+            self.temperature = Temperature(loss["temperature"], loss["learn_temperature"])
+        elif loss["name"] == "logistic":
+            self.shift = torch.nn.Parameter(torch.tensor(loss["shift"]))
+        self.ranking: Ranked
+        self.scores: PairScores
+        self._embedded: list[list[Any]] = [[], []]
+        self._finite = torch.tensor(True)
+        self._distances: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def load_backbone_weights(self) -> None:
+        """Loads the pretrained weights that the options name. Not needed for a checkpoint, which has all weights."""
+        backbone: BackboneOptions = self.hparams["backbone"]
+        if self.sees and backbone["weights"] is not None:
+            self.network.backbone.load_weights(backbone["weights"], backbone["name"])
+
+    def configure_optimizers(self) -> Any:
+        """Adam, with warm-up and schedule by the step."""
+        options = self.hparams
+        learned: list[Any] = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        if options["loss"]["name"] == "logistic":
+            learned = [{"params": learned}, {"params": [self.shift], "weight_decay": 0.0}]
+        if options["loss"]["name"] == "info_nce":
+            learned = [{"params": learned}, {"params": self.temperature.parameters(), "weight_decay": 0.0}]
+        # Fused: one kernel for all weights. Lightning unscales the gradients of float16 itself, which that does not allow.
+        fused = self.trainer.precision != "16-mixed"
+        optimiser = Adam(learned, options["learning_rate"], weight_decay=options["weight_decay"], fused=fused)
+        warmup, total = options["warmup_steps"], self.trainer.estimated_stepping_batches
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            if options["schedule"] == "constant":
+                return 1.0
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": LambdaLR(optimiser, factor), "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Starts to watch the loss."""
+        self._finite = torch.tensor(True, device=self.device)
+
+    def on_train_batch_start(self, batch: Triplet | PairBatch, batch_idx: int) -> None:
+        """Makes the batch's dropout a function of seed, batch and process."""
+        batch_number = self.trainer.fit_loop.epoch_loop.total_batch_idx * self.trainer.world_size + self.global_rank
+        torch.manual_seed((self.hparams["seed"] << 32) + batch_number)
+
+    def training_step(self, batch: Triplet | PairBatch, batch_idx: int) -> Tensor:
+        """The loss of a batch: three backbone passes a triplet, two a pair, none if the batch holds features."""
+        loss = self.triplet_loss(batch) if isinstance(batch, Triplet) else self.in_batch_loss(batch)
+        self._finite &= torch.isfinite(loss.detach())
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:
+            self._log(loss.detach())
+        self._distances = None
+        return loss
+
+    def _log(self, loss: Tensor) -> None:
+        """Not in each step: the host would wait for the device, and steps on cached features are short."""
+        self._stop_unless(self._in_all(bool(self._finite)))
+        self.log("train/loss", loss, sync_dist=True)
+        if self._distances is not None:
+            margin = self.hparams["loss"].get("margin")
+            found = observations(*self._distances, margin if self.hparams["loss"]["name"] != "contrastive" else None)
+            share = self._share(self._distances[2].sum(dtype=loss.dtype))
+            self.log_dict({f"train/{name}": share * value for name, value in found.items()}, sync_dist=True)
+        if self.hparams["loss"]["name"] == "info_nce":
+            self.log("train/temperature", self.temperature().detach())
+
+    def triplet_loss(self, batch: Triplet) -> Tensor:
+        """The loss of triplets with sampled negatives."""
+        style, (near, far), penalty = self.network(batch.scene, (batch.positive, batch.negative), batch.category)
+        positive, negative = self.network.distance(style, near), self.network.distance(style, far)
+        self._distances = positive.detach(), negative.detach(), torch.ones_like(negative, dtype=torch.bool)
+        loss: LossOptions = self.hparams["loss"]
+        if loss["name"] == "contrastive":
+            return contrastive_loss(positive, negative, loss["margin"])
+        if loss["name"] == "logistic":
+            return logistic_loss(positive, negative, self.shift)
+        if loss["name"] == "bpr":
+            return bpr_loss(positive, negative) + loss["reconstruction"] * penalty
+        assert loss["name"] == "triplet"
+        return hinge_loss(positive, negative, loss["margin"])
+
+    def in_batch_loss(self, batch: PairBatch) -> Tensor:
+        """The loss of pairs whose products are each other's negatives; of all processes' products, if there are several.
+
+        A process takes its own queries, and gradients flow back to the process that a product came from. The mean over the
+        processes, which the gradients become, is that over all queries that have negatives.
+        """
+        style, (products,), _ = self.network(batch.scene, (batch.product,), batch.category)
+        category, identity, first = batch.category, batch.identity, 0
+        if _several_processes():
+            first = self.global_rank * len(identity)
+            products = self._of_all(products, sync_grads=True)
+            category, identity = self._of_all(category), self._of_all(identity)
+        negatives = in_batch_negatives(batch.category, batch.named, category, identity)
+        positive = torch.arange(first, first + len(batch.identity), device=products.device)
+        distance = self.network.distances(style, products)
+        self._distances = distance.detach().gather(1, positive[:, None]), distance.detach(), negatives
+        share = self._share(negatives.any(1).sum(dtype=distance.dtype))
+        loss: LossOptions = self.hparams["loss"]
+        if loss["name"] == "info_nce":
+            return share * info_nce_loss(distance, positive, negatives, self.temperature())
+        assert loss["name"] == "in_batch_triplet"
+        return share * in_batch_triplet_loss(distance, positive, negatives, loss["margin"], loss["mining"])
+
+    def _share(self, count: Tensor) -> Tensor | float:
+        """What makes a mean of this process's `count` values, a scalar, its share of the mean over the processes' means."""
+        if not _several_processes():
+            return 1.0
+        counts = self._of_all(count[None])
+        return counts[self.global_rank] / counts.mean().clamp_min(1 / len(counts))
+
+    def _of_all(self, part: Tensor, sync_grads: bool = False) -> Tensor:
+        """(B, ...) of each of W processes -> (W · B, ...), in the order of the ranks."""
+        gathered = self.all_gather(part, sync_grads=sync_grads)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)
+
+    def on_train_epoch_end(self) -> None:
+        """Runs before the checkpoint callbacks: a network that is no longer finite is not saved."""
+        self._stop_unless(self._is_finite())
+
+    def _is_finite(self) -> bool:
+        weights = [value for value in self.network.state_dict().values() if value.is_floating_point()]
+        own = bool(self._finite) and all(bool(torch.isfinite(value).all()) for value in weights)
+        return self._in_all(own)
+
+    def _in_all(self, fine: bool) -> bool:
+        """Whether it is so in all processes: if one alone stopped, the others would wait for it."""
+        if not _several_processes():
+            return fine
+        return bool(self._of_all(torch.tensor([fine], device=self.device)).all())
+
+    def _stop_unless(self, finite: bool) -> None:
+        if not finite:
+            saved = [getattr(callback, "best_model_path", "") for callback in self.trainer.checkpoint_callbacks]
+            checkpoint = next(filter(None, reversed(saved)), "none yet")
+            raise InputError(
+                f"the loss or a weight is not finite at step {self.global_step} (epoch {self.current_epoch}); "
+                f"the last good checkpoint is kept: {checkpoint}; try a smaller model.learning_rate"
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        """A network that is no longer finite is not measured."""
+        self._stop_unless(self._is_finite())
+        self._embedded = [[], []]
+
+    def on_test_epoch_start(self) -> None:
+        """Forgets what was embedded before."""
+        self._embedded = [[], []]
+
+    def predict_step(self, batch: EvaluationImage, batch_idx: int, dataloader_idx: int) -> tuple[Tensor, ...]:
+        """Embeds scene crops (loader 0) and the catalogue (loader 1).
+
+        Returns:
+            The pictures' places in the list of all (B,), and the tensors of their SceneStyle, or f_p; nothing, if nobody looks.
+        """
+        if not self.sees:
+            return ()
+        if dataloader_idx == 0:
+            return batch.place, *self.network.embed_scene(batch.image, torch.as_tensor(batch.category))
+        return batch.place, self.network.embed_product(batch.image)
+
+    def validation_step(self, batch: EvaluationImage, batch_idx: int, dataloader_idx: int) -> None:
+        """As `predict_step`."""
+        self._embedded[dataloader_idx].append(self.predict_step(batch, batch_idx, dataloader_idx))
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Ranks the validation split."""
+        self._rank("validation", "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Ranks the test split; `ranking` and `scores` keep the result."""
+        self._rank("test", "test")
+
+    def _rank(self, split: Literal["validation", "test"], prefix: str) -> None:
+        if self.trainer.sanity_checking:
+            return  # a few batches of the split, which cannot be ranked
+        task: EvaluationSet = self.trainer.datamodule.evaluation(split)  # type: ignore[attr-defined]
+        self.ranking = self.ranked(task, self._embedded)
+        self._embedded = [[], []]
+        self.scores = score_pairs(task, self.ranking.distances)
+        values = metric_values(self.scores)
+        seen, unseen = values["auc"][task.seen], values["auc"][~task.seen]
+        summary = {name: mean(value) for name, value in values.items() if name != "median_rank"}
+        summary |= {
+            "median_rank": float(np.median(self.scores.rank)),
+            "auc_seen": mean(seen),
+            "auc_unseen": mean(unseen),
+        }
+        self.log_dict({f"{prefix}/{name}": value for name, value in summary.items()})
+
+    def ranked(self, task: EvaluationSet, embedded: Sequence[Sequence[Any]]) -> Ranked:
+        """The ranking of a split from what `predict_step` said of its batches of scene crops, and of its catalogue's.
+
+        Of several processes each has some of the batches, and ranks all of them.
+
+        Raises:
+            InputError: a batch is missing; an embedding is not finite.
+        """
+        if not self.sees:
+            return PopularityRanking(task)
+        found: list[Tensor] = []
+        for batches, count in zip(embedded, (len(task.queries), len(task.products)), strict=True):
+            index, *parts = (torch.cat(part) for part in zip(*batches, strict=True))
+            for part in parts:
+                ordered = in_order(part, index, count)
+                if ordered is None:
+                    raise InputError(
+                        "trainer: a split is ranked whole, but limit_val_batches, limit_test_batches or fast_dev_run leaves parts of it "
+                        "out"
+                    )
+                found.append(ordered)
+        styles, products = SceneStyle(*found[:-1]), found[-1]
+        # A comparison with NaN is false: every rank would be the first.
+        if not all(bool(torch.isfinite(part).all()) for part in (*styles, products)):
+            raise InputError("the embeddings of scenes or products are not finite: the network's weights are broken")
+        return Ranking(self.network, styles, products)
+
+
+def _several_processes() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
