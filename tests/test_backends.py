@@ -18,7 +18,8 @@ from serving import make_catalogue
 from ctl_lightning.benchmarks.search import vectors_of
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.catalogue import qdrant
-from ctl_lightning.serving.catalogue.exact import ExactCatalogue, Manifest, nearest
+from ctl_lightning.serving.catalogue.exact import ExactCatalogue, nearest
+from ctl_lightning.serving.catalogue.files import Manifest
 from ctl_lightning.serving.catalogue.hnsw import Graph, GraphCatalogue
 from ctl_lightning.serving.catalogue.qdrant import QdrantCatalogue
 from ctl_lightning.serving.recommender import Recommender

@@ -10,13 +10,13 @@ from test_network import pictures, small
 from torch import Tensor
 from torch.nn import functional as F
 
+from ctl_lightning.metrics.ranking import PopularityRanking
 from ctl_lightning.metrics.retrieval import score_pairs, summarise
 from ctl_lightning.models.bpr_dae import DualAutoEncoder
 from ctl_lightning.models.components.losses import bpr_loss, contrastive_loss, logistic_loss
 from ctl_lightning.models.components.pooled_network import PooledNetwork
 from ctl_lightning.models.ibr import LowRankMahalanobis
 from ctl_lightning.models.imagenet import RawFeatures
-from ctl_lightning.models.popularity import PopularityRanking
 from ctl_lightning.models.siamese import SiameseNetwork
 
 NETWORKS = ("imagenet", "siamese", "ibr", "bpr_dae")

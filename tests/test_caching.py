@@ -10,10 +10,10 @@ import torch
 from conftest import TINY, Compose
 from test_module import BACKBONE
 
+from ctl_lightning.models.checkpoint import read_checkpoint
 from ctl_lightning.models.components.backbone import SmallNetwork
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.train import train
-from ctl_lightning.training.checkpointing import read_checkpoint
 from ctl_lightning.training.feature_cache import uses_cache
 
 FROZEN = (*TINY, "backbone.frozen=true", "data.augment=none", "trainer.max_epochs=2")

@@ -23,13 +23,12 @@ from serving import make_catalogue, train_on
 from ctl_lightning.data.images import ImageItem, decode
 from ctl_lightning.models.components.style_network import StyleNetwork, region_distance
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.serving.catalogue.exact import (
+from ctl_lightning.serving.catalogue.exact import ExactCatalogue, nearest
+from ctl_lightning.serving.catalogue.files import (
     MANIFEST,
-    ExactCatalogue,
     Listed,
     Manifest,
     all_products,
-    nearest,
     open_files,
     open_products,
     write_products,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import MakeData, data_module, image_id, write_look_files
 
-from ctl_lightning.data.pairs import SPLITS, read_split
-from ctl_lightning.data.triplets import crop_key
+from ctl_lightning.data.crop import crop_key
+from ctl_lightning.data.splits import SPLITS, read_split
 from ctl_lightning.runtime.config import one_line
 from ctl_lightning.runtime.errors import InputError
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ctl_lightning.data.transforms import jitter_colours
+from ctl_lightning.models.checkpoint import read_checkpoint
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.memory import keep_freed_memory
 from ctl_lightning.train import train
-from ctl_lightning.training.checkpointing import read_checkpoint
-from ctl_lightning.training.loggers import ProgressBar, csv_logger
+from ctl_lightning.training.callbacks import ProgressBar
+from ctl_lightning.training.loggers import csv_logger
 
 WAITING = {
     torch.ops.aten._local_scalar_dense.default,

@@ -21,7 +21,7 @@ from photo_server import Faults, PhotoServer, share
 
 from ctl_lightning.data.sources import http as fetching
 from ctl_lightning.data.sources.download import Downloader
-from ctl_lightning.data.sources.http import Remote
+from ctl_lightning.data.sources.remote import Remote
 from ctl_lightning.runtime.errors import InputError
 
 IDS = [image_id(f"photo{n}") for n in range(120)]
@@ -328,7 +328,7 @@ import sys
 from pathlib import Path
 from ctl_lightning.data.sources import http as fetching
 from ctl_lightning.data.sources.download import Downloader
-from ctl_lightning.data.sources.http import Remote
+from ctl_lightning.data.sources.remote import Remote
 fetching.BACKOFF = 0.01
 url, root, last, names = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
 replace, replaced = os.replace, []

@@ -12,15 +12,15 @@ import pytest
 import torch
 from conftest import TINY, Compose, MakeData
 
+from ctl_lightning.data.crop import crop_key
 from ctl_lightning.data.images import ImageItem, decode
-from ctl_lightning.data.triplets import crop_key
 from ctl_lightning.evaluate import evaluate
+from ctl_lightning.models.checkpoint import checkpoint_of, read_checkpoint
 from ctl_lightning.reports.results import Results
 from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.trained import Trained
 from ctl_lightning.train import train
-from ctl_lightning.training.checkpointing import checkpoint_of, read_checkpoint
 from ctl_lightning.training.predict import ranked_split
 
 

@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader
 
 from ctl_lightning.data.triplets import Triplet
 from ctl_lightning.metrics.retrieval import score_pairs
+from ctl_lightning.models.checkpoint import read_checkpoint
 from ctl_lightning.models.components.style_network import SceneStyle, StyleNetwork, region_distance
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.training.checkpointing import check_resumable, read_checkpoint, unfinished_run
+from ctl_lightning.training.checkpointing import check_resumable
 from ctl_lightning.training.module import CompleteTheLook
+from ctl_lightning.training.run_directory import unfinished_run
 
 BACKBONE = {
     "name": "small",

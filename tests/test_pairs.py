@@ -4,17 +4,8 @@ from pathlib import Path
 import pytest
 from conftest import image_id
 
-from ctl_lightning.data.pairs import (
-    HEX_ID,
-    Pair,
-    PairTable,
-    parse_pair,
-    read_catalogue,
-    read_pairs,
-    read_split,
-    split_of,
-    write_split,
-)
+from ctl_lightning.data.pairs import HEX_ID, Pair, PairTable, parse_pair, read_catalogue, read_pairs
+from ctl_lightning.data.splits import read_split, split_of, write_split
 from ctl_lightning.runtime.errors import InputError
 
 SHOE, VASE = image_id("shoe"), image_id("vase")

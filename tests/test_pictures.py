@@ -3,18 +3,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ctl_lightning.reports.figures import (
-    ClassifierCurves,
-    Overlay,
-    Retrieval,
-    Shown,
-    attention_overlays,
-    category_intervals,
-    classifier_sheet,
-    curves,
-    method_intervals,
-    retrieval_grid,
-)
+from ctl_lightning.reports.figures.curves import ClassifierCurves, classifier_sheet, curves
+from ctl_lightning.reports.figures.grids import Overlay, Retrieval, Shown, attention_overlays, retrieval_grid
+from ctl_lightning.reports.figures.intervals import category_intervals, method_intervals
 
 
 def colour(red: int, green: int, blue: int) -> np.ndarray:

@@ -18,11 +18,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 from ranks import in_processes
 
+from ctl_lightning.models.checkpoint import read_checkpoint
+from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.train import train
-from ctl_lightning.training.checkpointing import WholeFiles, lock_of, read_checkpoint, remove_partial
-from ctl_lightning.training.loggers import read_metrics
+from ctl_lightning.training.checkpointing import WholeFiles
 from ctl_lightning.training.preemption import AGREE_EVERY, Preemption
+from ctl_lightning.training.run_directory import lock_of, remove_partial
 
 OPTIONS = (*TINY, "trainer.max_epochs=3", "model.dropout=0.3", "data.augment=colour", "data.batch_size=8")
 """22 steps an epoch."""

@@ -21,15 +21,15 @@ from omegaconf import DictConfig
 from ranks import in_processes
 from torch import nn
 
-from ctl_lightning.data.triplets import DealtBatches, EpochSampler, Share
+from ctl_lightning.data.samplers import DealtBatches, EpochSampler, Share
 from ctl_lightning.evaluate import evaluate
+from ctl_lightning.models.checkpoint import read_checkpoint
 from ctl_lightning.models.components.sync_batchnorm import synchronise
+from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.launch import check_started, is_first, is_restarted, run_id, started, starter
+from ctl_lightning.runtime.launch import is_first, is_restarted, run_id, started, starter
 from ctl_lightning.train import train
-from ctl_lightning.training.checkpointing import read_checkpoint
-from ctl_lightning.training.distributed import SameConfig, in_order
-from ctl_lightning.training.loggers import read_metrics
+from ctl_lightning.training.distributed import SameConfig, check_started, in_order
 
 DDP = ("trainer=ddp", "trainer.accelerator=cpu")
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")

@@ -11,13 +11,15 @@ from hydra import compose, initialize_config_dir
 from ctl_lightning.check_splits import check_splits
 from ctl_lightning.data.pairs import Pair, PairTable
 from ctl_lightning.data.splits import (
+    EvaluationTriplet,
     published_split,
     read_published,
+    read_triplets,
     split_problems,
     triplet_problems,
     write_published,
+    write_triplets,
 )
-from ctl_lightning.data.triplets import EvaluationTriplet, read_triplets, write_triplets
 from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError
 

@@ -7,9 +7,11 @@ from sklearn.metrics import roc_auc_score
 
 from ctl_lightning.data.evaluation_set import EvaluationSet, evaluation_set
 from ctl_lightning.data.pairs import Pair, PairTable
-from ctl_lightning.data.sources.synthetic import DECIDERS, SyntheticLooks, kind_and_decider
-from ctl_lightning.data.triplets import EvaluationTriplet
-from ctl_lightning.reports.results import attention_results, environment, truth_results
+from ctl_lightning.data.sources.drawing import DECIDERS, kind_and_decider
+from ctl_lightning.data.sources.synthetic import SyntheticLooks
+from ctl_lightning.data.splits import EvaluationTriplet
+from ctl_lightning.metrics.ground_truth import attention_results, truth_results
+from ctl_lightning.runtime.environment import environment
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 

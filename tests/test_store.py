@@ -18,7 +18,8 @@ from conftest import save_image
 from filelock import FileLock
 
 from ctl_lightning.data.images import ImageItem, decode
-from ctl_lightning.data.store.factory import ImageStore, StoreKind, open_store
+from ctl_lightning.data.store.factory import StoreKind, open_store
+from ctl_lightning.data.store.packed import ImageStore
 from ctl_lightning.runtime.errors import InputError
 
 

@@ -22,7 +22,7 @@ from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError, InUseError
 from ctl_lightning.sweep_table import mean_over_seeds, read_sweep, sweep_table
 from ctl_lightning.train import main
-from ctl_lightning.training.loggers import noted_failure
+from ctl_lightning.training.run_directory import noted_failure
 from hydra_plugins.ctl_lightning_optuna import JOURNAL, OptunaSweeper, _distribution, _in_a_row
 
 

@@ -6,15 +6,8 @@ import pytest
 from PIL import Image
 
 from ctl_lightning.data.crop import scene_crop
-from ctl_lightning.data.sources.synthetic import (
-    DECIDERS,
-    PATTERNS,
-    SEASONS,
-    SyntheticLooks,
-    Truth,
-    category_name,
-    kind_and_decider,
-)
+from ctl_lightning.data.sources.drawing import DECIDERS, PATTERNS, SEASONS, category_name, kind_and_decider
+from ctl_lightning.data.sources.synthetic import SyntheticLooks, Truth
 
 LOYALTY = 0.9
 

@@ -9,8 +9,9 @@ import pytest
 from conftest import TINY, Compose
 from PIL import Image
 
+from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.train import train
-from ctl_lightning.training.loggers import csv_logger, read_metrics
+from ctl_lightning.training.loggers import csv_logger
 
 
 def test_rows_of_the_continued_run_come_first(tmp_path: Path) -> None:

@@ -18,14 +18,15 @@ from lightning import Trainer
 from PIL import Image
 
 from ctl_lightning.data.evaluation_set import EvaluationSet
-from ctl_lightning.data.pairs import split_of
+from ctl_lightning.data.splits import split_of
+from ctl_lightning.models.checkpoint import read_checkpoint
 from ctl_lightning.models.components.backbone import SmallNetwork
 from ctl_lightning.runtime.config import build
+from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.trained import Trained
 from ctl_lightning.train import train
-from ctl_lightning.training.checkpointing import BestCheckpoint, read_checkpoint
-from ctl_lightning.training.loggers import read_metrics
+from ctl_lightning.training.checkpointing import BestCheckpoint
 from ctl_lightning.training.module import CompleteTheLook
 
 METRICS = {

@@ -9,18 +9,14 @@ import pytest
 import torch
 from conftest import MakeData, image_id
 
+from ctl_lightning.data.crop import crop_key
 from ctl_lightning.data.negatives import NegativeSampler
 from ctl_lightning.data.pairs import Pair, PairTable
+from ctl_lightning.data.samplers import EpochSampler
 from ctl_lightning.data.seeding import random_integers
-from ctl_lightning.data.triplets import (
-    EpochSampler,
-    PairBatch,
-    TripletDataset,
-    crop_key,
-    read_triplets,
-    region_centre,
-    write_triplets,
-)
+from ctl_lightning.data.splits import read_triplets, write_triplets
+from ctl_lightning.data.triplets import PairBatch, TripletDataset
+from ctl_lightning.metrics.ground_truth import region_centre
 from ctl_lightning.runtime.errors import InputError
 
 BOX = (0.0, 0.0, 0.5, 0.5)

@@ -21,9 +21,9 @@ from ctl_lightning.reports.dashboards import (
     wandb_id,
     write_tables,
 )
-from ctl_lightning.reports.watch import Speed
+from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.train import train
-from ctl_lightning.training.loggers import read_metrics
+from ctl_lightning.training.callbacks import Speed
 
 
 class Training:

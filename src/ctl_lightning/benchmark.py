@@ -20,14 +20,15 @@ from ctl_lightning.benchmarks.search import search_ratios, search_rows
 from ctl_lightning.benchmarks.step import step_ratios, step_rows
 from ctl_lightning.benchmarks.timing import Row
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.reports.results import versions
 from ctl_lightning.runtime.config import build, check_switches, program
 from ctl_lightning.runtime.console import console, quiet_lightning
+from ctl_lightning.runtime.environment import versions
 from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.runtime.files import write_text
-from ctl_lightning.runtime.memory import keep_freed_memory, leave_new_memory_as_it_is
+from ctl_lightning.runtime.memory import keep_freed_memory
 from ctl_lightning.training.compilation import compile_network, told_that_it_can_not_be_compiled
 from ctl_lightning.training.module import CompleteTheLook
+from ctl_lightning.training.trainer import leave_new_memory_as_it_is
 
 WHAT = ("all", "loader", "step", "cache", "scoring", "search")
 

@@ -16,7 +16,7 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import read_names
 from ctl_lightning.runtime.memory import keep_freed_memory
 from ctl_lightning.serving.catalogue.change import Backend, Change, Product, change_catalogue
-from ctl_lightning.serving.catalogue.exact import MANIFEST, BackendName, Manifest
+from ctl_lightning.serving.catalogue.files import MANIFEST, BackendName, Manifest
 from ctl_lightning.serving.encoder import Encoder
 from ctl_lightning.serving.recommender import queried
 

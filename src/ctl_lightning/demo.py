@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ctl_lightning.data.pairs import read_split, split_of
+from ctl_lightning.data.splits import read_split, split_of
 from ctl_lightning.recommend import recommender_of
 from ctl_lightning.runtime.config import check_options, program
 from ctl_lightning.runtime.console import console

@@ -10,16 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.metrics.retrieval import compare, summarise
-from ctl_lightning.reports.results import IDENTITY, Results, print_results, versions, write_results
+from ctl_lightning.reports.results import IDENTITY, Results, print_results, write_results
 from ctl_lightning.reports.run_report import Scored, draw, measure, scored, write_pairs
 from ctl_lightning.runtime.config import check_options, check_switches, program
 from ctl_lightning.runtime.console import console, quiet_lightning, stand_back_unless_first
+from ctl_lightning.runtime.environment import versions
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.launch import check_started
 from ctl_lightning.serving.trained import Trained
-from ctl_lightning.training.distributed import plugins
+from ctl_lightning.training.callbacks import ProgressBar
+from ctl_lightning.training.distributed import check_started, plugins
 from ctl_lightning.training.feature_cache import cache_features, uses_cache
-from ctl_lightning.training.loggers import ProgressBar
 from ctl_lightning.training.module import CompleteTheLook
 from ctl_lightning.training.predict import ranked_split
 

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from ctl_lightning.data.crop import area, scene_crop
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.pairs import SPLITS
 from ctl_lightning.data.sources.download import Downloader, Published
 from ctl_lightning.data.sources.folder import LooksFolder
 from ctl_lightning.data.sources.stl import ShopTheLook
+from ctl_lightning.data.splits import SPLITS
 from ctl_lightning.reports.examples import pair_rows
-from ctl_lightning.reports.figures import crop_sheet
+from ctl_lightning.reports.figures.grids import crop_sheet
 from ctl_lightning.runtime.config import build, program
 from ctl_lightning.runtime.console import console
 from ctl_lightning.runtime.errors import InputError

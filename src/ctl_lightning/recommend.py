@@ -14,7 +14,7 @@ from ctl_lightning.runtime.config import check_options, program
 from ctl_lightning.runtime.console import console
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import sha256_of, write_text
-from ctl_lightning.serving.catalogue.exact import MANIFEST
+from ctl_lightning.serving.catalogue.files import MANIFEST
 from ctl_lightning.serving.encoder import photo_named, photos_in, read_box
 from ctl_lightning.serving.look import check_ending, write_look
 from ctl_lightning.serving.recommender import Look, Recommender

@@ -1,7 +1,5 @@
 """python -m ctl_lightning.sweep_table folder=DIR: what a sweep has found, setting by setting, over the seeds."""
 
-import csv
-import io
 import json
 import math
 from collections import Counter
@@ -17,14 +15,14 @@ from rich.table import Table
 from scipy.stats import t
 
 from ctl_lightning.metrics.intervals import NOTHING, Interval
-from ctl_lightning.reports.figures import setting_intervals
+from ctl_lightning.models.checkpoint import LAST, read_checkpoint
+from ctl_lightning.reports.figures.intervals import setting_intervals
 from ctl_lightning.reports.paper_table import METRICS
 from ctl_lightning.runtime.config import check_options, program
 from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.csv_files import csv_text, read_metrics
 from ctl_lightning.runtime.errors import ERROR, InputError
 from ctl_lightning.runtime.files import write_text
-from ctl_lightning.training.checkpointing import LAST, read_checkpoint
-from ctl_lightning.training.loggers import read_metrics
 from ctl_lightning.training.module import MONITOR
 
 NO_SETTING = ("seed", "ckpt_path")
@@ -240,16 +238,14 @@ def _cell(found: Interval) -> str:
 
 def _csv(settings: Iterable[Setting], metrics: Sequence[str]) -> str:
     """A row a job, after which come the setting's means."""
-    lines = io.StringIO()
-    table = csv.writer(lines, lineterminator="\n")
     ends = [f"{metric}_{part}" for metric in metrics for part in ("mean", "low", "high")]
-    table.writerow(["setting", "seed", "folder", "why_not", *metrics, *ends])
+    rows: list[list[object]] = [["setting", "seed", "folder", "why_not", *metrics, *ends]]
     for setting in settings:
         means: list[Any] = [setting.over_seeds(metric)[part] for metric in metrics for part in ("value", "low", "high")]
         for job in setting.jobs:
             values = [job.value(metric) for metric in metrics]
-            table.writerow([setting.name, job.seed, job.folder.name, job.why_not or "", *values, *means])
-    return lines.getvalue()
+            rows.append([setting.name, job.seed, job.folder.name, job.why_not or "", *values, *means])
+    return csv_text(rows)
 
 
 if __name__ == "__main__":

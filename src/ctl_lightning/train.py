@@ -25,44 +25,38 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.metrics.classification import Classifier
-from ctl_lightning.reports.dashboards import has_page, note_split, upload_checkpoints, wandb_id, write_tables
-from ctl_lightning.reports.figures import curves
-from ctl_lightning.reports.results import IDENTITY, Results, environment, print_results, versions, write_results
+from ctl_lightning.models.checkpoint import LAST, add_to_checkpoint
+from ctl_lightning.reports.dashboards import (
+    has_page,
+    log_results,
+    note_split,
+    upload_checkpoints,
+    wandb_id,
+    write_tables,
+)
+from ctl_lightning.reports.figures.curves import curves
+from ctl_lightning.reports.results import IDENTITY, Results, print_results, write_results
 from ctl_lightning.reports.run_report import Scored, draw, exhibit, measure, scored, write_pairs
-from ctl_lightning.reports.watch import Speed, Watch
+from ctl_lightning.reports.watch import Watch
 from ctl_lightning.runtime.config import build, check_options, check_switches, one_line, program
 from ctl_lightning.runtime.console import console, quiet_lightning, stand_back_unless_first
+from ctl_lightning.runtime.csv_files import read_metrics
+from ctl_lightning.runtime.environment import environment, versions
 from ctl_lightning.runtime.errors import InputError, InUseError
 from ctl_lightning.runtime.files import write_text
-from ctl_lightning.runtime.launch import check_started, is_first, is_restarted, starter
-from ctl_lightning.runtime.memory import keep_freed_memory, leave_new_memory_as_it_is
-from ctl_lightning.training.checkpointing import (
-    LAST,
-    BestCheckpoint,
-    WholeFiles,
-    add_to_checkpoint,
-    check_resumable,
-    is_finished,
-    lock_of,
-    remove_partial,
-    unfinished_run,
-)
+from ctl_lightning.runtime.launch import is_first, is_restarted, starter
+from ctl_lightning.runtime.memory import keep_freed_memory
+from ctl_lightning.training.callbacks import EpochLines, RunInCheckpoint, Speed
+from ctl_lightning.training.checkpointing import BestCheckpoint, WholeFiles, check_resumable
 from ctl_lightning.training.compilation import compile_network, told_that_it_can_not_be_compiled
-from ctl_lightning.training.distributed import SameConfig, plugins
+from ctl_lightning.training.distributed import SameConfig, check_started, plugins
 from ctl_lightning.training.feature_cache import cache_features, uses_cache
-from ctl_lightning.training.loggers import (
-    EpochLines,
-    RunInCheckpoint,
-    csv_logger,
-    finish,
-    log_config,
-    log_results,
-    noted_failure,
-    read_metrics,
-)
+from ctl_lightning.training.loggers import csv_logger, finish, log_config
 from ctl_lightning.training.module import IN_BATCH, MONITOR, CompleteTheLook
 from ctl_lightning.training.predict import ranked_split
 from ctl_lightning.training.preemption import Preemption
+from ctl_lightning.training.run_directory import is_finished, lock_of, noted_failure, remove_partial, unfinished_run
+from ctl_lightning.training.trainer import leave_new_memory_as_it_is
 
 log = logging.getLogger(__name__)
 

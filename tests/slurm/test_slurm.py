@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from ctl_lightning.training.checkpointing import read_checkpoint
+from ctl_lightning.models.checkpoint import read_checkpoint
 
 CLUSTER = Path(__file__).parent / "cluster.sh"
 WHERE_IT_RUNS = os.geteuid() == 0 and all(shutil.which(name) for name in ("slurmctld", "slurmd", "munged"))

@@ -16,7 +16,8 @@ import numpy as np
 from ctl_lightning.benchmarks.timing import Row, ratio
 from ctl_lightning.data.evaluation_set import Integers
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.serving.catalogue.exact import ExactCatalogue, Listed, Manifest, Vectors, write_products
+from ctl_lightning.serving.catalogue.exact import ExactCatalogue
+from ctl_lightning.serving.catalogue.files import Listed, Manifest, Vectors, write_products
 from ctl_lightning.serving.catalogue.hnsw import Graph, GraphCatalogue, faiss
 
 DIM, CATEGORIES, NEAREST = 128, 11, 10

@@ -73,18 +73,6 @@ def step_rows(
     memory = _peak_memory(lambda: step(batch), device)
     operations = _operations(module.network, batch)
     naive = NaiveStep(module, module.hparams["loss"]["margin"], device, precision)
-    loader = data.train_dataloader()
-    assert isinstance(loader.dataset, TripletDataset)
-    usual = DataLoader(
-        UsualTriplets(data, loader.dataset), data.batch_size, shuffle=True, drop_last=True, num_workers=data.num_workers
-    )
-
-    def naive_steps() -> Iterator[int]:
-        for epoch in repeat(usual):
-            for triplets in epoch:
-                naive(*triplets)
-                yield images
-
     parts = {BACKBONE: passes, STEP: lambda: step(batch)}
     if not backbone.frozen:
         parts = {FORWARD: forward, **parts}
@@ -92,7 +80,7 @@ def step_rows(
         name: lambda part=part: again(part, images)  # type: ignore[misc]
         for name, part in parts.items()
     }
-    work[NAIVE] = naive_steps
+    work[NAIVE] = lambda: _naive_steps(data, naive)
     measure = {name: partial(rate_of, start, seconds) for name, start in work.items()}
     fit = partial(fit_rate, data, module, make_trainer, seconds)
     found = in_turn({**measure, END_TO_END: lambda: fit().images}, rounds)
@@ -108,6 +96,19 @@ def step_rows(
     if memory is not None:
         rows.append(Row("memory", f"of a step of {images} images, at its peak", [memory], "MB"))
     return rows
+
+
+def _naive_steps(data: TripletDataModule, naive: NaiveStep) -> Iterator[int]:
+    """Trains the naive way for ever; yields the images of each step."""
+    loader = data.train_dataloader()
+    assert isinstance(loader.dataset, TripletDataset)
+    usual = DataLoader(
+        UsualTriplets(data, loader.dataset), data.batch_size, shuffle=True, drop_last=True, num_workers=data.num_workers
+    )
+    for epoch in repeat(usual):
+        for triplets in epoch:
+            naive(*triplets)
+            yield 3 * data.batch_size
 
 
 def step_ratios(rows: list[Row]) -> dict[str, float]:

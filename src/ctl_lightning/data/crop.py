@@ -34,3 +34,8 @@ def to_pixels(crop: Box, width: int, height: int) -> tuple[int, int, int, int]:
     x1, y1 = math.floor(right * width), math.floor(bottom * height)
     x0, y0 = min(x0, width - 1), min(y0, height - 1)
     return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
+
+
+def crop_key(scene: str, box: Box) -> str:
+    """The image store's key of a scene crop."""
+    return f"{scene}@{','.join(map(str, box))}"

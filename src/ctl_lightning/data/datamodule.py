@@ -1,63 +1,43 @@
 """The LightningDataModule: from a source on disk to batches of triplets and evaluation pictures."""
 
-import hashlib
 import logging
-import statistics
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ctl_lightning.data.crop import area, scene_crop
-from ctl_lightning.data.evaluation_set import EvaluationSet, evaluation_set
+from ctl_lightning.data.crop import crop_key
+from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import Aspect, ImageItem
 from ctl_lightning.data.negatives import Negatives, NegativeSampler
-from ctl_lightning.data.pairs import SPLITS, Pair, PairTable, Split, read_split, split_of, write_split
-from ctl_lightning.data.seeding import random_integers
-from ctl_lightning.data.store.factory import ImageStore, StoreKind, open_store
+from ctl_lightning.data.prepared import PreparedData
+from ctl_lightning.data.samplers import DealtBatches, EpochSampler, Share, check_processes
+from ctl_lightning.data.sources.source import Source
+from ctl_lightning.data.splits import (
+    Split,
+)
+from ctl_lightning.data.store.factory import StoreKind, open_store
 from ctl_lightning.data.store.features import FeaturePlan, FeatureType, FeatureViews, open_features
 from ctl_lightning.data.store.views import Augment, PictureViews, Views
-from ctl_lightning.data.transforms import jitter_colours
+from ctl_lightning.data.transforms import jitter_batch
 from ctl_lightning.data.triplets import (
-    DealtBatches,
-    EpochSampler,
     EvaluationImage,
     EvaluationImages,
-    EvaluationTriplet,
     PairBatch,
     PairDataset,
-    Share,
     Triplet,
     TripletDataset,
-    crop_key,
-    evaluation_triplet,
-    read_triplets,
-    write_triplets,
 )
 from ctl_lightning.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
 
 
-class Source(Protocol):
-    """A format of files on disk. `ShopTheLook` reads the real data, `SyntheticLooks` makes its own."""
-
-    def prepare(self, root: Path) -> None:
-        """Makes what can be made."""
-
-    def read(self, root: Path) -> PairTable:
-        """Reads the pairs and the catalogue."""
-
-    def image_path(self, root: Path, image: str) -> Path:
-        """Where the image of an id lies."""
-
-
-class TripletDataModule(LightningDataModule):
+class TripletDataModule(PreparedData, LightningDataModule):
     """Scene/positive/negative triplets for training; scene crops and catalogue for validation and test.
 
     Args:
@@ -112,198 +92,46 @@ class TripletDataModule(LightningDataModule):
         split_file: str | None,
         triplets_file: str | None,
     ) -> None:
-        super().__init__()
         if not 0 < image_size <= stored_size:
             raise ValueError(f"image_size must be between 1 and stored_size={stored_size}, not {image_size}")
-        if not 0 <= margin < 1:
-            raise ValueError(f"margin must be in [0, 1), not {margin}")
-        if not 0 < min_area < 1:
-            raise ValueError(f"min_area must be between 0 and 1, not {min_area}")
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2 for batch normalisation, not {batch_size}")
-        if chunks_dir is not None and "://" in chunks_dir:
-            raise ValueError(
-                f"chunks_dir must be a folder, not {chunks_dir}; a bucket can be mounted as one (docs/scaling.md)"
-            )
-        if not 0 <= max_bad_images <= 1:
-            raise ValueError(f"max_bad_images must be a share from 0 to 1, not {max_bad_images}")
         if negatives == "in_batch" and not 2 <= same_category <= batch_size:
             raise ValueError(
                 f"same_category must be between 2 and batch_size={batch_size}, not {same_category}; give data.same_category=N"
             )
         if num_workers < 0 or eval_batch_size < 1:
             raise ValueError("num_workers must be at least 0 and eval_batch_size at least 1")
-        self.root = Path(root).expanduser()
-        self.source = source
-        self.cache_dir = Path(cache_dir).expanduser()
-        self.stored_size = stored_size
-        self.aspect: Aspect = aspect
-        self.store_kind: StoreKind = store
-        self.chunks_dir = Path(chunks_dir).expanduser() if chunks_dir else None
+        LightningDataModule.__init__(self)
+        PreparedData.__init__(
+            self,
+            root,
+            source,
+            cache_dir,
+            stored_size,
+            aspect,
+            store,
+            chunks_dir,
+            margin,
+            min_area,
+            exclude_categories,
+            max_bad_images,
+            salt,
+            split_file,
+            triplets_file,
+            batch_size,
+        )
         self.image_size = image_size
         self.augment: Augment = augment
-        self.margin = margin
-        self.min_area = min_area
-        self.exclude_categories = exclude_categories
-        self.max_bad_images = max_bad_images
         self.negatives: Negatives = negatives
         self.same_category = same_category
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self.salt = str(salt)
-        self.split_file = split_file
-        self.triplets_file = triplets_file
-        self.table: PairTable
-        self.store: ImageStore
-        self.pairs: dict[Split, list[Pair]] = {}
-        self.triplets: dict[Split, list[EvaluationTriplet]] = {}
-        self.dropped: Counter[str] = Counter()
         self._features: FeatureViews | None = None
         self._whole: PictureViews | None = None
         self._first = (0, 0)
-
-    @property
-    def categories(self) -> list[str]:
-        """Names, in the order of their indices."""
-        return list(self.table.products_of_category)
-
-    def prepare_data(self) -> None:
-        """Makes what the source can make; once a machine."""
-        self.source.prepare(self.root)
-
-    def read_table(self) -> None:
-        """Reads the pairs and the catalogue, which takes seconds and tells the categories. `setup` does it if nobody has.
-
-        Raises:
-            InputError: unreadable source, a category with a single product.
-        """
-        self.table = self.source.read(self.root).without_categories(self.exclude_categories)
-        for category, products in self.table.products_of_category.items():
-            if len(products) == 1:
-                raise InputError(
-                    f"{self.root}: category {category!r} has a single product ({products[0]}), so it has no negatives; "
-                    f"leave it out with 'data.exclude_categories=[\"{category}\"]'"
-                )
-
-    def setup(self, stage: str | None = None) -> None:
-        """Cuts the crops, opens the store, splits by scene. Does nothing the second time.
-
-        Raises:
-            InputError: as `read_table`; too many bad images, an empty split.
-        """
-        if self.pairs:
-            return
-        if not hasattr(self, "table"):
-            self.read_table()
-        self.dropped.update(self.table.left_out)
-        large = [pair for pair in self.table.pairs if area(scene_crop(pair.box, self.margin)) >= self.min_area]
-        self.dropped["crop smaller than min_area"] = len(self.table.pairs) - len(large)
-        self.store = self._open_store(large)
-        readable = [
-            pair for pair in large if not {crop_key(pair.scene, pair.box), pair.product} & self.store.bad.keys()
-        ]
-        self.dropped["unreadable image"] = len(large) - len(readable)
-
-        uniform = NegativeSampler(self.table, frozenset(self._products), (), "uniform")
-        usable = [pair for pair in readable if uniform.exists(pair)]
-        self.dropped["no possible negative"] = len(readable) - len(usable)
-        given = read_split(Path(self.split_file)) if self.split_file else {}
-        pairs: dict[Split, list[Pair]] = {split: [] for split in SPLITS}
-        for pair in usable:
-            if given and pair.scene not in given:
-                raise InputError(f"data.split_file: {self.split_file} does not have scene {pair.scene} of {self.root}")
-            pairs[given.get(pair.scene) or split_of(pair.scene, self.salt)].append(pair)
-        for split in SPLITS:
-            needed = self.batch_size if split == "train" else 1
-            if len(pairs[split]) < needed:
-                smaller = "a smaller data.batch_size" if split == "train" else "another data.salt"
-                raise InputError(
-                    f"{self.root}: {len(pairs[split])} pairs in the {split} split, at least {needed} needed; more data, or {smaller}"
-                )
-        self.triplets = {split: self._evaluation_triplets(uniform, pairs[split]) for split in SPLITS[1:]}
-        self.pairs = pairs
-
-    @property
-    def _products(self) -> list[str]:
-        return [product for product in sorted(self.table.catalogue) if product not in self.store.bad]
-
-    def _open_store(self, pairs: list[Pair]) -> ImageStore:
-        crops = {
-            crop_key(pair.scene, pair.box): ImageItem(
-                crop_key(pair.scene, pair.box),
-                self.source.image_path(self.root, pair.scene),
-                scene_crop(pair.box, self.margin),
-            )
-            for pair in pairs
-        }
-        catalogue = [
-            ImageItem(product, self.source.image_path(self.root, product), None)
-            for product in sorted(self.table.catalogue)
-        ]
-        items = [*crops.values(), *catalogue]
-        store = open_store(
-            items,
-            self.stored_size,
-            self.aspect,
-            self.cache_dir,
-            self.store_kind,
-            self.max_bad_images,
-            self.chunks_dir,
-        )
-        if store.bad:
-            log.warning(
-                "%d of %d images can not be read, first %s; going on without them; all are listed in %s: "
-                "mend them, or delete those that `prepare` can fetch again",
-                len(store.bad),
-                len(items),
-                next(iter(store.bad.values())),
-                store.listing,
-            )
-        return store
-
-    def _evaluation_triplets(self, uniform: NegativeSampler, pairs: list[Pair]) -> list[EvaluationTriplet]:
-        chosen = [evaluation_triplet(pair, uniform, self.salt) for pair in pairs]
-        if not self.triplets_file:
-            return chosen
-        given = read_triplets(Path(self.triplets_file))
-        triplets = []
-        for pair, triplet in zip(pairs, chosen, strict=True):
-            negative = given.get((pair.scene, pair.box, pair.product))
-            if negative is None:
-                raise InputError(
-                    f"data.triplets_file: {self.triplets_file} has no triplet for product {pair.product} "
-                    f"at {pair.box} of scene {pair.scene}"
-                )
-            if self.table.catalogue.get(negative) != pair.category or not uniform.allowed(pair, negative):
-                raise InputError(
-                    f"data.triplets_file: {self.triplets_file}: {negative} cannot be the negative of product {pair.product} "
-                    f"in scene {pair.scene}: it must be another readable product of {pair.category!r} "
-                    "that no pair of the scene names"
-                )
-            triplets.append(triplet._replace(negative=negative))
-        return triplets
-
-    def summary(self) -> str:
-        """One line: how many pairs, crops and products there are, and what was dropped."""
-        areas = [area(scene_crop(pair.box, self.margin)) for pairs in self.pairs.values() for pair in pairs]
-        counts = ", ".join(f"{len(self.pairs[split]):,} {split}" for split in SPLITS)
-        dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count) or "none"
-        return (
-            f"{len(areas):,} pairs ({counts}; dropped: {dropped}), {len(self._products):,} products in "
-            f"{len(self.categories)} categories, median scene crop {statistics.median(areas):.2f} of the scene"
-        )
-
-    def write_protocol_files(self, folder: Path) -> None:
-        """Writes split.json and triplets.jsonl: ids only, they can be published and read back by `split_file`, `triplets_file`."""
-        split_of_scene = {pair.scene: split for split, pairs in self.pairs.items() for pair in pairs}
-        write_split(folder / "split.json", split_of_scene, None if self.split_file else self.salt)
-        write_triplets(folder / "triplets.jsonl", self.triplets)
-
-    def evaluation(self, split: Split) -> EvaluationSet:
-        """What `split` asks of a ranking."""
-        return evaluation_set(self.table, self._products, self.pairs[split], self.triplets[split], self.pairs["train"])
 
     @property
     def pictures(self) -> PictureViews:
@@ -323,7 +151,7 @@ class TripletDataModule(LightningDataModule):
             dtype: of the stored numbers.
         """
         crops = {crop_key(pair.scene, pair.box) for pairs in self.pairs.values() for pair in pairs}
-        return FeaturePlan(self.store.content, self.image_size, backbone, sorted(crops), self._products, views, dtype)
+        return FeaturePlan(self.store.content, self.image_size, backbone, sorted(crops), self.products, views, dtype)
 
     def use_features(self, plan: FeaturePlan, encode: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Path:
         """Batches hold a frozen backbone's features from now on, in place of pictures. They are computed if the cache has none.
@@ -377,7 +205,7 @@ class TripletDataModule(LightningDataModule):
         if self.negatives == "in_batch":
             dataset = PairDataset(pairs, self.table, self._views)
         else:
-            negatives = NegativeSampler(self.table, frozenset(self._products), pairs, self.negatives)
+            negatives = NegativeSampler(self.table, frozenset(self.products), pairs, self.negatives)
             # With negatives=pairs a pair can have no negative although its category has other products.
             pairs = [pair for pair in pairs if negatives.exists(pair)]
             dataset = TripletDataset(pairs, self.categories, self._views, negatives, self.seed)
@@ -398,13 +226,7 @@ class TripletDataModule(LightningDataModule):
         if self.augment != "colour" or not isinstance(batch, (Triplet, PairBatch)):
             return batch
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx  # type: ignore[union-attr]
-        rank = (self._share.rank,) if self._share.rank else ()  # each process has pictures of its own
-        changed = {
-            name: jitter_colours(pictures, random_integers([2**40], "colour", self.seed, number, name, *rank)[0])
-            for name in ("scene", "positive", "negative", "product")
-            if isinstance(pictures := getattr(batch, name, None), Tensor)
-        }
-        return batch._replace(**changed)
+        return jitter_batch(batch, self.seed, number, self._share.rank)
 
     def val_dataloader(self) -> list[DataLoader[EvaluationImage]]:
         """Scene crops and catalogue of the validation split."""
@@ -450,32 +272,8 @@ class TripletDataModule(LightningDataModule):
         self._first = state_dict["epoch"], state_dict.get("batch", 0)
 
     def check_processes(self, processes: int, state_dict: Mapping[str, Any] | None) -> None:
-        """Whether so many processes can train, from the start or from what `state_dict` said.
-
-        Raises:
-            InputError: too few pairs for one step of all of them; a run that was stopped within an epoch, of which another number of
-                processes would have other batches.
-        """
-        pairs = len(self.pairs["train"])
-        if processes * self.batch_size > pairs:
-            raise InputError(
-                f"data.batch_size={self.batch_size}: {processes} processes need {processes * self.batch_size} training pairs a step, there "
-                f"are {pairs}; give a smaller batch, or fewer devices"
-            )
-        state = state_dict or {}
-        batch, before = state.get("batch", 0), state.get("processes", 1)
-        if batch and before != processes:
-            raise InputError(
-                f"ckpt_path: it was saved after batch {batch} of an epoch of {before} processes, this run has {processes}; give "
-                f"trainer.devices={before}, or continue from the checkpoint of a whole epoch"
-            )
-
-    def pair_hashes(self) -> dict[str, str]:
-        """Split -> a hash of its pairs: equal for two runs that learned from the same and were measured on the same."""
-        return {
-            split: hashlib.sha256("\n".join(map(repr, pairs)).encode()).hexdigest()
-            for split, pairs in self.pairs.items()
-        }
+        """Whether so many processes can train, from the start or from a state; arguments and errors as of the function."""
+        check_processes(processes, len(self.pairs["train"]), self.batch_size, state_dict or {})
 
     @property
     def _share(self) -> Share:

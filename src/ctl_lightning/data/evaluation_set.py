@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ctl_lightning.data.crop import crop_key
 from ctl_lightning.data.pairs import Pair, PairTable
-from ctl_lightning.data.triplets import EvaluationTriplet, crop_key
+from ctl_lightning.data.splits import EvaluationTriplet
 
 Integers = NDArray[np.int64]
 

@@ -1,24 +1,19 @@
 """The one table of pairs: its schema, its validation, the split by scene, and the split file."""
 
-import hashlib
 import json
 import math
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.files import write_text
 
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom), normalised to [0, 1] of the scene's width and height."""
-
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class IdRule(NamedTuple):
@@ -176,34 +171,3 @@ def read_pairs(
     if not pairs and not problems:
         raise InputError(f"{path}: no pairs in it")
     return tuple(pairs)
-
-
-def hash_fraction(*key: object) -> float:
-    """A number in [0, 1) that depends on nothing but `key`: equal on every platform and library version."""
-    digest = hashlib.sha256("|".join(map(str, key)).encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
-
-
-def split_of(scene: str, salt: str) -> Split:
-    """80 % train, 10 % validation, 10 % test, by a hash of the scene alone: no scene is ever in two splits."""
-    fraction = hash_fraction("split", salt, scene)
-    return "train" if fraction < 0.8 else "validation" if fraction < 0.9 else "test"
-
-
-def write_split(path: Path, split: Mapping[str, Split], salt: str | None) -> None:
-    """Writes scene -> split, sorted, so that equal splits are equal files; beside it the counts, and the salt if it made the split."""
-    content = {"salt": salt, "scenes_in_split": Counter(split.values()), "split_of_scene": dict(split)}
-    write_text(path, json.dumps(content, indent=0, sort_keys=True) + "\n")
-
-
-def read_split(path: Path) -> dict[str, Split]:
-    """Reads what `write_split` wrote. Raises InputError if it is not such a file."""
-    try:
-        split = json.loads(path.read_text(encoding="utf-8"))["split_of_scene"]
-        if not set(split.values()) <= set(SPLITS):
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"data.split_file: {path} is not a split file; `train` writes one into its run directory"
-        ) from None
-    return split

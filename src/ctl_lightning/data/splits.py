@@ -1,15 +1,23 @@
-"""The published split of a data set, ids only: by what rule it is made, which scenes it puts where, and whether that is right."""
+"""Which pairs are trained on and which are measured: the rule, split files, evaluation triplets, and what is published of them."""
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
-from ctl_lightning.data.pairs import PairTable, Split, split_of
-from ctl_lightning.data.triplets import read_triplets
+from ctl_lightning.data.negatives import NegativeSampler
+from ctl_lightning.data.pairs import (
+    Box,
+    Pair,
+    PairTable,
+)
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import sha256_of, write_text
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 RULE = (
     "x = the first 6 bytes of sha256('split|' + salt + '|' + scene id), as a big-endian number, / 2^48; "
@@ -103,3 +111,146 @@ def triplet_problems(path: Path, content: Mapping[str, Any], table: PairTable | 
             yield f"{where}: its negative {negative} is one that the scene names"
         elif split_of(scene, content["salt"]) == "train":
             yield f"{where}: the scene is one to train on"
+
+
+def hash_fraction(*key: object) -> float:
+    """A number in [0, 1) that depends on nothing but `key`: equal on every platform and library version."""
+    digest = hashlib.sha256("|".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def split_of(scene: str, salt: str) -> Split:
+    """80 % train, 10 % validation, 10 % test, by a hash of the scene alone: no scene is ever in two splits."""
+    fraction = hash_fraction("split", salt, scene)
+    return "train" if fraction < 0.8 else "validation" if fraction < 0.9 else "test"
+
+
+def write_split(path: Path, split: Mapping[str, Split], salt: str | None) -> None:
+    """Writes scene -> split, sorted, so that equal splits are equal files; beside it the counts, and the salt if it made the split."""
+    content = {"salt": salt, "scenes_in_split": Counter(split.values()), "split_of_scene": dict(split)}
+    write_text(path, json.dumps(content, indent=0, sort_keys=True) + "\n")
+
+
+def read_split(path: Path) -> dict[str, Split]:
+    """Reads what `write_split` wrote. Raises InputError if it is not such a file."""
+    try:
+        split = json.loads(path.read_text(encoding="utf-8"))["split_of_scene"]
+        if not set(split.values()) <= set(SPLITS):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"data.split_file: {path} is not a split file; `train` writes one into its run directory"
+        ) from None
+    return split
+
+
+class EvaluationTriplet(NamedTuple):
+    """A pair of an evaluation split and its one seeded negative."""
+
+    scene: str
+    box: Box
+    positive: str
+    negative: str
+
+
+def write_triplets(path: Path, triplets: dict[Split, list[EvaluationTriplet]]) -> None:
+    """Writes one JSON object a line, split by split, in the order of the pairs."""
+    rows = [
+        {
+            "split": split,
+            "scene": triplet.scene,
+            "bbox": triplet.box,
+            "positive": triplet.positive,
+            "negative": triplet.negative,
+        }
+        for split, chosen in triplets.items()
+        for triplet in chosen
+    ]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_triplets(path: Path) -> dict[tuple[str, Box, str], str]:
+    """Reads what `write_triplets` wrote: (scene, box, positive) -> negative. Raises InputError with the line."""
+    negatives = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"data.triplets_file: cannot read {path} ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            negatives[row["scene"], tuple(row["bbox"]), row["positive"]] = row["negative"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{path}:{number}: not an evaluation triplet; `train` writes such a file into its run directory"
+            ) from None
+    return negatives
+
+
+def evaluation_triplet(pair: Pair, negatives: NegativeSampler, salt: str) -> EvaluationTriplet:
+    """The pair with a negative that a hash of its ids and the salt chooses: it depends on no order and no seed of a run."""
+    negative = negatives.draw(pair, "evaluation", salt, pair.scene, pair.box, pair.product)
+    return EvaluationTriplet(pair.scene, pair.box, pair.product, negative)
+
+
+def split_pairs(pairs: Sequence[Pair], split_file: str | None, salt: str, root: Path) -> dict[Split, list[Pair]]:
+    """Splits pairs by their scene.
+
+    Args:
+        pairs: all of them.
+        split_file: as `write_split` wrote it; None: the rule decides.
+        salt: of the rule.
+        root: folder of the data, for messages.
+
+    Raises:
+        InputError: the file is not readable, or does not have a scene.
+    """
+    given = read_split(Path(split_file)) if split_file else {}
+    found: dict[Split, list[Pair]] = {split: [] for split in SPLITS}
+    for pair in pairs:
+        if given and pair.scene not in given:
+            raise InputError(f"data.split_file: {split_file} does not have scene {pair.scene} of {root}")
+        found[given.get(pair.scene) or split_of(pair.scene, salt)].append(pair)
+    return found
+
+
+def evaluation_triplets(
+    pairs: Sequence[Pair], negatives: NegativeSampler, salt: str, triplets_file: str | None, table: PairTable
+) -> list[EvaluationTriplet]:
+    """One seeded triplet a pair: the rule's, or that of a published file.
+
+    Args:
+        pairs: of an evaluation split.
+        negatives: where the rule's negatives come from.
+        salt: of the rule.
+        triplets_file: as `write_triplets` wrote it; None: the rule decides.
+        table: all pairs and the catalogue.
+
+    Raises:
+        InputError: the file is not readable, lacks a pair, or names a product that cannot be its negative.
+    """
+    chosen = [evaluation_triplet(pair, negatives, salt) for pair in pairs]
+    if not triplets_file:
+        return chosen
+    given = read_triplets(Path(triplets_file))
+    triplets = []
+    for pair, triplet in zip(pairs, chosen, strict=True):
+        negative = given.get((pair.scene, pair.box, pair.product))
+        if negative is None:
+            raise InputError(
+                f"data.triplets_file: {triplets_file} has no triplet for product {pair.product} "
+                f"at {pair.box} of scene {pair.scene}"
+            )
+        if table.catalogue.get(negative) != pair.category or not negatives.allowed(pair, negative):
+            raise InputError(
+                f"data.triplets_file: {triplets_file}: {negative} cannot be the negative of product {pair.product} "
+                f"in scene {pair.scene}: it must be another readable product of {pair.category!r} "
+                "that no pair of the scene names"
+            )
+        triplets.append(triplet._replace(negative=negative))
+    return triplets
+
+
+def pair_hashes(pairs: Mapping[Split, Sequence[Pair]]) -> dict[str, str]:
+    """Split -> a hash of its pairs: equal for two runs that learned from the same and were measured on the same."""
+    return {split: hashlib.sha256("\n".join(map(repr, own)).encode()).hexdigest() for split, own in pairs.items()}

@@ -1,33 +1,21 @@
 """Pairs -> training triplets and evaluation triplets. Every random choice is a hash of what it is for."""
 
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from ctl_lightning.data.crop import scene_crop
+from ctl_lightning.data.crop import crop_key
 from ctl_lightning.data.negatives import NegativeSampler
-from ctl_lightning.data.pairs import Box, Pair, PairTable, Split
+from ctl_lightning.data.pairs import Pair, PairTable
 from ctl_lightning.data.store.features import CachedFeatures
-from ctl_lightning.data.store.views import Views, centre
-from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.files import write_text
+from ctl_lightning.data.store.views import Views
 
 Keys = Sequence[tuple[int, int]]
 Batch = TypeVar("Batch")
-
-
-def crop_key(scene: str, box: Box) -> str:
-    """The image store's key of a scene crop."""
-    return f"{scene}@{','.join(map(str, box))}"
 
 
 class Triplet(NamedTuple):
@@ -146,96 +134,6 @@ class PairDataset(_TrainingPairs[PairBatch]):
         return PairBatch(self._scenes(keys), self._positives(keys), self._categories(keys), identity, named)
 
 
-class Share(NamedTuple):
-    """Which part of all batches a process has: the one of number `rank` of `processes`."""
-
-    rank: int = 0
-    processes: int = 1
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Every index once an epoch, as (epoch, index), in an order that depends on seed and epoch alone.
-
-    What is left over when all processes have had whole batches is left out. Of W processes with batches of B, each has B items
-    of every W · B in a row: what one process would have with batches of W · B.
-
-    Args:
-        categories: of each item.
-        seed: of the run.
-        start: tells the current epoch, and how many of its batches are done. Asked when an iteration begins: Lightning
-            announces the epoch of a resumed run only after its loader has begun to fetch.
-        batch_size: of one process.
-        same_category: about so many items in a row are of one category.
-        share: of this process.
-    """
-
-    def __init__(
-        self,
-        categories: Sequence[str],
-        seed: int,
-        start: Callable[[], tuple[int, int]],
-        batch_size: int,
-        same_category: int = 1,
-        share: Share = Share(),  # noqa: B008 - a constant
-    ) -> None:
-        self._categories = np.unique(np.array(categories), return_inverse=True)[1]
-        self._seed = seed
-        self._start = start
-        self._batch_size = batch_size
-        self._same_category = same_category
-        self._share = share
-
-    def __len__(self) -> int:
-        """So many items this process has an epoch."""
-        return len(self._categories) // (self._batch_size * self._share.processes) * self._batch_size
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, done = self._start()
-        generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
-        order = generator.permutation(len(self._categories))
-        if self._same_category > 1:
-            order = _in_groups(order, self._categories[order], self._same_category, generator)
-        batches = len(self) // self._batch_size
-        whole = order[: batches * self._batch_size * self._share.processes]
-        own = whole.reshape(batches, self._share.processes, self._batch_size)[done:, self._share.rank]
-        return iter([(epoch, int(index)) for index in own.flat])
-
-
-class DealtBatches(Sampler[int]):
-    """Items in order, but whole batches are dealt to the processes by turns: each is then computed as one process alone does.
-
-    Every process has equally many, as what they do in step needs: when the last turn has too few, the first batch comes again.
-
-    Args:
-        count: of items.
-        batch_size: of the loader.
-        share: of this process.
-    """
-
-    def __init__(self, count: int, batch_size: int, share: Share) -> None:
-        batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-        turns = math.ceil(len(batches) / share.processes)
-        own = [turn * share.processes + share.rank for turn in range(turns)]
-        self._items = [item for number in own for item in batches[number if number < len(batches) else 0]]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._items)
-
-
-def _in_groups(
-    order: NDArray[np.int64], categories: NDArray[np.int64], size: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
-    """Brings `order` into groups of one category, as equal in size as can be, at most `size`; the groups in random order."""
-    groups: list[NDArray[np.int64]] = []
-    for category in range(categories.max() + 1):
-        members = order[categories == category]
-        groups += np.array_split(members, math.ceil(len(members) / size))
-    return np.concatenate([groups[number] for number in generator.permutation(len(groups))])
-
-
 class EvaluationImage(NamedTuple):
     """Pictures to embed, uint8 (B, 3, S, S), or their features; the indices of their categories (B,), and their places in the
     list of all pictures (B,).
@@ -272,74 +170,3 @@ class EvaluationImages(Dataset[EvaluationImage]):
         images = self._views.evaluation([self.keys[index] for index in indices])
         categories = torch.tensor([self._categories[index] for index in indices])
         return EvaluationImage(images, categories, torch.tensor(indices))
-
-
-def region_centre(
-    region: int, grid: int, stored: int, size: int, box: Box, margin: float, place: Box
-) -> tuple[float, float]:
-    """Where in the whole scene, (x, y) in [0, 1], the centre of a region of an evaluation picture lies.
-
-    Args:
-        region: index, row by row.
-        grid: regions are grid x grid.
-        stored: side of the stored crop, in pixels.
-        size: side of its centre that the network sees.
-        box: of the pair, which was cut away.
-        margin: that the box was grown by.
-        place: where in the stored square the crop lies; see `placed`.
-    """
-    row, column = divmod(region, grid)
-    left, top, right, bottom = scene_crop(box, margin)
-    start, _ = centre(stored, size)
-    x, y = ((start + (cell + 0.5) / grid * size) / stored for cell in (column, row))
-    x, y = (x - place[0]) / (place[2] - place[0]), (y - place[1]) / (place[3] - place[1])
-    return left + x * (right - left), top + y * (bottom - top)
-
-
-class EvaluationTriplet(NamedTuple):
-    """A pair of an evaluation split and its one seeded negative."""
-
-    scene: str
-    box: Box
-    positive: str
-    negative: str
-
-
-def write_triplets(path: Path, triplets: dict[Split, list[EvaluationTriplet]]) -> None:
-    """Writes one JSON object a line, split by split, in the order of the pairs."""
-    rows = [
-        {
-            "split": split,
-            "scene": triplet.scene,
-            "bbox": triplet.box,
-            "positive": triplet.positive,
-            "negative": triplet.negative,
-        }
-        for split, chosen in triplets.items()
-        for triplet in chosen
-    ]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def read_triplets(path: Path) -> dict[tuple[str, Box, str], str]:
-    """Reads what `write_triplets` wrote: (scene, box, positive) -> negative. Raises InputError with the line."""
-    negatives = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"data.triplets_file: cannot read {path} ({error})") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            negatives[row["scene"], tuple(row["bbox"]), row["positive"]] = row["negative"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(
-                f"{path}:{number}: not an evaluation triplet; `train` writes such a file into its run directory"
-            ) from None
-    return negatives
-
-
-def evaluation_triplet(pair: Pair, negatives: NegativeSampler, salt: str) -> EvaluationTriplet:
-    """The pair with a negative that a hash of its ids and the salt chooses: it depends on no order and no seed of a run."""
-    negative = negatives.draw(pair, "evaluation", salt, pair.scene, pair.box, pair.product)
-    return EvaluationTriplet(pair.scene, pair.box, pair.product, negative)

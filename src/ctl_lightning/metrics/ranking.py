@@ -2,10 +2,11 @@
 
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ctl_lightning.data.evaluation_set import Integers
+from ctl_lightning.data.evaluation_set import EvaluationSet, Integers
 from ctl_lightning.metrics.intervals import Floats
 from ctl_lightning.models.components.distance import query_distance
 from ctl_lightning.models.components.pooled_network import PooledNetwork
@@ -65,3 +66,24 @@ class Ranking:
     def attention(self) -> Floats:
         """a_i of every query, (Q, R); R = 0 if the method has no regions."""
         return self.styles.attention.double().cpu().numpy()
+
+
+class PopularityRanking:
+    """d = minus the share of the category's training pairs that a product is in; equal for every scene, 0 for unseen products.
+
+    Args:
+        task: what is ranked; it counts the training pairs.
+    """
+
+    def __init__(self, task: EvaluationSet) -> None:
+        pairs = np.bincount(task.product_category, task.train_count, len(task.categories))
+        self._distance = -task.train_count / np.maximum(pairs, 1)[task.product_category]
+        self._queries = len(task.queries)
+
+    def distances(self, queries: Integers, products: Integers) -> Floats:
+        """Query indices (n,) and product indices (m,) -> (n, m)."""
+        return np.tile(self._distance[products], (len(queries), 1))
+
+    def attention(self) -> Floats:
+        """None: (Q, 0)."""
+        return np.zeros((self._queries, 0))

@@ -1,8 +1,6 @@
 """What a logger with a page of its own is shown: pictures, tables, histograms, curves; Weights & Biases and TensorBoard."""
 
-import csv
 import hashlib
-import io
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +12,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 from PIL import Image
 
+from ctl_lightning.reports.results import Results, flat_table
+from ctl_lightning.runtime.csv_files import csv_text
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.launch import is_first
 
@@ -82,11 +82,7 @@ def show(loggers: Iterable[Logger], exhibit: Exhibit, step: int) -> None:
 def write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
     """The same tables as csv, for who has no page: NAME.csv, with "/" in a name as "_"."""
     for name, table in tables.items():
-        lines = io.StringIO()
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(table.columns)
-        writer.writerows(["" if cell is None else cell for cell in row] for row in table.rows)
-        write_text(folder / f"{name.replace('/', '_')}.csv", lines.getvalue())
+        write_text(folder / f"{name.replace('/', '_')}.csv", csv_text([table.columns, *table.rows]))
 
 
 def _bounded(path: Path) -> Image.Image:
@@ -176,3 +172,11 @@ def upload_checkpoints(loggers: Iterable[Logger], best: Path, last: Path) -> Non
                 artifact = wandb.Artifact(f"checkpoint-{logger.experiment.id}", "model")
                 artifact.add_file(str(path), name="checkpoint.ckpt")
                 logger.experiment.log_artifact(artifact, aliases=[alias])
+
+
+def log_results(loggers: list[Logger], results: Results, shown: Exhibit, step: int) -> None:
+    """Hands final metrics, tables and pictures to the loggers that can show them."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update({f"test/{row[0]}/{row[1]}": row[2] for row in flat_table(results)})
+    show(loggers, shown, step)

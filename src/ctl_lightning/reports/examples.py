@@ -9,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from ctl_lightning.data.crop import scene_crop, to_pixels
+from ctl_lightning.data.crop import crop_key, scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import open_upright
 from ctl_lightning.data.pairs import Pair
-from ctl_lightning.data.triplets import crop_key
 from ctl_lightning.metrics.classification import Classifier, Judged, bins
 from ctl_lightning.metrics.ranking import Ranking
 from ctl_lightning.metrics.retrieval import Distances, PairScores
-from ctl_lightning.reports.figures import ClassifierCurves, Cut, Overlay, Retrieval, Shown
+from ctl_lightning.reports.figures.curves import ClassifierCurves
+from ctl_lightning.reports.figures.grids import Cut, Overlay, Retrieval, Shown
 from ctl_lightning.training.module import CompleteTheLook
 
 RETRIEVALS, NEAREST, OVERLAYS, CUTS = 10, 10, 4, 10

@@ -1,7 +1,6 @@
 """Finished runs -> the table of the paper: mean over seeds, intervals over scenes, differences pair by pair; markdown, csv, picture."""
 
 import csv
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,8 @@ from rich.table import Table
 
 from ctl_lightning.metrics.intervals import Floats, Interval, as_text, interval, paired_difference
 from ctl_lightning.metrics.retrieval import mean
-from ctl_lightning.reports.figures import method_intervals
+from ctl_lightning.reports.figures.intervals import method_intervals
+from ctl_lightning.runtime.csv_files import csv_text
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import write_text
 
@@ -128,7 +128,7 @@ def write_tables(
     markdown = {protocol: markdown_table(protocol, found) for protocol, found in rows.items()}
     write_text(folder / "table.md", "\n".join(f"## {protocol}\n\n{text}" for protocol, text in markdown.items()))
     lines = [line for protocol, found in rows.items() for line in csv_lines(protocol, found)]
-    write_text(folder / "table.csv", _csv(lines))
+    write_text(folder / "table.csv", csv_text([CSV_HEAD, *lines]))
     for protocol, found in rows.items():
         shown = [row for row in found if row.results]
         if shown:
@@ -264,12 +264,6 @@ def csv_lines(protocol: str, rows: Sequence[MethodRow]) -> list[list[object]]:
 CSV_HEAD = ["protocol", "method", "pairs", "metric", "mean", "sd_of_seeds", "low", "high", "seeds", "failed"]
 
 
-def _csv(lines: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([CSV_HEAD, *lines])
-    return text.getvalue()
-
-
 def check_docs(docs: Path, protocols: Iterable[str], methods: Iterable[str], seeds: int) -> None:
     """Looks whether tables can be put there before hours are spent on them.
 
@@ -321,7 +315,7 @@ def _into_docs(docs: Path, markdown: Mapping[str, str], lines: Sequence[Sequence
         content = _marks(protocol).sub(lambda _, new=before + text + after: new, content)  # type: ignore[misc]
     kept = [list(line.values()) for line in _csv_of(docs) if line["protocol"] not in markdown]
     write_text(page, content)
-    write_text(table, _csv([*kept, *lines]))
+    write_text(table, csv_text([CSV_HEAD, *kept, *lines]))
     return [page, table]
 
 

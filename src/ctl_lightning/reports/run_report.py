@@ -1,7 +1,5 @@
 """Everything that results.json says of a trained network, and the pictures beside it: for `train` and for `evaluate`."""
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +12,8 @@ from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import placed
 from ctl_lightning.data.pairs import Box
-from ctl_lightning.data.sources.synthetic import SCENE_SIZE, SyntheticLooks
+from ctl_lightning.data.sources.drawing import SCENE_SIZE
+from ctl_lightning.data.sources.synthetic import SyntheticLooks
 from ctl_lightning.metrics.classification import (
     Classifier,
     Judged,
@@ -22,6 +21,7 @@ from ctl_lightning.metrics.classification import (
     fit_classifier,
     samples,
 )
+from ctl_lightning.metrics.ground_truth import attention_results, truth_results
 from ctl_lightning.metrics.intervals import Floats
 from ctl_lightning.metrics.ranking import Ranked, Ranking
 from ctl_lightning.metrics.reranking import reranking_results
@@ -34,16 +34,11 @@ from ctl_lightning.reports.examples import (
     hard_negatives,
     retrieval_rows,
 )
-from ctl_lightning.reports.figures import (
-    attention_overlays,
-    category_intervals,
-    classifier_sheet,
-    confusion,
-    distance_histograms,
-    projection,
-    retrieval_grid,
-)
-from ctl_lightning.reports.results import Results, attention_results, flat_table, test_results, truth_results
+from ctl_lightning.reports.figures.curves import classifier_sheet, confusion, distance_histograms, projection
+from ctl_lightning.reports.figures.grids import attention_overlays, retrieval_grid
+from ctl_lightning.reports.figures.intervals import category_intervals
+from ctl_lightning.reports.results import Results, flat_table, test_results
+from ctl_lightning.runtime.csv_files import csv_text
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.training.module import CompleteTheLook
 
@@ -201,14 +196,12 @@ def _thinned(points: Floats) -> Floats:
 def write_pairs(path: Path, test: Scored) -> None:
     """Writes pairs.csv: a row a test pair, with what it is and how it was ranked: for tests of one's own, and for `paper`."""
     values = metric_values(test.scores) | {"distance": test.scores.positive, "distance_negative": test.scores.negative}
-    lines = io.StringIO()
-    table = csv.writer(lines, lineterminator="\n")
-    table.writerow(["scene", "bbox", "product", "category", "seen", *values])
+    rows: list[list[object]] = [["scene", "bbox", "product", "category", "seen", *values]]
     for number, pair in enumerate(test.task.pairs):
         box = ",".join(map(str, pair.box))
         row = [pair.scene, box, pair.product, pair.category, int(test.task.seen[number])]
-        table.writerow([*row, *(repr(float(value[number])) for value in values.values())])
-    write_text(path, lines.getvalue())
+        rows.append([*row, *(repr(float(value[number])) for value in values.values())])
+    write_text(path, csv_text(rows))
 
 
 def _places(data: TripletDataModule, task: EvaluationSet) -> list[Box]:

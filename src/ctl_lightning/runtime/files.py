@@ -6,7 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ctl_lightning.runtime.errors import InputError
+from filelock import FileLock, Timeout
+
+from ctl_lightning.runtime.errors import InputError, InUseError
+
+
+@contextmanager
+def alone(lock: Path, message: str) -> Iterator[None]:
+    """Within it no other process holds the lock.
+
+    Args:
+        lock: file that is locked; its folder is there.
+        message: of the error.
+
+    Raises:
+        InUseError: another process holds it.
+    """
+    try:
+        held = FileLock(lock).acquire(timeout=0)
+    except Timeout:
+        raise InUseError(message) from None
+    with held:
+        yield
 
 
 @contextmanager

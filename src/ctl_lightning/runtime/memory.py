@@ -1,9 +1,7 @@
-"""What the process does with memory before it is used and after it is freed."""
+"""What the process does with memory after it is freed."""
 
 import ctypes
 import platform
-
-from torch.utils import deterministic
 
 from ctl_lightning.runtime.errors import InputError
 
@@ -25,11 +23,3 @@ def keep_freed_memory() -> None:
         kept = bool(library.mallopt(M_MMAP_MAX, 0)) and bool(library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
     if not kept:
         raise InputError("keep_memory=true: only for glibc, the C library of most Linux systems; leave it out")
-
-
-def leave_new_memory_as_it_is() -> None:
-    """With deterministic algorithms, torch fills all memory that an operation is about to write to: a twentieth of a step here.
-
-    It guards against operations that read what they have not written; ours are tested to give equal results without it.
-    """
-    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it exists: torch defines it on the module's class

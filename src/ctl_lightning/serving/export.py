@@ -15,7 +15,7 @@ from ctl_lightning.models.components.style_network import StyleNetwork
 from ctl_lightning.models.imagenet import RawFeatures
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing, write_text
-from ctl_lightning.serving.catalogue.exact import METRIC
+from ctl_lightning.serving.catalogue.files import METRIC
 from ctl_lightning.serving.encoder import Encoder
 from ctl_lightning.serving.recommender import queried
 
@@ -78,25 +78,7 @@ def export(encoder: Encoder, folder: Path, onnx: bool) -> list[Path]:
     }
     written = []
     for name, (module, inputs) in encoders.items():
-        module.eval()
-        with torch.no_grad():
-            expected = module(*inputs.values()).numpy()
-        batch = torch.export.Dim("batch", min=1)
-        program = torch.export.export(
-            module, tuple(inputs.values()), dynamic_shapes={key: {0: batch} for key in inputs}
-        )
-        path = folder / f"{name}.pt2"
-        with replacing(path) as temporary, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "No complete tensor found")  # channels-last weights, on the CPU
-            torch.export.save(program, temporary)
-            _compare(path, torch.export.load(temporary).module()(*inputs.values()).detach().numpy(), expected)
-        written.append(path)
-        if onnx:
-            path = folder / f"{name}.onnx"
-            with replacing(path) as temporary:
-                _write_onnx(temporary, program, inputs)
-                _compare(path, _run_onnx(temporary, inputs), expected)
-            written.append(path)
+        written += _write_encoder(folder / name, module.eval(), inputs, onnx)
     described = {
         "identity": encoder.identity(),
         "categories": encoder.categories,
@@ -108,6 +90,25 @@ def export(encoder: Encoder, folder: Path, onnx: bool) -> list[Path]:
     }
     write_text(folder / "serving.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
     return [*written, folder / "serving.json"]
+
+
+def _write_encoder(path: Path, module: nn.Module, inputs: dict[str, Tensor], onnx: bool) -> list[Path]:
+    """Writes PATH.pt2, and PATH.onnx if wanted. Raises InputError: what is read back says other vectors."""
+    with torch.no_grad():
+        expected = module(*inputs.values()).numpy()
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes={key: {0: batch} for key in inputs})
+    written = [path.with_suffix(".pt2")]
+    with replacing(written[0]) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No complete tensor found")  # channels-last weights, on the CPU
+        torch.export.save(program, temporary)
+        _compare(written[0], torch.export.load(temporary).module()(*inputs.values()).detach().numpy(), expected)
+    if onnx:
+        written.append(path.with_suffix(".onnx"))
+        with replacing(written[1]) as temporary:
+            _write_onnx(temporary, program, inputs)
+            _compare(written[1], _run_onnx(temporary, inputs), expected)
+    return written
 
 
 def _check_onnx() -> None:

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from ctl_lightning.data.images import Pixels, open_upright, reason, to_rgb
-from ctl_lightning.reports.figures import Completed, attended, boxed, look_sheet
 from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.runtime.files import write_text
+from ctl_lightning.serving.pictures import Completed, attended, boxed, look_sheet
 from ctl_lightning.serving.recommender import Answer, Look, Recommended
 
 SCENE, PRODUCT = 480, 240

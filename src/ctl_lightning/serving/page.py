@@ -13,10 +13,10 @@ from PIL import Image
 
 from ctl_lightning.data.images import Pixels
 from ctl_lightning.data.pairs import Box
-from ctl_lightning.reports.figures import boxed
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.encoder import opened
 from ctl_lightning.serving.look import look_html, thumbnail
+from ctl_lightning.serving.pictures import boxed
 from ctl_lightning.serving.recommender import Recommender
 
 if TYPE_CHECKING:
@@ -180,55 +180,76 @@ def build_page(recommender: Recommender, examples: Sequence[Path], k: int) -> "g
     with gr.Blocks(title="Complete the look", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown("# Complete the look")
         asked = gr.State(Asked())
-        with gr.Row():
-            with gr.Column(scale=1, min_width=280):
-                photo = gr.File(label="A photo", type="filepath", height=130, elem_id="photo")
-                if examples:
-                    gallery = gr.Gallery(
-                        [str(path) for path in examples],
-                        label="Examples",
-                        show_label=False,
-                        columns=len(examples),
-                        rows=1,
-                        height=116,
-                        object_fit="cover",
-                        allow_preview=False,
-                        interactive=False,
-                        buttons=[],
-                        elem_id="examples",
-                    )
-                scene = gr.Image(
-                    label="The scene",
-                    show_label=False,
-                    interactive=False,
-                    visible=False,
-                    format="jpeg",
-                    buttons=[],
-                    elem_id="scene",
-                )
-                note = gr.HTML(_note(HOW_TO), elem_classes="note", elem_id="note")
-                forget = gr.Button("Forget the box", size="sm", visible=False, elem_id="forget")
-                categories = gr.Dropdown(
-                    [(_short(name, recommender.categories), name) for name in recommender.categories],
-                    multiselect=True,
-                    label="Categories",
-                    info="none chosen: complete everything",
-                    elem_id="categories",
-                )
-                count = gr.Slider(1, 20, k, step=1, label="Products of each category", elem_id="count")
-            with gr.Column(scale=2, min_width=280):
-                found = gr.HTML(elem_id="found")
-        options, answers = [categories, count], [asked, scene, found, note, forget]
-        photo.upload(desk.new, [photo, *options], answers, api_name="complete")
-        photo.clear(desk.new, [photo, *options], answers, api_visibility="private")
-        if examples:
-            gallery.select(example, options, answers, api_visibility="private")
-        scene.select(tap, [asked, *options], answers, api_visibility="private")
-        forget.click(desk.forget, [asked, *options], answers, api_visibility="private")
-        categories.change(desk.complete, [asked, *options], answers, api_visibility="private")
-        count.release(desk.complete, [asked, *options], answers, api_visibility="private")
+        place = _lay_out(gr, recommender.categories, examples, k)
+        options = [place.categories, place.count]
+        answers = [asked, place.scene, place.found, place.note, place.forget]
+        place.photo.upload(desk.new, [place.photo, *options], answers, api_name="complete")
+        place.photo.clear(desk.new, [place.photo, *options], answers, api_visibility="private")
+        if place.gallery is not None:
+            place.gallery.select(example, options, answers, api_visibility="private")
+        place.scene.select(tap, [asked, *options], answers, api_visibility="private")
+        place.forget.click(desk.forget, [asked, *options], answers, api_visibility="private")
+        place.categories.change(desk.complete, [asked, *options], answers, api_visibility="private")
+        place.count.release(desk.complete, [asked, *options], answers, api_visibility="private")
     page.queue(default_concurrency_limit=os.cpu_count(), max_size=WAITING)
     return page
+
+
+class _Layout(NamedTuple):
+    """The page's components; `gallery`: None without examples."""
+
+    photo: Any
+    gallery: Any
+    scene: Any
+    note: Any
+    forget: Any
+    categories: Any
+    count: Any
+    found: Any
+
+
+def _lay_out(gr: Any, names: Sequence[str], examples: Sequence[Path], k: int) -> _Layout:
+    """Photo, examples, scene and options on the left, what is found on the right; within the page's block."""
+    gallery = None
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            photo = gr.File(label="A photo", type="filepath", height=130, elem_id="photo")
+            if examples:
+                gallery = gr.Gallery(
+                    [str(path) for path in examples],
+                    label="Examples",
+                    show_label=False,
+                    columns=len(examples),
+                    rows=1,
+                    height=116,
+                    object_fit="cover",
+                    allow_preview=False,
+                    interactive=False,
+                    buttons=[],
+                    elem_id="examples",
+                )
+            scene = gr.Image(
+                label="The scene",
+                show_label=False,
+                interactive=False,
+                visible=False,
+                format="jpeg",
+                buttons=[],
+                elem_id="scene",
+            )
+            note = gr.HTML(_note(HOW_TO), elem_classes="note", elem_id="note")
+            forget = gr.Button("Forget the box", size="sm", visible=False, elem_id="forget")
+            categories = gr.Dropdown(
+                [(_short(name, names), name) for name in names],
+                multiselect=True,
+                label="Categories",
+                info="none chosen: complete everything",
+                elem_id="categories",
+            )
+            count = gr.Slider(1, 20, k, step=1, label="Products of each category", elem_id="count")
+        with gr.Column(scale=2, min_width=280):
+            found = gr.HTML(elem_id="found")
+    return _Layout(photo, gallery, scene, note, forget, categories, count, found)
 
 
 def serve(page: "gradio.Blocks", host: str, port: int, max_upload: str) -> str:

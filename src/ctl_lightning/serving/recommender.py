@@ -18,7 +18,8 @@ from ctl_lightning.models.components.distance import Method, query
 from ctl_lightning.models.components.style_network import SceneStyle, StyleNetwork
 from ctl_lightning.models.imagenet import RawFeatures
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.serving.catalogue.exact import BackendName, Catalogue, ExactCatalogue, Manifest, check_identity
+from ctl_lightning.serving.catalogue.exact import ExactCatalogue
+from ctl_lightning.serving.catalogue.files import BackendName, Catalogue, Manifest, check_identity
 from ctl_lightning.serving.catalogue.hnsw import GraphCatalogue
 from ctl_lightning.serving.catalogue.qdrant import QdrantCatalogue
 from ctl_lightning.serving.encoder import Encoder, Photo, opened

@@ -10,8 +10,8 @@ from ctl_lightning.data.sources.stl import ShopTheLook
 from ctl_lightning.data.sources.street2shop import Street2Shop
 from ctl_lightning.data.sources.synthetic import SyntheticLooks
 from ctl_lightning.metrics.classification import Classifier
+from ctl_lightning.models.checkpoint import checkpoint_of, read_checkpoint
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.training.checkpointing import checkpoint_of, read_checkpoint
 from ctl_lightning.training.module import CompleteTheLook, Method
 
 SOURCES: dict[str, Any] = {

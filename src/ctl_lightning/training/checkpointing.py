@@ -7,87 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from ctl_lightning.models.checkpoint import read_checkpoint
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing
-from ctl_lightning.runtime.launch import is_first
-
-LAST = Path("checkpoints/last.ckpt")
-"""Where a run directory has its last checkpoint."""
-
-MAY_DIFFER = (
-    "ckpt_path",
-    "paths",
-    "logger",
-    "callbacks",
-    "keep_memory",
-    "save_minutes",
-    "watch_epochs",
-    "upload_checkpoints",
-)
-"""Parts of the config in which the two halves of one run may differ."""
 
 DATA_MAY_DIFFER = ("root", "cache_dir", "store", "chunks_dir", "num_workers", "eval_batch_size")
 """Options of the data that do not change what is learned or measured."""
-
-
-def checkpoint_of(path: Path) -> Path:
-    """The checkpoint that a path means: a run directory means its best one, or the last of a method that learns nothing.
-
-    Raises:
-        InputError: a directory without checkpoints.
-    """
-    if not path.is_dir():
-        return path
-    found = sorted(path.glob("checkpoints/best*.ckpt"))
-    if len(found) > 1:  # a run was killed between writing one and deleting the other
-        states = read_checkpoint(path / LAST)["callbacks"].values()
-        named = {Path(state["best_model_path"]).name for state in states if state.get("best_model_path")}
-        found = [one for one in found if one.name in named]
-        if len(found) != 1:
-            raise InputError(
-                f"ckpt_path={path}: it is not clear which of its checkpoints is the best; name one of them"
-            )
-    best = found[0] if found else path / LAST
-    if not best.is_file():
-        raise InputError(f"ckpt_path={path}: a directory without checkpoints/best*.ckpt; give one that `train` made")
-    return best
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint as plain data; no class that the file names is imported.
-
-    Raises:
-        InputError: missing, unreadable, or not a checkpoint of this program.
-    """
-    if not path.is_file():
-        raise InputError(f"ckpt_path={path}: no such file; checkpoints are in a run directory's folder checkpoints")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no error class of its own for a broken or foreign file
-        reason = str(error).splitlines()[0]
-        raise InputError(f"ckpt_path={path}: not a readable checkpoint ({reason}); give another one") from None
-    needed = {"state_dict", "hyper_parameters", "pytorch-lightning_version"}
-    if (
-        not isinstance(checkpoint, dict)
-        or not needed <= checkpoint.keys()
-        or not isinstance(checkpoint["hyper_parameters"], dict)
-        or "method" not in checkpoint["hyper_parameters"]
-    ):
-        raise InputError(f"ckpt_path={path}: not a checkpoint of ctl_lightning; give one that `train` wrote")
-    return checkpoint
-
-
-def add_to_checkpoint(path: Path, **values: Any) -> None:
-    """Puts plain values into a checkpoint that is there. Raises InputError as `read_checkpoint`."""
-    checkpoint = read_checkpoint(path)
-    with replacing(path) as temporary:
-        torch.save(checkpoint | values, temporary)
 
 
 def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -> dict[str, Any]:
@@ -200,57 +130,3 @@ class BestCheckpoint(ModelCheckpoint):
                 "last_model_path": "",
             }
         super().load_state_dict(state_dict)
-
-
-def remove_partial(run_dir: Path) -> None:
-    """Deletes what a killed run has left half written."""
-    for temporary in (run_dir / LAST.parent).glob(".*.ckpt"):
-        temporary.unlink(missing_ok=True)
-
-
-def is_finished(run_dir: Path, config: dict[str, Any]) -> bool:
-    """Whether a run directory has the results of a run of this resolved config."""
-    return (run_dir / "results.json").exists() and _has_config(run_dir / LAST, config)
-
-
-def lock_of(run_dir: Path) -> FileLock:
-    """Held by the process that writes into a run directory."""
-    return FileLock(run_dir / ".lock")
-
-
-def _is_at_work(run_dir: Path) -> bool:
-    try:
-        lock_of(run_dir).acquire(timeout=0).lock.release()
-    except Timeout:
-        return True
-    return False
-
-
-def unfinished_run(run_dir: Path, config: dict[str, Any], elsewhere: bool) -> Path | None:
-    """The run directory that `ckpt_path=auto` continues: this one, else the newest unfinished sibling with an equal config.
-
-    Args:
-        run_dir: of this run.
-        config: this run's resolved config.
-        elsewhere: whether siblings are looked at; those that another process is at work in are not continued.
-    """
-    siblings = sorted(run_dir.parent.glob(f"*/{LAST}"), key=os.path.getmtime, reverse=True) if elsewhere else []
-    for checkpoint in [run_dir / LAST, *siblings]:
-        candidate = checkpoint.parents[1]
-        if not checkpoint.is_file():
-            continue
-        if candidate == run_dir:
-            return candidate
-        # Processes other than the first can not tell that one's lock from a stranger's.
-        taken = is_first() and _is_at_work(candidate)
-        if not (candidate / "results.json").exists() and not taken and _has_config(checkpoint, config):
-            return candidate
-    return None
-
-
-def _has_config(path: Path, config: dict[str, Any]) -> bool:
-    try:
-        saved = read_checkpoint(path).get("config", {})
-    except InputError:
-        return False
-    return all(saved.get(key) == config.get(key) for key in saved.keys() | config.keys() if key not in MAY_DIFFER)

@@ -1,5 +1,6 @@
 """What the processes of one run do together: they compare options, share BatchNorm, and gather what each has embedded."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ctl_lightning.models.components.sync_batchnorm import synchronise
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.launch import starter
+from ctl_lightning.runtime.launch import started, starter
 
 
 class SynchronisedBatchNorms(TorchSyncBatchNorm):
@@ -97,3 +98,50 @@ def in_order(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Ten
     ordered = values.new_empty((count, *values.shape[1:]))
     ordered[index.to(values.device)] = values
     return ordered
+
+
+def check_started(trainer: Mapping[str, Any], multirun: bool, group: str = "trainer.") -> None:
+    """Compares what the options say of devices with what was started.
+
+    Args:
+        trainer: the options of the trainer.
+        multirun: whether this run is one of several of one command.
+        group: that the options are in, for messages.
+
+    Raises:
+        InputError: another number of processes; a SLURM job whose processes were not started by srun; a multirun in which one
+            process would start others: they would replay the whole sweep.
+    """
+    devices, nodes = trainer["devices"], trainer["num_nodes"]
+    count = len(devices) if isinstance(devices, list) else devices
+    if str(count).isdecimal():
+        count = int(count)
+    by = starter()
+    if by is not None and count != "auto":
+        processes = int(started("devices")) * int(started("num_nodes"))
+        if not isinstance(count, int) or count * nodes != processes:
+            way = f"{group}devices={started('devices')}"
+            if group:
+                way = f"trainer=ddp, which takes their number, or {way} {group}num_nodes={started('num_nodes')}"
+            raise InputError(
+                f"{group}devices={devices} {group}num_nodes={nodes}: {by} started {processes} processes; give {way}"
+            )
+    if by == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise InputError(
+            f"srun started {started('devices')} processes a node, but was not told to; give srun --ntasks-per-node={started('devices')}, "
+            "which Lightning asks for"
+        )
+    if by is None and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NUM_TASKS" not in os.environ:
+        raise InputError(
+            f"this SLURM job has {os.environ['SLURM_NTASKS']} tasks, but the program was started once; write srun before the command, or "
+            "ask for --ntasks=1"
+        )
+    # What srun starts in a job of the slurm launcher runs one function: no sweep to replay.
+    if multirun and not (os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and by == "srun"):
+        available = torch.cuda.device_count() if count in ("auto", -1) else count
+        if by is not None or nodes > 1 or (isinstance(available, int) and available > 1):
+            raise InputError(
+                f"trainer.devices={devices}: several processes of one multirun would each run all of its jobs; give each job one device "
+                "(trainer.devices=1), or let SLURM start the processes: hydra/launcher=slurm hydra.launcher.tasks_per_node=N "
+                "trainer=ddp trainer.devices=N"
+            )

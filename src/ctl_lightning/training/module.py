@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.store.features import FeatureType
 from ctl_lightning.data.triplets import EvaluationImage, PairBatch, Triplet
-from ctl_lightning.metrics.ranking import Ranked, Ranking
+from ctl_lightning.metrics.ranking import PopularityRanking, Ranked, Ranking
 from ctl_lightning.metrics.retrieval import PairScores, mean, metric_values, score_pairs
 from ctl_lightning.models.bpr_dae import DualAutoEncoder
 from ctl_lightning.models.components.backbone import Backbone
@@ -36,7 +36,6 @@ from ctl_lightning.models.components.style_network import SceneStyle, StyleNetwo
 from ctl_lightning.models.components.triplet_statistics import observations
 from ctl_lightning.models.ibr import LowRankMahalanobis
 from ctl_lightning.models.imagenet import RawFeatures
-from ctl_lightning.models.popularity import PopularityRanking
 from ctl_lightning.models.siamese import SiameseNetwork
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.training.distributed import in_order

@@ -3,8 +3,8 @@
 from lightning import Trainer
 
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.pairs import Split
-from ctl_lightning.data.triplets import Share
+from ctl_lightning.data.samplers import Share
+from ctl_lightning.data.splits import Split
 from ctl_lightning.metrics.ranking import Ranked
 from ctl_lightning.training.module import CompleteTheLook
 

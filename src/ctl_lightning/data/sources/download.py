@@ -3,19 +3,17 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from filelock import FileLock, Timeout
-
 from ctl_lightning.data.images import open_upright
-from ctl_lightning.data.sources.http import Check, Limits, Remote, Report, fetch
+from ctl_lightning.data.sources.http import Check, fetch
+from ctl_lightning.data.sources.remote import Limits, Remote, Report
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.files import sha256_of, write_text
+from ctl_lightning.runtime.files import alone, sha256_of, write_text
 from ctl_lightning.runtime.large_files import told_if_full
 from ctl_lightning.runtime.progress import progress
 
@@ -158,19 +156,13 @@ class Downloader:
     ) -> Report:
         root.mkdir(parents=True, exist_ok=True)
         limits = Limits(self.connections, self.requests_per_second, self.timeout, self.retries)
-        with _alone_in(root), progress(f"fetching {what}", len(files)) as shown, told_if_full(root, "has arrived"):
+        busy = f"{root}: another process is fetching into it; wait until it has ended"
+        with (
+            alone(root / ".fetching.lock", busy),
+            progress(f"fetching {what}", len(files)) as shown,
+            told_if_full(root, "has arrived"),
+        ):
             return fetch(files, limits, check, note, shown)
-
-
-@contextmanager
-def _alone_in(root: Path) -> Iterator[None]:
-    lock = FileLock(root / ".fetching.lock")
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{root}: another process is fetching into it; wait until it has ended") from None
-    with held:
-        yield
 
 
 def _check_image(file: Remote, body: bytes) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctl_lightning.data.pairs import HEX_ID, PairTable, read_catalogue, read_pairs
-from ctl_lightning.data.sources.http import Remote
+from ctl_lightning.data.sources.remote import Remote
 from ctl_lightning.runtime.errors import InputError
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ctl_lightning.data.images import size_upright
 from ctl_lightning.data.pairs import Box, Pair, PairTable
 from ctl_lightning.data.sources.folder import images_below
-from ctl_lightning.data.sources.http import Remote
+from ctl_lightning.data.sources.remote import Remote
 from ctl_lightning.runtime.errors import InputError
 
 META, PHOTOS, IMAGES = "meta", "photos", "images"

@@ -1,89 +1,21 @@
 """Every scene crop and product by key: from one memory-mapped file, from chunks, or decoded anew each time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
-import numpy as np
 from filelock import FileLock
 
-from ctl_lightning.data.images import Aspect, ImageItem, Pixels, decode, reason
-from ctl_lightning.data.store.packing import Index, Plan, check, listing_of, pack, read_index, version_of
+from ctl_lightning.data.crop import crop_key, scene_crop
+from ctl_lightning.data.images import Aspect, ImageItem
+from ctl_lightning.data.pairs import Pair, PairTable
+from ctl_lightning.data.sources.source import Source
+from ctl_lightning.data.store.packed import DecodedImages, ImageStore, PackedStore
+from ctl_lightning.data.store.packing import Plan, check, listing_of, pack, read_index, version_of
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.large_files import make_once
 
 StoreKind = Literal["packed", "litdata", "none"]
-
-
-class ImageStore(Protocol):
-    """Pictures by key.
-
-    Attributes:
-        size: side of the squares, in pixels.
-        content: a hash of the image files' bytes, keys, crops, size and aspect: equal hash, equal pictures, on any machine.
-        bad: key -> why its image could not be read; these keys have no picture.
-        listing: a file with a line for each of the bad, if there are any.
-    """
-
-    size: int
-    content: str
-    bad: Mapping[str, str]
-    listing: Path
-
-    def __getitem__(self, key: str) -> Pixels:
-        """The picture of a key, uint8 (size, size, 3), RGB; not to be written to."""
-
-
-class PackedStore:
-    """Random access to one file. Cheap to send to a worker process: the file is mapped there anew, not copied."""
-
-    def __init__(self, path: Path) -> None:
-        index = read_index(path.with_suffix(".json"))
-        self.size, self.content = index.size, index.content
-        self.bad: Mapping[str, str] = index.bad
-        self.listing = listing_of(path)
-        self._path = path
-        self._rows = {key: row for row, key in enumerate(index.keys)}
-        self._pixels: Pixels | None = None
-        shape = (len(index.keys), self.size, self.size, 3)
-        try:
-            whole = np.load(path, mmap_mode="r").shape == shape
-        except (ValueError, EOFError):
-            whole = False
-        if not whole:
-            raise InputError(
-                f"{path}: broken, or not the {shape[0]:,} pictures of its index: a copy that was cut off? Delete it: it is made anew"
-            )
-
-    def __getitem__(self, key: str) -> Pixels:
-        """A view of the file, uint8 (size, size, 3)."""
-        if self._pixels is None:
-            self._pixels = np.load(self._path, mmap_mode="r")
-        return self._pixels[self._rows[key]]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_pixels": None}
-
-
-class DecodedImages:
-    """Decodes a picture each time it is asked for: no disk space, but slower (`benchmark` says how much)."""
-
-    def __init__(self, plan: Plan, index: Index, listing: Path) -> None:
-        self.listing = listing
-        self.size, self.content = index.size, index.content
-        self.bad: Mapping[str, str] = index.bad
-        self._aspect = plan.aspect
-        self._items = {item.key: item for item in plan.items}
-
-    def __getitem__(self, key: str) -> Pixels:
-        """Raises InputError if the file has broken or gone since it was checked."""
-        item = self._items[key]
-        try:
-            return decode(item, self.size, self._aspect)
-        except OSError as error:
-            raise InputError(
-                f"{item.path}: {reason(error)}; it could be read when the run began: mend it, and run the command again"
-            ) from None
 
 
 def open_store(
@@ -129,6 +61,29 @@ def open_store(
             f"or allow a larger share than data.max_bad_images={max_bad}"
         )
     return store
+
+
+def picture_items(
+    source: Source, root: Path, table: PairTable, pairs: Sequence[Pair], margin: float
+) -> list[ImageItem]:
+    """The pictures that a store of these data holds: the scene crops of pairs, and all products.
+
+    Args:
+        source: the format of the data.
+        root: their folder.
+        table: with the catalogue.
+        pairs: whose scenes are cut.
+        margin: by how much a box grows before it is cut away.
+    """
+    crops = {
+        key: ImageItem(key, source.image_path(root, pair.scene), scene_crop(pair.box, margin))
+        for pair in pairs
+        for key in [crop_key(pair.scene, pair.box)]
+    }
+    return [
+        *crops.values(),
+        *(ImageItem(product, source.image_path(root, product), None) for product in sorted(table.catalogue)),
+    ]
 
 
 def _open(plan: Plan, path: Path, kind: StoreKind, chunks_dir: Path | None) -> ImageStore:

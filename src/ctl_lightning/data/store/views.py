@@ -9,8 +9,8 @@ from torch.utils.data import get_worker_info
 
 from ctl_lightning.data.images import Pixels
 from ctl_lightning.data.seeding import random_integers
-from ctl_lightning.data.store.factory import ImageStore
 from ctl_lightning.data.store.features import CachedFeatures
+from ctl_lightning.data.store.packed import ImageStore
 
 Augment = Literal["none", "crop", "colour"]
 """none: the centre; crop: a random part, mirrored half of the time (the paper's); colour: that, and a change of colours."""

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from itertools import groupby
@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from ctl_lightning.data.store.packing import version_of
-from ctl_lightning.runtime.errors import InputError, InUseError, suggestion
-from ctl_lightning.runtime.files import replacing, write_text
+from ctl_lightning.runtime.errors import InputError, suggestion
+from ctl_lightning.runtime.files import alone, replacing, write_text
 from ctl_lightning.runtime.large_files import check_room, told_if_full
-from ctl_lightning.serving.catalogue.exact import (
+from ctl_lightning.serving.catalogue.files import (
     BackendName,
     Listed,
     Manifest,
@@ -150,15 +149,7 @@ def change_catalogue(
             log.warning(
                 "%d products have no readable image, and are left out; all are listed in %s", len(bad), folder / BAD
             )
-        # Who is added with a bad photo keeps the one before.
-        kept = {one.product: one for one in known if change == "add" and one.product in bad}
-        listed = [one for one in wanted if one.product not in bad] + list(kept.values())
-        if not listed:
-            raise InputError(f"catalogue={folder}: there is no product to put into it; give some with products=FILE")
-        order = {category: place for place, category in enumerate(encoder.categories)}
-        row_of = {one.product: row for row, one in enumerate(known)}
-        # Those that were there come first, in their old order, so that graphs can be kept.
-        listed.sort(key=lambda one: (order[one.category], row_of.get(one.product, len(known))))
+        listed = _in_order(folder, encoder.categories, known, wanted, bad, change)
         new = replace(_write(folder, before, known, listed, embedded, identity), backend=name, hnsw=hnsw, qdrant=qdrant)
         if name == "faiss":
             new = replace(new, graphs=make_graphs(folder, old, new, known, listed))
@@ -167,8 +158,29 @@ def change_catalogue(
         new.write(folder)
         embedded.delete()
         _clean(folder, new)
-    now, new_names = {one.product for one in listed}, {one.product for one in fresh} - bad.keys()
-    return Made(len(new_names), len(now - new_names), len(row_of.keys() - now), len(bad), new.counts)
+    was, now = {one.product for one in known}, {one.product for one in listed}
+    new_names = {one.product for one in fresh} - bad.keys()
+    return Made(len(new_names), len(now - new_names), len(was - now), len(bad), new.counts)
+
+
+def _in_order(
+    folder: Path,
+    categories: Sequence[str],
+    known: Sequence[Listed],
+    wanted: Sequence[Listed],
+    bad: Mapping[str, str],
+    change: Change,
+) -> list[Listed]:
+    """What the catalogue lists, by category. Raises InputError: nothing."""
+    # Who is added with a bad photo keeps the one before.
+    kept = {one.product: one for one in known if change == "add" and one.product in bad}
+    listed = [one for one in wanted if one.product not in bad] + list(kept.values())
+    if not listed:
+        raise InputError(f"catalogue={folder}: there is no product to put into it; give some with products=FILE")
+    order = {category: place for place, category in enumerate(categories)}
+    row_of = {one.product: row for row, one in enumerate(known)}
+    # Those that were there come first, in their old order, so that graphs can be kept.
+    return sorted(listed, key=lambda one: (order[one.category], row_of.get(one.product, len(known))))
 
 
 def _known(folder: Path, old: Manifest | None, identity: Mapping[str, Any]) -> tuple[list[Listed], Vectors | None]:
@@ -183,20 +195,16 @@ def _known(folder: Path, old: Manifest | None, identity: Mapping[str, Any]) -> t
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InUseError(
-            f"catalogue={folder}: another process is changing it; wait for it, or choose another folder"
-        ) from None
-    except OSError as error:
-        raise InputError(f"catalogue={folder}: can not be written ({error.strerror}); choose another folder") from None
-    try:
+    busy = f"catalogue={folder}: another process is changing it; wait for it, or choose another folder"
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(folder / ".lock", busy))
+        except OSError as error:
+            raise InputError(
+                f"catalogue={folder}: can not be written ({error.strerror}); choose another folder"
+            ) from None
         yield
-    finally:
-        lock.release()
 
 
 def _wanted(

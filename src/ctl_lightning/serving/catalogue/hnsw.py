@@ -16,7 +16,8 @@ from ctl_lightning.data.evaluation_set import Integers
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing
 from ctl_lightning.runtime.progress import progress
-from ctl_lightning.serving.catalogue.exact import ExactCatalogue, Listed, Manifest, Vectors
+from ctl_lightning.serving.catalogue.exact import ExactCatalogue
+from ctl_lightning.serving.catalogue.files import Listed, Manifest, Vectors
 
 log = logging.getLogger(__name__)
 

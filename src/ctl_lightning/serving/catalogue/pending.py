@@ -16,7 +16,7 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.large_files import check_room, told_if_full
 from ctl_lightning.runtime.progress import progress
-from ctl_lightning.serving.catalogue.exact import Listed, Vectors
+from ctl_lightning.serving.catalogue.files import Listed, Vectors
 from ctl_lightning.serving.encoder import Encoder
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.progress import progress
-from ctl_lightning.serving.catalogue.exact import Hit, Manifest, Vectors, check_identity, open_files
+from ctl_lightning.serving.catalogue.files import Hit, Manifest, Vectors, check_identity, open_files
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -55,48 +55,54 @@ def upload(folder: Path, manifest: Manifest) -> None:
         closing(connect(folder, manifest.qdrant)) as client,
         closing(_open_notes(folder)) as notes,
     ):
-        collection, part, models = str(manifest.qdrant["collection"]), str(manifest.qdrant["part"]), _models()
         place = _claim(client, folder, manifest, notes)
         notes.execute("ATTACH ? AS catalogue", (str(folder / manifest.products),))
-        gone = [
-            name
-            for (name,) in notes.execute(
-                "SELECT product FROM uploaded WHERE place = ? EXCEPT SELECT product FROM catalogue.products", (place,)
+        _delete_gone(client, manifest, notes, place)
+        _send_new(client, manifest, notes, place, vectors)
+
+
+def _delete_gone(client: "QdrantClient", manifest: Manifest, notes: sqlite3.Connection, place: int) -> None:
+    collection, part = str(manifest.qdrant["collection"]), str(manifest.qdrant["part"])
+    query = "SELECT product FROM uploaded WHERE place = ? EXCEPT SELECT product FROM catalogue.products"
+    gone = [name for (name,) in notes.execute(query, (place,))]
+    for start in range(0, len(gone), BATCH):
+        some = gone[start : start + BATCH]
+        client.delete(collection, _models().PointIdsList(points=[_point(part, name) for name in some]))
+        with notes:
+            notes.executemany("DELETE FROM uploaded WHERE place = ? AND product = ?", [(place, name) for name in some])
+    log.info("%s: %d products deleted", collection, len(gone))
+
+
+def _send_new(
+    client: "QdrantClient", manifest: Manifest, notes: sqlite3.Connection, place: int, vectors: Vectors
+) -> None:
+    collection, part, models = str(manifest.qdrant["collection"]), str(manifest.qdrant["part"]), _models()
+    rows = notes.execute(
+        "SELECT row, product, category, image, version FROM catalogue.products EXCEPT "
+        "SELECT row, product, category, image, version FROM catalogue.products JOIN uploaded USING (product, category, image, version) "
+        "WHERE place = ? ORDER BY row",
+        (place,),
+    ).fetchall()
+    log.info("%s: %d products to send", collection, len(rows))
+    with progress("uploading", len(vectors), len(vectors) - len(rows)) as shown:
+        for start in range(0, len(rows), BATCH):
+            some = rows[start : start + BATCH]
+            client.upsert(
+                collection,
+                models.Batch(
+                    ids=[_point(part, product) for _, product, *_ in some],
+                    vectors=vectors[[row for row, *_ in some]].tolist(),
+                    payloads=[
+                        {"part": part, "product": product, "category": category, "image": image}
+                        for _, product, category, image, _ in some
+                    ],
+                ),
             )
-        ]
-        for start in range(0, len(gone), BATCH):
-            some = gone[start : start + BATCH]
-            client.delete(collection, models.PointIdsList(points=[_point(part, name) for name in some]))
             with notes:
                 notes.executemany(
-                    "DELETE FROM uploaded WHERE place = ? AND product = ?", [(place, name) for name in some]
+                    "INSERT OR REPLACE INTO uploaded VALUES (?, ?, ?, ?, ?)", [(place, *row[1:]) for row in some]
                 )
-        rows = notes.execute(
-            "SELECT row, product, category, image, version FROM catalogue.products EXCEPT "
-            "SELECT row, product, category, image, version FROM catalogue.products JOIN uploaded USING (product, category, image, version) "
-            "WHERE place = ? ORDER BY row",
-            (place,),
-        ).fetchall()
-        log.info("%s: %d products to send, %d deleted", collection, len(rows), len(gone))
-        with progress("uploading", len(vectors), len(vectors) - len(rows)) as shown:
-            for start in range(0, len(rows), BATCH):
-                some = rows[start : start + BATCH]
-                client.upsert(
-                    collection,
-                    models.Batch(
-                        ids=[_point(part, product) for _, product, *_ in some],
-                        vectors=vectors[[row for row, *_ in some]].tolist(),
-                        payloads=[
-                            {"part": part, "product": product, "category": category, "image": image}
-                            for _, product, category, image, _ in some
-                        ],
-                    ),
-                )
-                with notes:
-                    notes.executemany(
-                        "INSERT OR REPLACE INTO uploaded VALUES (?, ?, ?, ?, ?)", [(place, *row[1:]) for row in some]
-                    )
-                shown.advance(len(some))
+            shown.advance(len(some))
 
 
 class QdrantCatalogue:

@@ -1,0 +1,82 @@
+"""Pictures by key: views of one memory-mapped file, or decoded anew each time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ctl_lightning.data.images import Pixels, decode, reason
+from ctl_lightning.data.store.packing import Index, Plan, listing_of, read_index
+from ctl_lightning.runtime.errors import InputError
+
+
+class ImageStore(Protocol):
+    """Pictures by key.
+
+    Attributes:
+        size: side of the squares, in pixels.
+        content: a hash of the image files' bytes, keys, crops, size and aspect: equal hash, equal pictures, on any machine.
+        bad: key -> why its image could not be read; these keys have no picture.
+        listing: a file with a line for each of the bad, if there are any.
+    """
+
+    size: int
+    content: str
+    bad: Mapping[str, str]
+    listing: Path
+
+    def __getitem__(self, key: str) -> Pixels:
+        """The picture of a key, uint8 (size, size, 3), RGB; not to be written to."""
+
+
+class PackedStore:
+    """Random access to one file. Cheap to send to a worker process: the file is mapped there anew, not copied."""
+
+    def __init__(self, path: Path) -> None:
+        index = read_index(path.with_suffix(".json"))
+        self.size, self.content = index.size, index.content
+        self.bad: Mapping[str, str] = index.bad
+        self.listing = listing_of(path)
+        self._path = path
+        self._rows = {key: row for row, key in enumerate(index.keys)}
+        self._pixels: Pixels | None = None
+        shape = (len(index.keys), self.size, self.size, 3)
+        try:
+            whole = np.load(path, mmap_mode="r").shape == shape
+        except (ValueError, EOFError):
+            whole = False
+        if not whole:
+            raise InputError(
+                f"{path}: broken, or not the {shape[0]:,} pictures of its index: a copy that was cut off? Delete it: it is made anew"
+            )
+
+    def __getitem__(self, key: str) -> Pixels:
+        """A view of the file, uint8 (size, size, 3)."""
+        if self._pixels is None:
+            self._pixels = np.load(self._path, mmap_mode="r")
+        return self._pixels[self._rows[key]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_pixels": None}
+
+
+class DecodedImages:
+    """Decodes a picture each time it is asked for: no disk space, but slower (`benchmark` says how much)."""
+
+    def __init__(self, plan: Plan, index: Index, listing: Path) -> None:
+        self.listing = listing
+        self.size, self.content = index.size, index.content
+        self.bad: Mapping[str, str] = index.bad
+        self._aspect = plan.aspect
+        self._items = {item.key: item for item in plan.items}
+
+    def __getitem__(self, key: str) -> Pixels:
+        """Raises InputError if the file has broken or gone since it was checked."""
+        item = self._items[key]
+        try:
+            return decode(item, self.size, self._aspect)
+        except OSError as error:
+            raise InputError(
+                f"{item.path}: {reason(error)}; it could be read when the run began: mend it, and run the command again"
+            ) from None

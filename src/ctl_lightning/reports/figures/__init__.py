@@ -1,0 +1,1 @@
+"""What a figure shows is arrays: no network, no data module, no logger."""

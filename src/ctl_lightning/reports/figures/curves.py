@@ -1,0 +1,141 @@
+"""Curves and maps: training, classifier, distances, confusion, the style space."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ctl_lightning.runtime.plotting import save_figure, short_name
+
+
+class ClassifierCurves(NamedTuple):
+    """What the sheet of a classifier shows.
+
+    Attributes:
+        roc: false and true positive rates, (2, n).
+        precision_recall: recall and precision, (2, n).
+        chosen: false positive rate, true positive rate and precision at the threshold.
+        reliability: of each bin that has samples: mean probability, share of true ones, number of samples, (3, bins).
+    """
+
+    roc: NDArray[np.float64]
+    precision_recall: NDArray[np.float64]
+    chosen: tuple[float, float, float]
+    reliability: NDArray[np.float64]
+
+
+def curves(path: Path, rows: Sequence[Mapping[str, float]], lines: Mapping[str, float]) -> None:
+    """The training loss and the validation metrics over the steps.
+
+    Args:
+        path: of the PNG.
+        rows: of metrics.csv.
+        lines: name -> height of a dashed line among the metrics, such as the oracle's AUC.
+    """
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    loss = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
+    left.plot(*np.array(loss).reshape(-1, 2).T, color="0.75", linewidth=1)
+    if len(loss) >= 20:
+        width = max(5, len(loss) // 40)
+        smooth = np.convolve([value for _, value in loss], np.ones(width) / width, mode="valid")
+        left.plot([step for step, _ in loss][width - 1 :], smooth, color="tab:blue")
+    left.set(title="training loss", xlabel="step", ylim=(0, None))
+    for name in ("val/auc", "val/auc_seen", "val/auc_unseen", "val/auc_shuffled", "val/binary_accuracy"):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        if points:
+            right.plot(*np.array(points).T, marker=".", label=name.removeprefix("val/"))
+    for place, (name, height) in enumerate(lines.items()):
+        right.axhline(height, color=f"{0.2 + 0.2 * place:.1f}", linestyle="--", linewidth=1, label=name)
+    right.axhline(0.5, color="0.9", linewidth=1)
+    right.set(title="validation", xlabel="step")
+    if right.get_legend_handles_labels()[0]:
+        right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # beside the curves
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def classifier_sheet(path: Path, curves: ClassifierCurves) -> None:
+    """ROC | precision and recall, with the threshold that validation chose | reliability: what was said, and what was true."""
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    roc, trade, reliability = figure.subplots(1, 3)
+    false_rate, true_rate, precision = curves.chosen
+    roc.plot(*curves.roc)
+    roc.plot([0, 1], [0, 1], color="0.8", linewidth=1)
+    roc.plot(false_rate, true_rate, "o", color="black", label="the threshold")
+    roc.set(title="ROC", xlabel="incompatible ones called compatible", ylabel="compatible ones found")
+    trade.plot(*curves.precision_recall)
+    trade.axhline(0.5, color="0.8", linewidth=1)
+    trade.plot(true_rate, precision, "o", color="black", label="the threshold")
+    trade.set(title="precision and recall", xlabel="recall", ylabel="precision", ylim=(0, 1.05))
+    said, true, count = curves.reliability
+    reliability.plot([0, 1], [0, 1], color="0.8", linewidth=1)
+    reliability.plot(said, true, color="tab:blue", linewidth=1)
+    reliability.scatter(said, true, s=8 + 240 * count / count.sum(), color="tab:blue", label="area: how many samples")
+    reliability.set(
+        title="reliability",
+        xlabel="probability that was said",
+        ylabel="share that was compatible",
+        xlim=(-0.03, 1.03),
+        ylim=(-0.03, 1.03),
+    )
+    for axes in (roc, trade, reliability):
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def distance_histograms(path: Path, positive: NDArray[np.float64], negative: NDArray[np.float64]) -> None:
+    """How far the true products of the pairs are, and their seeded negatives; (N,) each. What overlaps can not be told apart."""
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    edges = np.histogram_bin_edges(np.concatenate([positive, negative]), 50).tolist()
+    axes.hist(positive, edges, alpha=0.6, color="tab:green", label=f"true product, mean {positive.mean():.3f}")
+    axes.hist(negative, edges, alpha=0.6, color="tab:red", label=f"negative, mean {negative.mean():.3f}")
+    axes.set(title="distances of the test pairs", xlabel="distance", ylabel="pairs")
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def confusion(path: Path, categories: Sequence[str], shares: NDArray[np.float64]) -> None:
+    """Rows: category that is looked for; columns: that of the nearest products, true ones left out; (C, C) shares."""
+    names = [short_name(category) for category in categories]
+    size = 2.5 + 0.45 * len(names)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(shares >= 0.005):
+        value = shares[row, column]
+        axes.text(
+            column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if value > 0.5 else "black"
+        )
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set(title="categories among the nearest wrong products", xlabel="category of the product", ylabel="looked for")
+    save_figure(figure, path)
+
+
+def projection(path: Path, labels: Sequence[str], vectors: NDArray[np.float64]) -> None:
+    """The two directions in which embedded products vary most (principal components), a colour a category; vectors (n, D)."""
+    centred = vectors - vectors.mean(0)
+    _, strength, directions = np.linalg.svd(centred, full_matrices=False)
+    places = centred @ directions[:2].T
+    shares = strength**2 / max(float((strength**2).sum()), 1e-12)
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    axes = figure.subplots()
+    colours = colormaps["tab20"]
+    for number, category in enumerate(sorted(set(labels))):
+        own = np.array([label == category for label in labels])
+        axes.plot(*places[own].T, "o", markersize=3, color=colours(number % 20), label=short_name(category))
+    titles = [f"component {place + 1}: {100 * share:.0f} % of the variance" for place, share in enumerate(shares[:2])]
+    axes.set(
+        title=f"{len(labels)} products in the style space", **dict(zip(("xlabel", "ylabel"), titles, strict=False))
+    )
+    figure.legend(fontsize=7, frameon=False, loc="outside right upper", markerscale=2)
+    save_figure(figure, path)

@@ -1,0 +1,115 @@
+"""Dots with 95 % intervals: categories, methods, settings of a sweep."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ctl_lightning.runtime.plotting import save_figure, short_name
+
+
+def category_intervals(path: Path, methods: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> None:
+    """The AUC of every category with its 95 % interval, a dot a method.
+
+    Args:
+        path: of the PNG.
+        methods: name -> category -> {"value", "low", "high"}.
+    """
+    categories = list(dict.fromkeys(category for found in methods.values() for category in found))
+    figure = Figure(figsize=(8, 1.2 + 0.42 * len(categories) * max(1, len(methods) / 2)), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, found) in enumerate(methods.items()):
+        shift = 0.5 * ((number + 0.5) / len(methods) - 0.5)
+        rows = [(row + shift, found[category]) for row, category in enumerate(categories) if category in found]
+        _dots(axes, rows, f"C{number}", name)
+    axes.axvline(0.5, color="0.8", linewidth=1)
+    axes.set_yticks(
+        range(len(categories)), [short_name(category).replace("\n", " ") for category in categories], fontsize=8
+    )
+    axes.invert_yaxis()
+    axes.set(xlabel="test AUC, 95 % interval")
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def method_intervals(
+    path: Path,
+    auc: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    lift: Mapping[str, Mapping[str, float | None]],
+    lines: Mapping[str, Mapping[str, float | None]],
+) -> None:
+    """Methods from top to bottom: AUC over all, seen and unseen products | lift; dots with 95 % intervals.
+
+    Args:
+        path: of the PNG.
+        auc: method -> group of pairs -> {"value", "low", "high"}.
+        lift: method -> {"value", "low", "high"}.
+        lines: name -> {"value", ...}: what is the best possible AUC, as a dashed line.
+    """
+    figure = Figure(figsize=(11, 1.6 + 0.42 * len(auc)), layout="constrained")
+    figure.suptitle(path.stem, fontsize=9)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    colours = {"all": "black", "seen": "tab:blue", "unseen": "tab:orange"}
+    for number, (group, colour) in enumerate(colours.items()):
+        rows = [(row + 0.22 * (number - 1), found[group]) for row, found in enumerate(auc.values())]
+        _dots(left, rows, colour, f"{group} products")
+    _dots(right, list(enumerate(lift.values())), "black", "lift")
+    for place, (name, found) in enumerate(lines.items()):
+        if found["value"] is not None:
+            left.axvline(found["value"], color=f"{0.2 + 0.2 * place:.1f}", linestyle="--", linewidth=1, label=name)
+    left.axvline(0.5, color="0.85", linewidth=1)
+    right.axvline(0, color="0.85", linewidth=1)
+    left.set_yticks(range(len(auc)), list(auc))
+    left.invert_yaxis()
+    left.set(title="test AUC", xlabel="mean over seeds, 95 % interval over scenes")
+    right.set(title="lift: what looking at the scene gains", xlabel="AUC minus AUC of shuffled scenes")
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=3)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def setting_intervals(
+    path: Path, panels: Mapping[str, Mapping[str, tuple[Mapping[str, float | None], Sequence[float]]]]
+) -> None:
+    """Settings of a sweep from top to bottom, a panel a metric: the mean over seeds with its interval, and a light dot a seed.
+
+    Args:
+        path: of the PNG.
+        panels: title -> setting -> ({"value", "low", "high"}, the seeds' values).
+    """
+    names = list(next(iter(panels.values())))
+    figure = Figure(figsize=(2 + 2.6 * len(panels), 1.6 + 0.36 * len(names)), layout="constrained")
+    figure.suptitle(
+        "mean over seeds with 95 % interval (cut at the edges), best validation first; light: each seed", fontsize=9
+    )
+    for axes, (title, found) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        spread = [value for _, values in found.values() for value in values]
+        for place, (_, values) in enumerate(found.values()):
+            axes.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.35, markersize=4)
+        _dots(axes, [(place, mean) for place, (mean, _) in enumerate(found.values())], "black", "mean")
+        if spread:  # two seeds have an interval that would hide what differs
+            edge = 0.6 * (max(spread) - min(spread)) + 0.005
+            axes.set_xlim(min(spread) - edge, max(spread) + edge)
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", alpha=0.3)
+        axes.locator_params(axis="x", nbins=4)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    save_figure(figure, path)
+
+
+def _dots(axes: Axes, rows: Sequence[tuple[float, Mapping[str, float | None]]], colour: str, label: str) -> None:
+    known = [
+        (place, found["value"], found["low"], found["high"]) for place, found in rows if found["value"] is not None
+    ]
+    places, values, low, high = np.array(known, float).reshape(-1, 4).T
+    errors = [np.maximum(values - low, 0), np.maximum(high - values, 0)]  # a rounding can put an end inside
+    axes.errorbar(values, places, xerr=errors, fmt="o", markersize=4, linewidth=1, color=colour, label=label)

@@ -1,0 +1,46 @@
+"""Where numbers were computed: versions, commit, devices, command."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def versions() -> dict[str, str]:
+    """What computed the numbers."""
+    packages = ("torch", "torchvision", "lightning", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def environment() -> dict[str, Any]:
+    """Where the numbers were computed: versions, commit of the code, devices, the command, the SLURM job."""
+    found: dict[str, Any] = {"versions": versions(), "command": shlex.join(sys.argv), "host": platform.node()}
+    package = Path(__file__).resolve().parents[1]
+    commands = {
+        "git_repository": ("rev-parse", "--show-toplevel"),
+        "git_commit": ("rev-parse", "HEAD"),
+        "git_changes": ("status", "--porcelain", "."),
+    }
+    for name, words in commands.items():
+        try:
+            said = subprocess.run(
+                ["git", "-C", str(package), *words], capture_output=True, text=True, check=True, timeout=10
+            )
+        except (OSError, subprocess.SubprocessError):  # no git, or not a repository
+            break
+        found[name] = bool(said.stdout.strip()) if name == "git_changes" else said.stdout.strip()
+        if (
+            Path(found["git_repository"]) / "src" / package.name != package
+        ):  # an installation within another's repository
+            del found[name]
+            break
+    import torch  # late: the programs answer before it is there
+
+    found["devices"] = [torch.cuda.get_device_name(one) for one in range(torch.cuda.device_count())] or ["cpu"]
+    if "SLURM_JOB_ID" in os.environ:
+        found["slurm_job"] = os.environ["SLURM_JOB_ID"]
+    return found

@@ -1,0 +1,44 @@
+"""What all figures share: images in axes, names of categories, files that are whole."""
+
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from ctl_lightning.runtime.files import replacing
+
+Pixels = NDArray[np.uint8]
+
+HIT, KNOWN, MISS = "tab:green", "tab:blue", "0.8"
+
+
+def short_name(category: str) -> str:
+    """The last part of a category path; with the first one if there are but two."""
+    parts = category.split("|")
+    return "\n".join(parts) if len(parts) == 2 and len(category) < 26 else fill(parts[-1], 18)
+
+
+def with_aspect(image: Pixels, aspect: float) -> Pixels:
+    """A picture (H, W, 3), stretched to width / height = `aspect`."""
+    height, width = image.shape[:2]
+    scale = 1 / max(aspect, 1)
+    size = (max(1, round(width * aspect * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def show_image(axes: Axes, image: NDArray[np.generic], border: str | None = None) -> None:
+    """Fills axes with a picture (H, W, 3), without ticks; `border`: colour of a frame around it."""
+    axes.imshow(image)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=border is not None, color=border or "none", linewidth=2.5 if border in (HIT, KNOWN) else 1)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)

@@ -1,0 +1,193 @@
+"""The files of a catalogue: vectors, products, and `catalogue.json`, which says what they are.
+
+One vector a product, sorted by category, in one memory-mapped file; beside it the products' ids and images (SQLite). Files are never
+changed, only replaced, `catalogue.json` last: who has a catalogue open goes on with the one that it opened.
+"""
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import write_text
+
+Vectors = NDArray[np.float32]
+
+BackendName = Literal["exact", "faiss", "qdrant"]
+"""Who searches."""
+
+MANIFEST = "catalogue.json"
+METRIC = "distance = 2 - query · vector"
+
+FORMAT = 1
+"""Counts up when a catalogue is written in another way, so that an old one is refused and not misread."""
+
+
+class Hit(NamedTuple):
+    """A product that was found.
+
+    Attributes:
+        product: its id.
+        image: its catalogue photo.
+        vector: f_p, (D,).
+        distance: to the query.
+    """
+
+    product: str
+    image: Path
+    vector: Vectors
+    distance: float
+
+
+class Catalogue(Protocol):
+    """What can be searched."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Category -> how many products it has, more than 0."""
+
+    def search(self, query: Vectors, category: str, k: int) -> list[Hit]:
+        """The k products of a category that are nearest to a query q, (D,), the nearest first; all of them if there are fewer."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `catalogue.json` says.
+
+    Attributes:
+        identity: what the vectors depend on; see `Encoder.identity`.
+        dim: D.
+        slices: category -> its first row and the one after its last.
+        vectors: name of the file of all vectors, (N, D) float32.
+        products: name of the file of ids and images.
+        backend: who searches.
+        graphs: "faiss": category -> what lies before the endings of its files.
+        hnsw: "faiss": options of its graphs.
+        qdrant: "qdrant": where its collection is.
+    """
+
+    identity: dict[str, Any]
+    dim: int
+    slices: dict[str, tuple[int, int]]
+    vectors: str
+    products: str
+    backend: BackendName = "exact"
+    graphs: dict[str, str] = field(default_factory=dict)
+    hnsw: dict[str, int] = field(default_factory=dict)
+    qdrant: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Category -> how many products it has."""
+        return {category: end - start for category, (start, end) in self.slices.items()}
+
+    def write(self, folder: Path) -> None:
+        """Makes it the one that counts."""
+        content = {"format": FORMAT, "metric": METRIC, "counts": self.counts, **asdict(self)}
+        write_text(folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest | None":
+        """What lies in a folder; None: no catalogue does. Raises InputError: not readable, or of another revision."""
+        path = folder / MANIFEST
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise ValueError("another revision of ctl_lightning wrote it")
+            slices = {category: (start, end) for category, (start, end) in content.pop("slices").items()}
+            del content["metric"], content["counts"]
+            if content["backend"] not in get_args(BackendName) or not isinstance(content["identity"], dict):
+                raise ValueError(f"backend {content['backend']!r}, identity {str(content['identity'])[:40]!r}")
+            return cls(slices=slices, **content)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"catalogue={folder}: {MANIFEST} can not be read ({' '.join(str(error).split())}); make the catalogue anew in "
+                "another folder"
+            ) from None
+
+
+def check_identity(folder: Path, manifest: Manifest, identity: Mapping[str, Any]) -> None:
+    """Raises InputError if other weights, or photos cut in another way, made the vectors: distances to them would mean nothing."""
+    if manifest.identity == identity:
+        return
+    theirs, ours = (
+        f"{one.get('method')}, weights {str(one.get('weights'))[:12]}, photos {one.get('photos')}"
+        for one in (manifest.identity, identity)
+    )
+    raise InputError(
+        f"catalogue={folder}: its vectors are of another checkpoint ({theirs}; ckpt_path is {ours}); give the checkpoint that it was made with, or make a catalogue "
+        "for this one in another folder"
+    )
+
+
+class Listed(NamedTuple):
+    """A product as the file of products has it; `version` is of its image file."""
+
+    product: str
+    category: str
+    image: str
+    version: str
+
+    @property
+    def photo(self) -> tuple[str, str, str]:
+        """What its vector is of: equal ones have equal vectors."""
+        return self.product, self.image, self.version
+
+
+def write_products(path: Path, products: Sequence[Listed]) -> None:
+    """Writes the file of products, in the order of the rows. Raises InputError: the disk is full, or can not be written to."""
+    path.unlink(missing_ok=True)
+    try:
+        _insert(path, products)
+    except sqlite3.OperationalError as error:
+        raise InputError(f"{path}: can not be written ({error}); make room and run the command again") from None
+
+
+def _insert(path: Path, products: Sequence[Listed]) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
+            "CREATE TABLE products (row INTEGER PRIMARY KEY, product TEXT, category TEXT, image TEXT, version TEXT)"
+        )
+        with database:
+            database.executemany(
+                "INSERT INTO products VALUES (?, ?, ?, ?, ?)", ((row, *one) for row, one in enumerate(products))
+            )
+
+
+def open_products(path: Path) -> sqlite3.Connection:
+    """The file of products, for reading, from any thread."""
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+
+
+def all_products(products: sqlite3.Connection) -> list[Listed]:
+    """All of a file of products, in the order of the rows."""
+    return [
+        Listed(*row) for row in products.execute("SELECT product, category, image, version FROM products ORDER BY row")
+    ]
+
+
+def open_files(folder: Path, manifest: Manifest) -> tuple[Vectors, sqlite3.Connection]:
+    """The vectors, (N, D), mapped, and the file of products. Raises InputError: one of them is missing or broken."""
+    try:
+        vectors: Vectors = np.load(folder / manifest.vectors, mmap_mode="r")
+        products = open_products(folder / manifest.products)
+        count = max(end for _, end in manifest.slices.values())
+        last = products.execute("SELECT MAX(row) FROM products").fetchone()[0]
+        if (last, vectors.shape) != (count - 1, (count, manifest.dim)):
+            raise ValueError(f"last product {last}, vectors {vectors.shape}, expected {count} of {manifest.dim}")
+    except (OSError, ValueError, EOFError, sqlite3.Error) as error:
+        raise InputError(
+            f"catalogue={folder}: a file of it is missing or broken ({' '.join(str(error).split())}); make the catalogue anew in "
+            "another folder"
+        ) from None
+    return vectors, products
