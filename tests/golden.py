@@ -146,8 +146,8 @@ def differences(reference: Path, found: Path) -> list[str]:
             continue
         for old, new in zip(*paths, strict=True):
             before, after = weights(old), weights(new)
-            if list(before) != list(after):
-                told.append(f"{old.name}: weights {sorted(before.keys() ^ after.keys()) or 'in another order'}")
+            if before.keys() != after.keys():
+                told.append(f"{old.name}: weights {sorted(before.keys() ^ after.keys())}")
             told += [
                 f"{old.name}: {name}"
                 for name in before.keys() & after.keys()

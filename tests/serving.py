@@ -5,7 +5,7 @@ from typing import Any
 
 import hydra
 import pytest
-from conftest import TINY
+from conftest import TINY, fitting
 
 from ctl_lightning.catalogue import catalogue
 from ctl_lightning.runtime.config import config_dir, spelled_out
@@ -20,7 +20,7 @@ def train_on(looks: Path, cache: Path, folder: Path, *more: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ctl_lightning.train._pictures", lambda *_: {})
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-            train(hydra.compose("train", [*small, *sizes, *words, *more]))
+            train(hydra.compose("train", fitting([*small, *sizes, *words, *more])))
     return folder
 
 

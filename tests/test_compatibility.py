@@ -14,6 +14,7 @@ from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.compatibility import Compatibility
 from ctl_lightning.serving.trained import Trained
+from ctl_lightning.training.module import restored
 from ctl_lightning.training.predict import ranked_split
 
 
@@ -28,7 +29,7 @@ def test_distances_from_photos_are_those_of_the_evaluation(trained: Path) -> Non
     data = checkpoint.data({})
     data.setup()
     task = data.evaluation("test")
-    module = checkpoint.module()
+    module = restored(checkpoint.checkpoint, checkpoint.path)
     ranking = ranked_split(Trainer(accelerator="cpu", logger=False, enable_progress_bar=False), module, data, "test")
     for pair in range(6):
         products = np.flatnonzero(task.product_category == task.category[pair])

@@ -13,7 +13,7 @@ from ctl_lightning.models.components.distance import (
     query,
     query_distance,
 )
-from ctl_lightning.models.components.losses import hinge_loss
+from ctl_lightning.models.components.losses import HingeLoss
 
 B, R, D, M = 3, 5, 4, 6
 
@@ -93,13 +93,13 @@ def test_plain_distance_has_a_finite_gradient_at_zero() -> None:
 
 def test_hinge_loss_by_hand() -> None:
     # Violated by 0.2 + 0.5 - 0.4 = 0.3; satisfied; exactly on the margin.
-    loss = hinge_loss(torch.tensor([0.5, 0.1, 0.2]), torch.tensor([0.4, 0.9, 0.4]), margin=0.2)
+    loss = HingeLoss(margin=0.2)(torch.tensor([0.5, 0.1, 0.2]), torch.tensor([0.4, 0.9, 0.4]))
     assert float(loss) == pytest.approx(0.3 / 3)
 
 
 def test_hinge_loss_pushes_only_violated_triplets() -> None:
     positive = torch.tensor([0.5, 0.1], requires_grad=True)
     negative = torch.tensor([0.4, 0.9], requires_grad=True)
-    hinge_loss(positive, negative, margin=0.2).backward()  # type: ignore[no-untyped-call]
+    HingeLoss(margin=0.2)(positive, negative).backward()
     torch.testing.assert_close(positive.grad, torch.tensor([0.5, 0.0]))
     torch.testing.assert_close(negative.grad, torch.tensor([-0.5, 0.0]))

@@ -10,7 +10,7 @@ import hydra
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Compose, MakeData
+from conftest import TINY, Compose, MakeData, fitting
 
 from ctl_lightning.data.crop import crop_key
 from ctl_lightning.data.images import ImageItem, decode
@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         for method in ("hybrid", "global", "popularity"):
             with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
                 overrides = [f"+experiment={method}", f"paths.run_dir={folder / method}", f"paths.cache_dir={cache}"]
-                train(hydra.compose("train", [*TINY, *overrides]))
+                train(hydra.compose("train", fitting([*TINY, *overrides])))
     return folder
 
 

@@ -33,10 +33,9 @@ def test_vectors_and_queries_are_the_networks(served: tuple[Path, Path], exporte
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     category = torch.arange(count) % 2
     with torch.no_grad():
-        expected = {
-            "product": network.embed_product(images),
-            "query": network.query(network.embed_scene(images, category)),  # type: ignore[operator]
-        }
+        query = network.query(network.embed_scene(images, category))
+        assert query is not None
+        expected = {"product": network.embed_product(images), "query": query}
     inputs = {"product": {"image": images}, "query": {"image": images, "category": category}}
     for name, vectors in expected.items():
         assert vectors.shape == (count, 16)

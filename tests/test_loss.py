@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ctl_lightning.models.components.losses import (
     LOWEST_TEMPERATURE,
+    InBatchHingeLoss,
+    InfoNCELoss,
     Mining,
     Temperature,
     in_batch_negatives,
-    in_batch_triplet_loss,
-    info_nce_loss,
 )
 
 MARGIN, TAU = 0.2, 0.3
@@ -90,12 +90,28 @@ def slow_loss(variant: str, distance: Tensor, rows: Batch, named: dict[str, set[
     return torch.stack(losses).mean() if losses else distance.sum() * 0
 
 
+class Given(torch.nn.Module):
+    """A temperature that is an input, for its gradients."""
+
+    def __init__(self, tau: Tensor) -> None:
+        super().__init__()
+        self._tau = tau
+
+    def forward(self) -> Tensor:
+        return self._tau
+
+
+def info_nce(tau: Tensor) -> InfoNCELoss:
+    loss = InfoNCELoss(0.1, False)
+    loss.temperature = Given(tau)  # type: ignore[assignment]
+    return loss
+
+
 def fast_loss(variant: str, distance: Tensor, negatives: Tensor, tau: Tensor) -> Tensor:
-    positive = torch.arange(len(distance))
-    if variant == "info_nce":
-        return info_nce_loss(distance, positive, negatives, tau)
     mining: Any = variant
-    return in_batch_triplet_loss(distance, positive, negatives, MARGIN, mining)
+    loss = info_nce(tau) if variant == "info_nce" else InBatchHingeLoss(MARGIN, mining)
+    value: Tensor = loss(distance, torch.arange(len(distance)), negatives)
+    return value
 
 
 def unit(rows: int, seed: int) -> Tensor:
@@ -145,17 +161,17 @@ def test_each_mining_by_hand() -> None:
     positive, negatives = torch.tensor([0]), torch.tensor([[False, True, True, True, False]])
     expected: dict[Mining, float] = {"all": (0.3 + 0.1 + 0) / 3, "semi_hard": 0.1, "hardest": 0.3}
     for mining, value in expected.items():
-        assert float(in_batch_triplet_loss(distance, positive, negatives, 0.2, mining)) == pytest.approx(value)
+        assert float(InBatchHingeLoss(0.2, mining)(distance, positive, negatives)) == pytest.approx(value)
     # All negatives nearer than the positive: the farthest of them.
     near = torch.tensor([[0.5, 0.4, 0.3, 0.2, 0.1]])
-    assert float(in_batch_triplet_loss(near, positive, negatives, 0.2, "semi_hard")) == pytest.approx(0.3)
+    assert float(InBatchHingeLoss(0.2, "semi_hard")(near, positive, negatives)) == pytest.approx(0.3)
 
 
 def test_info_nce_in_closed_form() -> None:
     # All distances equal: the positive is one of n + 1.
     distance = torch.full((4, 4), 0.7)
     negatives = ~torch.eye(4, dtype=torch.bool)
-    loss = info_nce_loss(distance, torch.arange(4), negatives, torch.tensor(0.05))
+    loss = info_nce(torch.tensor(0.05))(distance, torch.arange(4), negatives)
     assert float(loss) == pytest.approx(math.log(4), abs=1e-6)
 
 

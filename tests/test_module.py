@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 from ctl_lightning.data.triplets import Triplet
 from ctl_lightning.metrics.retrieval import score_pairs
 from ctl_lightning.models.checkpoint import read_checkpoint
-from ctl_lightning.models.components.style_network import SceneStyle, StyleNetwork, region_distance
+from ctl_lightning.models.components.network import SceneStyle
+from ctl_lightning.models.components.style_network import StyleNetwork, region_distance
+from ctl_lightning.models.registry import METHODS, own_options
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.training.checkpointing import check_resumable
 from ctl_lightning.training.module import CompleteTheLook
@@ -51,7 +53,9 @@ def module(kind: type[CompleteTheLook] = CompleteTheLook, **options: Any) -> Com
         "schedule": "constant",
         "seed": 0,
     }
-    return kind(**defaults | options)
+    method = METHODS[options.get("method", "hybrid")]
+    other = {"dim", "hidden", "dropout", "attention", "squared"} - own_options(method).keys()
+    return kind(**{name: value for name, value in defaults.items() if name not in other} | options)
 
 
 def trainer(tmp_path: Path, **options: Any) -> Trainer:
@@ -201,21 +205,30 @@ def test_a_part_of_a_split_is_not_ranked_as_if_it_were_the_whole(make_data: Make
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "said"),
     [
-        {"dim": 0},
-        {"loss": TRIPLET | {"margin": -1.0}},
-        {"learning_rate": 0.0},
-        {"dropout": 1.0},
-        {"warmup_steps": -1},
-        {"squared": False, "loss": {"name": "contrastive", "margin": 1.0}},
-        {"method": "ibr", "loss": {"name": "info_nce", "temperature": 0.1, "learn_temperature": True}},
-        {"method": "siamese", "squared": False},
-        {"method": "bpr_dae", "loss": {"name": "contrastive", "margin": 1.0}},
+        ({"dim": 0}, "dim must be positive, not 0"),
+        ({"loss": TRIPLET | {"margin": -1.0}}, r"loss\.margin must be positive, not -1\.0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"dropout": 1.0}, "dropout must be in"),
+        ({"warmup_steps": -1}, "warmup_steps must not be negative"),
+        (
+            {"squared": False, "loss": {"name": "contrastive", "margin": 1.0}},
+            "loss=contrastive can not train method=hybrid with model.squared=false; give loss=triplet, in_batch_triplet, info_nce",
+        ),
+        (
+            {"method": "ibr", "loss": {"name": "info_nce", "temperature": 0.1, "learn_temperature": True}},
+            "loss=info_nce can not train method=ibr; give loss=triplet, contrastive, logistic, bpr",
+        ),
+        ({"method": "siamese", "squared": False}, "method=siamese has no option 'squared'; it has: dim"),
+        (
+            {"method": "bpr_dae", "loss": {"name": "contrastive", "margin": 1.0}},
+            "loss=contrastive can not train method=bpr_dae; give loss=bpr, triplet, logistic",
+        ),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: Any) -> None:
-    with pytest.raises(ValueError, match=next(iter(options))):
+def test_options_that_make_no_sense_are_refused(options: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         module(**options)
 
 

@@ -18,9 +18,10 @@ from ctl_lightning.runtime.errors import InputError
 
 
 def run(tmp_path: Path, cache: Path, *overrides: str) -> None:
-    quick = ",".join(f'"{word}"' for word in TINY if not word.startswith(("callbacks", "trainer.enable_progress_bar")))
+    common = ("callbacks", "trainer.enable_progress_bar", "model")
+    quick = ",".join(f'"{word}"' for word in TINY if not word.startswith(common))
     words = [
-        f'overrides.synthetic=[{quick},"model.squared=false"]',
+        f'overrides.synthetic=[{quick},"loss=info_nce"]',
         f"paths.cache_dir={cache}",
         "product_visible=false",
     ]
@@ -42,7 +43,10 @@ def test_cells_run_side_by_side_a_failure_is_a_row_and_finished_ones_are_not_run
     page = (tmp_path / "results.md").read_text()
     assert page.startswith("before\n<!-- paper synthetic -->\n| method |")
     assert page.endswith("<!-- end of paper synthetic -->\nafter\n")
-    assert "| `siamese` | 0 | did not run: train: model: loss=contrastive takes squared distances" in page
+    assert (
+        "| `siamese` | 0 | did not run: train: model: loss=info_nce can not train method=siamese; give loss=triplet, "
+        in page
+    )
     assert "| `popularity` | 1 | 0." in page
     assert "old" not in page
     assert (tmp_path / "paper" / "synthetic.png").exists()

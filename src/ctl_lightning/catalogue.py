@@ -18,7 +18,7 @@ from ctl_lightning.runtime.memory import keep_freed_memory
 from ctl_lightning.serving.catalogue.change import Backend, Change, Product, change_catalogue
 from ctl_lightning.serving.catalogue.files import MANIFEST, BackendName, Manifest
 from ctl_lightning.serving.encoder import Encoder
-from ctl_lightning.serving.recommender import queried
+from ctl_lightning.serving.recommender import require_query
 
 OPTIONS: dict[str, Any] = {
     "products": str | None,
@@ -64,7 +64,7 @@ def catalogue(config: DictConfig) -> None:
         keep_freed_memory()
     folder = Path(config.catalogue.dir).expanduser()
     encoder = Encoder(Path(str(config.ckpt_path)).expanduser(), config.device)
-    queried(encoder)  # now rather than when the catalogue is searched
+    require_query(encoder)  # now rather than when the catalogue is searched
     products = _products(encoder, folder, config)
     made = change_catalogue(
         folder, encoder, products, config.change, _backend(config.catalogue), config.batch_size, config.max_bad_images

@@ -20,7 +20,7 @@ from ctl_lightning.serving.trained import Trained
 from ctl_lightning.training.callbacks import ProgressBar
 from ctl_lightning.training.distributed import check_started, plugins
 from ctl_lightning.training.feature_cache import cache_features, uses_cache
-from ctl_lightning.training.module import CompleteTheLook
+from ctl_lightning.training.module import CompleteTheLook, restored
 from ctl_lightning.training.predict import ranked_split
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def evaluate(config: DictConfig) -> None:
     results["versions"] = versions()
     write_pairs(run_dir / "pairs.csv", test)
     write_results(run_dir / "results.json", results)
-    pictures = draw(run_dir / "pictures", ours.data, ours.module, test, classifier, shown)
+    pictures = draw(run_dir / "pictures", ours.data, ours.module.network, test, classifier, shown)
     print_results(results, console)
     console.print(f"everything is in {run_dir}", markup=False)
     for path in (run_dir / "results.json", run_dir / "pairs.csv", *pictures.values()):
@@ -108,7 +108,7 @@ def _open(option: str, config: DictConfig) -> Opened:
         trained = Trained(path)
         changed: dict[str, Any] = OmegaConf.to_container(config.data)  # type: ignore[assignment]
         changed["cache_dir"] = config.paths.cache_dir
-        module = trained.module()
+        module = restored(trained.checkpoint, trained.path)
         data = trained.data(changed)
         data.prepare_data()
         data.read_table()

@@ -26,6 +26,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.metrics.classification import Classifier
 from ctl_lightning.models.checkpoint import LAST, add_to_checkpoint
+from ctl_lightning.models.registry import LOSSES, METHODS
 from ctl_lightning.reports.dashboards import (
     has_page,
     log_results,
@@ -52,7 +53,7 @@ from ctl_lightning.training.compilation import compile_network, told_that_it_can
 from ctl_lightning.training.distributed import SameConfig, check_started, plugins
 from ctl_lightning.training.feature_cache import cache_features, uses_cache
 from ctl_lightning.training.loggers import csv_logger, finish, log_config
-from ctl_lightning.training.module import IN_BATCH, MONITOR, CompleteTheLook
+from ctl_lightning.training.module import MONITOR, CompleteTheLook
 from ctl_lightning.training.predict import ranked_split
 from ctl_lightning.training.preemption import Preemption
 from ctl_lightning.training.run_directory import is_finished, lock_of, noted_failure, remove_partial, unfinished_run
@@ -96,7 +97,7 @@ def train(config: DictConfig) -> float | None:
         raise InputError(
             f"hydra.run.dir={run_dir} holds a run already; continue it with ckpt_path=auto, or choose another directory"
         )
-    cached = plain["model"]["method"] != "popularity" and uses_cache(plain["backbone"], plain["data"]["augment"])
+    cached = METHODS[plain["model"]["method"]].sees and uses_cache(plain["backbone"], plain["data"]["augment"])
     config.paths.run_dir = str(run_dir)
     plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -221,8 +222,8 @@ def _check(plain: dict[str, Any]) -> None:
     if plain["trainer"]["max_epochs"] == 0:
         raise InputError("trainer.max_epochs=0: nothing would be learned; give 1 at least")
     loss, negatives = plain["model"]["loss"]["name"], plain["data"]["negatives"]
-    if (loss in IN_BATCH) != (negatives == "in_batch"):
-        wanted = "in_batch" if loss in IN_BATCH else "uniform or pairs"
+    if LOSSES[loss].in_batch != (negatives == "in_batch"):
+        wanted = "in_batch" if LOSSES[loss].in_batch else "uniform or pairs"
         raise InputError(f"loss={loss}: its negatives are data.negatives={wanted}, not {negatives}")
 
 
@@ -375,7 +376,7 @@ def _pictures(
     classifier: Classifier,
     results: Results,
 ) -> dict[str, Path]:
-    pictures = draw(run_dir / "pictures", data, module, test, classifier, {results["method"]: results})
+    pictures = draw(run_dir / "pictures", data, module.network, test, classifier, {results["method"]: results})
     if module.learns:
         found = {"oracle": results["oracle"]["auc"]} | results["ceilings"] if "oracle" in results else {}
         lines = {f"{name} (test)": auc["value"] for name, auc in found.items()}

@@ -9,7 +9,8 @@ from torch.nn.functional import normalize
 
 from ctl_lightning.benchmarks.timing import Row, rates, ratio
 from ctl_lightning.models.components.distance import query, query_distance
-from ctl_lightning.models.components.style_network import SceneStyle, region_distance
+from ctl_lightning.models.components.network import SceneStyle
+from ctl_lightning.models.components.style_network import region_distance
 
 PRODUCTS, QUERIES, REGIONS, DIM = 100_000, 100, 49, 128
 

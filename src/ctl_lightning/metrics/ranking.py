@@ -6,12 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctl_lightning.data.evaluation_set import EvaluationSet, Integers
+from ctl_lightning.data.evaluation_set import Integers
 from ctl_lightning.metrics.intervals import Floats
 from ctl_lightning.models.components.distance import query_distance
-from ctl_lightning.models.components.pooled_network import PooledNetwork
-from ctl_lightning.models.components.style_network import SceneStyle, StyleNetwork
-from ctl_lightning.models.imagenet import RawFeatures
+from ctl_lightning.models.components.network import Network, SceneStyle
 
 
 class Ranked(Protocol):
@@ -22,13 +20,6 @@ class Ranked(Protocol):
 
     def attention(self) -> Floats:
         """a_i of every query, (Q, R); R = 0 if the method has no regions."""
-
-
-def with_query(network: StyleNetwork | PooledNetwork) -> StyleNetwork | RawFeatures | None:
-    """The network, if its distance is 2 - q·p of one vector q a scene and category; None: it is another one."""
-    if (isinstance(network, StyleNetwork) and network.squared) or isinstance(network, RawFeatures):
-        return network
-    return None
 
 
 class Ranking:
@@ -43,13 +34,13 @@ class Ranking:
         products: f_p, (M, D).
     """
 
-    def __init__(self, network: StyleNetwork | PooledNetwork, styles: SceneStyle, products: Tensor) -> None:
+    def __init__(self, network: Network, styles: SceneStyle, products: Tensor) -> None:
         self._network = network
         self.styles = styles
         self.products = products
-        queried = with_query(network)
         with torch.no_grad():
-            self._queries = None if queried is None else queried.query(styles).double()
+            query = network.query(styles)
+        self._queries = None if query is None else query.double()
 
     @torch.no_grad()
     def distances(self, queries: Integers, products: Integers) -> Floats:
@@ -68,17 +59,17 @@ class Ranking:
         return self.styles.attention.double().cpu().numpy()
 
 
-class PopularityRanking:
-    """d = minus the share of the category's training pairs that a product is in; equal for every scene, 0 for unseen products.
+class FixedRanking:
+    """Distances that are equal for every scene.
 
     Args:
-        task: what is ranked; it counts the training pairs.
+        distances: of M products, (M,).
+        queries: how many, Q.
     """
 
-    def __init__(self, task: EvaluationSet) -> None:
-        pairs = np.bincount(task.product_category, task.train_count, len(task.categories))
-        self._distance = -task.train_count / np.maximum(pairs, 1)[task.product_category]
-        self._queries = len(task.queries)
+    def __init__(self, distances: Floats, queries: int) -> None:
+        self._distance = distances
+        self._queries = queries
 
     def distances(self, queries: Integers, products: Integers) -> Floats:
         """Query indices (n,) and product indices (m,) -> (n, m)."""

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.models.components.network import SceneStyle, require_positive
 from ctl_lightning.models.components.pooled_network import PooledNetwork
-from ctl_lightning.models.components.style_network import SceneStyle
 
 
 class AutoEncoder(nn.Module):
@@ -40,10 +40,14 @@ class DualAutoEncoder(PooledNetwork):
 
     Args:
         backbone: frozen or not.
+        categories: how many; it does not look at them.
         dim: D, of the codes.
     """
 
-    def __init__(self, backbone: Backbone, dim: int) -> None:
+    losses = ("bpr", "triplet", "logistic")  # its distance is no length, as the contrastive loss needs
+
+    def __init__(self, backbone: Backbone, categories: int, *, dim: int) -> None:
+        require_positive(dim=dim)
         super().__init__(backbone)
         self.scenes = AutoEncoder(backbone.pooled_features, dim)
         self.products = AutoEncoder(backbone.pooled_features, dim)

@@ -1,12 +1,25 @@
 """A checkpoint as plain data: found, read, and added to. No class that it names is imported."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ctl_lightning.models.components.network import Network
+from ctl_lightning.models.registry import METHODS, make_network, own_options
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing
+
+FORMAT = 2
+"""Counts up when checkpoints are written in another way; what is older is read by `_upgraded`. Version 0.1 wrote none, which means 1."""
+
+NETWORK = "network."
+"""What the names of the network's weights begin with."""
+
+RENAMED_WEIGHTS = {"shift": "loss.shift", "temperature.logarithm": "loss.temperature.logarithm"}
+"""Name in a checkpoint of format 1 -> name of today."""
 
 LAST = Path("checkpoints/last.ckpt")
 """Where a run directory has its last checkpoint."""
@@ -56,7 +69,52 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         or "method" not in checkpoint["hyper_parameters"]
     ):
         raise InputError(f"ckpt_path={path}: not a checkpoint of ctl_lightning; give one that `train` wrote")
-    return checkpoint
+    return checkpoint if checkpoint.get("format") == FORMAT else _upgraded(checkpoint)
+
+
+def _upgraded(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of format 1 as it would be written today; its `format` stays, as Lightning reads the file itself to continue it."""
+    options = checkpoint["hyper_parameters"]
+    if options["method"] in METHODS:
+        others = {name for kind in METHODS.values() for name in own_options(kind)} - own_options(
+            METHODS[options["method"]]
+        ).keys()
+        options = {name: value for name, value in options.items() if name not in others}
+    state = {RENAMED_WEIGHTS.get(name, name): value for name, value in checkpoint["state_dict"].items()}
+    return {"format": 1, **checkpoint, "hyper_parameters": options, "state_dict": state}
+
+
+@contextmanager
+def fits_this_revision(path: Path) -> Iterator[None]:
+    """Within it the network of a checkpoint is made. Raises InputError: another revision wrote it."""
+    try:
+        yield
+    except (InputError, TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"ckpt_path={path}: it does not fit this revision of ctl_lightning ({reason}); train again"
+        ) from None
+
+
+def network_of(checkpoint: Mapping[str, Any], path: Path) -> Network:
+    """The network of a checkpoint with its weights, in eval mode, without Lightning.
+
+    Args:
+        checkpoint: as `read_checkpoint` gave it.
+        path: of it, for messages.
+
+    Raises:
+        InputError: another revision wrote it.
+    """
+    options = dict(checkpoint["hyper_parameters"])
+    with fits_this_revision(path):
+        if options["method"] not in METHODS:
+            raise ValueError(f"method {options['method']!r}")
+        own = {name: options[name] for name in own_options(METHODS[options["method"]])}
+        network = make_network(options["method"], len(options["categories"]), options["backbone"], own)
+        state = checkpoint["state_dict"]
+        network.load_state_dict({name.removeprefix(NETWORK): state[name] for name in state if name.startswith(NETWORK)})
+    return network.eval()
 
 
 def add_to_checkpoint(path: Path, **values: Any) -> None:

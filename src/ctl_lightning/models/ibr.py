@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.models.components.network import require_positive
 from ctl_lightning.models.components.pooled_network import PooledNetwork
 
 
@@ -14,10 +15,12 @@ class LowRankMahalanobis(PooledNetwork):
 
     Args:
         backbone: frozen or not.
+        categories: how many; it does not look at them.
         dim: D, the rank.
     """
 
-    def __init__(self, backbone: Backbone, dim: int) -> None:
+    def __init__(self, backbone: Backbone, categories: int, *, dim: int) -> None:
+        require_positive(dim=dim)
         super().__init__(backbone)
         self.transform = nn.Linear(backbone.pooled_features, dim, bias=False)
 

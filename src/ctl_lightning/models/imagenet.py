@@ -3,13 +3,24 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from ctl_lightning.models.components.distance import query, query_distance
+from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.models.components.distance import query
+from ctl_lightning.models.components.network import SceneStyle
 from ctl_lightning.models.components.pooled_network import PooledNetwork
-from ctl_lightning.models.components.style_network import SceneStyle
 
 
 class RawFeatures(PooledNetwork):
-    """d = |v_s - v_p|² of the L2-normalised pooled features."""
+    """d = |v_s - v_p|² of the L2-normalised pooled features.
+
+    Args:
+        backbone: as it is.
+        categories: how many; it does not look at them.
+    """
+
+    losses = ()
+
+    def __init__(self, backbone: Backbone, categories: int) -> None:
+        super().__init__(backbone)
 
     def scene_vector(self, pooled: Tensor) -> Tensor:
         """(B, F) -> unit vectors (B, F)."""
@@ -18,7 +29,3 @@ class RawFeatures(PooledNetwork):
     def query(self, style: SceneStyle) -> Tensor:
         """q (B, F) of B scenes with d(s, p) = 2 - q·v_p: the vectors have unit length."""
         return query("global", *style)
-
-    def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
-        """Every scene to every product, (M, F) -> (B, M); of unit vectors, so one matrix product."""
-        return query_distance(self.query(style), products)

@@ -3,10 +3,11 @@
 from torch import Tensor, nn
 
 from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.models.components.network import require_positive
 from ctl_lightning.models.components.pooled_network import PooledNetwork
 
 
-class SiameseNetwork(PooledNetwork):
+class Siamese(PooledNetwork):
     """One network for both pictures: d = |W v_s - W v_p|², one linear layer on the backbone, as theirs (section 4).
 
     It is trained with `contrastive_loss`, theirs, or with the paper's hinge (`loss=triplet`). Where it departs: their backbone is
@@ -15,10 +16,12 @@ class SiameseNetwork(PooledNetwork):
 
     Args:
         backbone: frozen or not.
+        categories: how many; it does not look at them.
         dim: D.
     """
 
-    def __init__(self, backbone: Backbone, dim: int) -> None:
+    def __init__(self, backbone: Backbone, categories: int, *, dim: int) -> None:
+        require_positive(dim=dim)
         super().__init__(backbone)
         self.embedding = nn.Linear(backbone.pooled_features, dim)
 

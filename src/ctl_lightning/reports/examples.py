@@ -17,9 +17,9 @@ from ctl_lightning.data.pairs import Pair
 from ctl_lightning.metrics.classification import Classifier, Judged, bins
 from ctl_lightning.metrics.ranking import Ranking
 from ctl_lightning.metrics.retrieval import Distances, PairScores
+from ctl_lightning.models.components.network import Network
 from ctl_lightning.reports.figures.curves import ClassifierCurves
 from ctl_lightning.reports.figures.grids import Cut, Overlay, Retrieval, Shown
-from ctl_lightning.training.module import CompleteTheLook
 
 RETRIEVALS, NEAREST, OVERLAYS, CUTS = 10, 10, 4, 10
 CONFUSED, EMBEDDED = 500, 1000
@@ -52,13 +52,15 @@ def retrieval_rows(
     return rows
 
 
-def attention_rows(data: TripletDataModule, task: EvaluationSet, module: CompleteTheLook) -> list[Overlay]:
+def attention_rows(data: TripletDataModule, task: EvaluationSet, network: Network) -> list[Overlay]:
     """Four scene crops, each with one attention map a category."""
-    network, categories = module.network.eval(), torch.arange(len(task.categories), device=module.device)
+    device = next(network.parameters()).device
+    network.eval()
+    categories = torch.arange(len(task.categories), device=device)
     rows = []
     for pair in _spread(task.category.tolist(), OVERLAYS):
         crop, _ = task.queries[task.query[pair]]
-        image = data.pictures.evaluation([crop]).to(module.device)
+        image = data.pictures.evaluation([crop]).to(device)
         with torch.no_grad():
             weights = network.embed_scene(image.expand(len(categories), -1, -1, -1), categories).attention
         grid = math.isqrt(weights.shape[1])

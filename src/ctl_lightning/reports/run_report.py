@@ -26,6 +26,7 @@ from ctl_lightning.metrics.intervals import Floats
 from ctl_lightning.metrics.ranking import Ranked, Ranking
 from ctl_lightning.metrics.reranking import reranking_results
 from ctl_lightning.metrics.retrieval import PairScores, metric_values, score_pairs
+from ctl_lightning.models.components.network import Network
 from ctl_lightning.reports.dashboards import Curve, Exhibit, Table
 from ctl_lightning.reports.examples import (
     attention_rows,
@@ -40,7 +41,6 @@ from ctl_lightning.reports.figures.intervals import category_intervals
 from ctl_lightning.reports.results import Results, flat_table, test_results
 from ctl_lightning.runtime.csv_files import csv_text
 from ctl_lightning.runtime.files import write_text
-from ctl_lightning.training.module import CompleteTheLook
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def measure(
 def draw(
     folder: Path,
     data: TripletDataModule,
-    module: CompleteTheLook,
+    network: Network,
     test: Scored,
     classifier: Classifier,
     categories: Mapping[str, Results],
@@ -119,7 +119,7 @@ def draw(
     Args:
         folder: of the PNGs.
         data: set up.
-        module: the network, for its attention.
+        network: for its attention.
         test: ranked.
         classifier: of `measure`.
         categories: name of a method -> its results; whose AUC is to be shown by category.
@@ -145,7 +145,7 @@ def draw(
         projection(pictures["embedding"], *embedded_products(test.task, test.ranking))
     if test.ranking.attention().shape[1]:
         pictures["attention"] = folder / "attention.png"
-        attention_overlays(pictures["attention"], attention_rows(data, test.task, module))
+        attention_overlays(pictures["attention"], attention_rows(data, test.task, network))
     return pictures
 
 

@@ -1,6 +1,7 @@
 """What a person wants to see while a training goes on: how fast it is, and the same scenes again after every epoch."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
@@ -12,7 +13,6 @@ from ctl_lightning.reports.dashboards import Exhibit, Table, show
 from ctl_lightning.reports.examples import attention_rows, retrieval_rows
 from ctl_lightning.reports.figures.grids import attention_overlays, retrieval_grid
 from ctl_lightning.runtime.launch import is_first
-from ctl_lightning.training.module import CompleteTheLook
 
 
 class Watch(Callback):
@@ -34,16 +34,14 @@ class Watch(Callback):
         if not self._every or epoch < self._next or trainer.sanity_checking or not is_first():
             return
         self._next = epoch + self._every
-        assert isinstance(pl_module, CompleteTheLook)
+        module: Any = pl_module  # training.module.CompleteTheLook, which this layer does not know
         data: TripletDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        task, scores = data.evaluation("validation"), pl_module.scores
+        task, scores = data.evaluation("validation"), module.scores
         pictures = {"validation_retrieval": self._folder / f"retrieval_epoch{epoch:03d}.png"}
-        retrieval_grid(
-            pictures["validation_retrieval"], retrieval_rows(data, task, pl_module.ranking.distances, scores)
-        )
-        if pl_module.ranking.attention().shape[1]:
+        retrieval_grid(pictures["validation_retrieval"], retrieval_rows(data, task, module.ranking.distances, scores))
+        if module.ranking.attention().shape[1]:
             pictures["validation_attention"] = self._folder / f"attention_epoch{epoch:03d}.png"
-            attention_overlays(pictures["validation_attention"], attention_rows(data, task, pl_module))
+            attention_overlays(pictures["validation_attention"], attention_rows(data, task, module.network))
         rows = [
             [category, int(own.sum()), mean(scores.auc[own]) if own.any() else NOTHING["value"]]
             for number, category in enumerate(task.categories)

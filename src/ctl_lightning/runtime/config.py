@@ -286,22 +286,35 @@ def _check(node: object, where: str) -> None:
         _check(value, f"{where}.{name}")
     if "_target_" not in node:
         return
-    constructor = hydra.utils.get_class(node["_target_"]).__init__  # type: ignore[misc]
-    parameters = inspect.signature(constructor).parameters
-    known = [name for name in parameters if name != "self"]
+    target = hydra.utils.get_class(node["_target_"])
+    options = {name: value for name, value in node.items() if name != "_target_"}
+    if hasattr(target, "option_hints"):  # they depend on what is chosen
+        _check_hints(options, target.option_hints(options), where)
+        return
+    constructor = target.__init__  # type: ignore[misc]
+    known = [name for name in inspect.signature(constructor).parameters if name != "self"]
     try:
         hints = get_type_hints(constructor, include_extras=True)
     except NameError:  # a foreign class whose annotations are for type checkers alone
         hints = dict.fromkeys(known, Any)
-    for name, value in node.items():
-        if name == "_target_" or (isinstance(value, dict) and "_target_" in value):
+    if "kwargs" in known:
+        options = {name: value for name, value in options.items() if name in known}
+    _check_hints(options, {name: hints[name] for name in known}, where)
+
+
+def _check_hints(options: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
+    """Compares options with annotations, of which options within options have a mapping. Raises InputError."""
+    for name, value in options.items():
+        if isinstance(value, dict) and "_target_" in value:
             continue
-        if name in known:
-            _check_value(value, hints[name], f"{where}.{name}")
-        elif "kwargs" not in known:
+        if name not in hints:
             raise InputError(
-                f"there is no option '{where}.{name}'{suggestion(name, known)}; there are: {', '.join(known)}"
+                f"there is no option '{where}.{name}'{suggestion(name, hints)}; there are: {', '.join(hints)}"
             )
+        if isinstance(hints[name], Mapping) and isinstance(value, dict):
+            _check_hints(value, hints[name], f"{where}.{name}")
+        else:
+            _check_value(value, hints[name], f"{where}.{name}")
 
 
 def _check_value(value: object, hint: Any, where: str) -> None:

@@ -1,6 +1,5 @@
 """A checkpoint's network as a function of photos: cut, made square and centred as in training."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from ctl_lightning.data.images import Pixels, open_upright, placed, reason, to_s
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.sources.folder import SUFFIXES
 from ctl_lightning.data.store.views import centre
-from ctl_lightning.models.components.backbone import Features
-from ctl_lightning.models.components.style_network import SceneStyle
+from ctl_lightning.models.components.backbone import Features, hash_of_weights
+from ctl_lightning.models.components.network import SceneStyle
 from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.serving.trained import Trained
 
@@ -48,18 +47,18 @@ class Encoder:
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
         self.trained = Trained(path)
-        module = self.trained.module()
-        if not module.sees:
+        network = self.trained.network()
+        if not network.sees:
             raise InputError(
                 f"ckpt_path={self.trained.path}: {self.trained.method} sees no pictures; give a checkpoint of another method"
             )
         try:
-            module.to(device)
+            network.to(device)
             torch.zeros(1, device=device).cpu()  # one that holds no numbers is no device
         # What torch raises differs from build to build.
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device={device}: {' '.join(str(error).split())[:200]}") from None
-        self.network = module.network
+        self.network = network
         self.device = device
         self.categories = self.trained.categories
         self._options: dict[str, Any] = self.trained.config["data"]
@@ -71,12 +70,8 @@ class Encoder:
 
     def identity(self) -> dict[str, Any]:
         """What a vector of a product depends on, as plain values: the network and a hash of its weights, and how photos are cut."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.network.state_dict().items()):
-            digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         photos = {option: self._options[option] for option in ("stored_size", "image_size", "aspect")}
-        return {"method": self.trained.method, "weights": digest.hexdigest(), "photos": photos}
+        return {"method": self.trained.method, "weights": hash_of_weights(self.network), "photos": photos}
 
     def category(self, name: str) -> str:
         """The whole name of a category, which may be given by its last part. Raises InputError: unknown, or not the only one."""

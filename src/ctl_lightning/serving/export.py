@@ -11,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ctl_lightning.models.components.style_network import StyleNetwork
-from ctl_lightning.models.imagenet import RawFeatures
+from ctl_lightning.models.components.network import Network
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing, write_text
 from ctl_lightning.serving.catalogue.files import METRIC
 from ctl_lightning.serving.encoder import Encoder
-from ctl_lightning.serving.recommender import queried
+from ctl_lightning.serving.recommender import require_query
 
 TOLERANCE = 1e-4
 """By how much a number of a vector may differ from the network's own: other kernels add in another order."""
@@ -26,7 +25,7 @@ TOLERANCE = 1e-4
 class ProductEncoder(nn.Module):
     """uint8 products (B, 3, S, S), RGB -> f_p (B, D)."""
 
-    def __init__(self, network: StyleNetwork | RawFeatures) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
@@ -38,13 +37,15 @@ class ProductEncoder(nn.Module):
 class QueryEncoder(nn.Module):
     """uint8 scene crops (B, 3, S, S), RGB, and category indices (B,) -> q (B, D) with distance 2 - q·f_p."""
 
-    def __init__(self, network: StyleNetwork | RawFeatures) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor, category: Tensor) -> Tensor:
         """The queries."""
-        return self.network.query(self.network.embed_scene(image, category))
+        query = self.network.query(self.network.embed_scene(image, category))
+        assert query is not None
+        return query
 
 
 def export(encoder: Encoder, folder: Path, onnx: bool) -> list[Path]:
@@ -60,7 +61,7 @@ def export(encoder: Encoder, folder: Path, onnx: bool) -> list[Path]:
     Raises:
         InputError: a method whose distance has no one-query form; ONNX is not installed; a file says other vectors than the network.
     """
-    network = queried(encoder)
+    network = require_query(encoder)
     if onnx:
         _check_onnx()
     options = encoder.trained.config["data"]

@@ -13,10 +13,7 @@ from PIL import Image
 from ctl_lightning.data.images import to_rgb
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.metrics.classification import Classifier
-from ctl_lightning.metrics.ranking import with_query
-from ctl_lightning.models.components.distance import Method, query
-from ctl_lightning.models.components.style_network import SceneStyle, StyleNetwork
-from ctl_lightning.models.imagenet import RawFeatures
+from ctl_lightning.models.components.network import Network, SceneStyle
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
 from ctl_lightning.serving.catalogue.files import BackendName, Catalogue, Manifest, check_identity
@@ -104,7 +101,7 @@ class Recommender:
     """
 
     def __init__(self, encoder: Encoder, catalogue: Catalogue) -> None:
-        self._network = queried(encoder)
+        self._network = require_query(encoder)
         self.encoder = encoder
         self.catalogue = catalogue
         self.classifier: Classifier | None = encoder.trained.classifier
@@ -126,7 +123,7 @@ class Recommender:
         """
         folder = Path(catalogue).expanduser()
         encoder = Encoder(Path(ckpt_path).expanduser(), device)
-        queried(encoder)
+        require_query(encoder)
         return cls(encoder, open_catalogue(folder, encoder, url))
 
     @property
@@ -159,7 +156,9 @@ class Recommender:
         picture = to_rgb(opened(photo))
         style = self.encoder.scene(picture, crop, names)
         with torch.inference_mode():
-            queries = self._network.query(style).float().cpu().numpy()
+            query = self._network.query(style)
+        assert query is not None
+        queries = query.float().cpu().numpy()
         answers = [
             Answer(name, self._found(name, queries[row], _row(style, row), k), self._attention(style, row))
             for row, name in enumerate(names)
@@ -193,12 +192,12 @@ class Recommender:
 
     def _parts(self, style: SceneStyle, vectors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """The global and the local distance, of those that the method has, to n products, (n, D): name -> (n,)."""
-        method = self._network.method if isinstance(self._network, StyleNetwork) else "global"
-        names: tuple[Method, ...] = ("global", "local") if method == "hybrid" else (method,)
-        return {name: 2 - vectors @ query(name, *style)[0].float().cpu().numpy() for name in names}
+        with torch.inference_mode():
+            parts = self._network.queries(style)
+        return {name: 2 - vectors @ query[0].float().cpu().numpy() for name, query in parts.items()}
 
     def _attention(self, style: SceneStyle, row: int) -> NDArray[np.float64] | None:
-        if not (isinstance(self._network, StyleNetwork) and self._network.attends):
+        if not self._network.attends:
             return None
         weights = style.attention[row].double().cpu().numpy()
         grid = math.isqrt(len(weights))
@@ -234,16 +233,15 @@ def open_catalogue(folder: Path, encoder: Encoder, url: str | None) -> Catalogue
         return open_catalogue(folder, encoder, url)  # it was replaced while it was opened
 
 
-def queried(encoder: Encoder) -> StyleNetwork | RawFeatures:
+def require_query(encoder: Encoder) -> Network:
     """The network, whose distance is 2 - q·p of one vector q a scene and category. Raises InputError: it is another one."""
-    network = with_query(encoder.network)
-    if network is None:
-        plain = " with plain distances" if isinstance(encoder.network, StyleNetwork) else ""
+    if not encoder.network.has_query():
+        plain = " with plain distances" if encoder.trained.options.get("squared") is False else ""
         raise InputError(
             f"ckpt_path={encoder.trained.path}: {encoder.trained.method}{plain} has no distance of the form 2 - query · vector, "
             "which a catalogue is searched by; give a checkpoint of hybrid, global or local with model.squared=true, or of imagenet"
         )
-    return network
+    return encoder.network
 
 
 def _row(style: SceneStyle, row: int) -> SceneStyle:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.sources.folder import LooksFolder
@@ -10,9 +10,9 @@ from ctl_lightning.data.sources.stl import ShopTheLook
 from ctl_lightning.data.sources.street2shop import Street2Shop
 from ctl_lightning.data.sources.synthetic import SyntheticLooks
 from ctl_lightning.metrics.classification import Classifier
-from ctl_lightning.models.checkpoint import checkpoint_of, read_checkpoint
+from ctl_lightning.models.checkpoint import checkpoint_of, network_of, read_checkpoint
+from ctl_lightning.models.components.network import Network
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.training.module import CompleteTheLook, Method
 
 SOURCES: dict[str, Any] = {
     f"{kind.__module__}.{kind.__qualname__}": kind for kind in (SyntheticLooks, ShopTheLook, Street2Shop, LooksFolder)
@@ -33,6 +33,7 @@ class Trained:
 
     Attributes:
         path: of the checkpoint.
+        checkpoint: what is in it.
         config: the resolved config of its run, plain values.
         method: its name in the tables.
         protocol: its name.
@@ -46,40 +47,35 @@ class Trained:
 
     def __init__(self, path: Path) -> None:
         self.path = path = checkpoint_of(path)
-        self._checkpoint = read_checkpoint(path)
+        self.checkpoint = read_checkpoint(path)
         try:
-            self.config: dict[str, Any] = self._checkpoint["config"]
+            self.config: dict[str, Any] = self.checkpoint["config"]
             self.method: str = self.config["method"]
             self.protocol: str | None = self.config["protocol"]
             self.seed: int = self.config["seed"]
             self.precision: Any = self.config["trainer"]["precision"]
-            self._pairs: dict[str, str] = self._checkpoint["TripletDataModule"]["pairs"]
+            self._pairs: dict[str, str] = self.checkpoint["TripletDataModule"]["pairs"]
             self._split_file: str | None = self.config["data"]["split_file"]
-            found = self._checkpoint.get("classifier")
+            found = self.checkpoint.get("classifier")
             self.classifier = Classifier(**found) if found else None
         except (KeyError, TypeError):
             raise InputError(
                 f"ckpt_path={path}: it does not say how it was trained; give one that this revision's `train` wrote"
             ) from None
 
-    def module(self) -> CompleteTheLook:
+    def network(self) -> Network:
         """The network with its weights, in eval mode. Raises InputError: another revision wrote it."""
-        try:
-            if self._checkpoint["hyper_parameters"]["method"] not in get_args(Method):
-                raise ValueError(f"method {self._checkpoint['hyper_parameters']['method']!r}")
-            module = CompleteTheLook(**self._checkpoint["hyper_parameters"])
-            module.load_state_dict(self._checkpoint["state_dict"])
-        except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"ckpt_path={self.path}: it does not fit this revision of ctl_lightning ({reason}); train again"
-            ) from None
-        return module.eval()
+        return network_of(self.checkpoint, self.path)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the model: its method's, and those that all methods have."""
+        return self.checkpoint["hyper_parameters"]
 
     @property
     def categories(self) -> list[str]:
         """Names, in the order of their indices."""
-        return list(self._checkpoint["hyper_parameters"]["categories"])
+        return list(self.checkpoint["hyper_parameters"]["categories"])
 
     def data(self, changed: Mapping[str, Any]) -> TripletDataModule:
         """The data of its protocol, not yet read.

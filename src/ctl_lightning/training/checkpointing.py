@@ -12,7 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from ctl_lightning.models.checkpoint import read_checkpoint
+from ctl_lightning.models.checkpoint import FORMAT, read_checkpoint
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing
 
@@ -27,6 +27,11 @@ def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -
         InputError: it was trained with other options; the first that differs is named.
     """
     checkpoint = read_checkpoint(path)
+    if checkpoint["format"] != FORMAT:
+        raise InputError(
+            f"ckpt_path={path}: an older version of ctl_lightning wrote it, so it can be evaluated and served, but not continued; start a "
+            "new run without ckpt_path"
+        )
     saved_data = checkpoint.get("config", {}).get("data", data)
     names = sorted((saved_data.keys() | data.keys()) - set(DATA_MAY_DIFFER))
     saved, wanted = _flat("model", checkpoint["hyper_parameters"]), _flat("model", module.hparams)

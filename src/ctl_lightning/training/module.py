@@ -1,42 +1,27 @@
 """The LightningModule: network + loss + exact ranking metrics + optimiser."""
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 import torch
 from lightning import LightningModule
-from pydantic import Discriminator
 from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
-from typing_extensions import TypedDict
 
 from ctl_lightning.data.evaluation_set import EvaluationSet
-from ctl_lightning.data.store.features import FeatureType
 from ctl_lightning.data.triplets import EvaluationImage, PairBatch, Triplet
-from ctl_lightning.metrics.ranking import PopularityRanking, Ranked, Ranking
+from ctl_lightning.metrics.ranking import FixedRanking, Ranked, Ranking
 from ctl_lightning.metrics.retrieval import PairScores, mean, metric_values, score_pairs
-from ctl_lightning.models.bpr_dae import DualAutoEncoder
-from ctl_lightning.models.components.backbone import Backbone
-from ctl_lightning.models.components.losses import (
-    Mining,
-    Temperature,
-    bpr_loss,
-    contrastive_loss,
-    hinge_loss,
-    in_batch_negatives,
-    in_batch_triplet_loss,
-    info_nce_loss,
-    logistic_loss,
-)
-from ctl_lightning.models.components.pooled_network import PooledNetwork
-from ctl_lightning.models.components.style_network import SceneStyle, StyleNetwork
+from ctl_lightning.models.checkpoint import FORMAT, fits_this_revision
+from ctl_lightning.models.components.backbone import BackboneOptions
+from ctl_lightning.models.components.losses import Loss, in_batch_negatives
+from ctl_lightning.models.components.network import Network, SceneStyle, require_positive
 from ctl_lightning.models.components.triplet_statistics import observations
-from ctl_lightning.models.ibr import LowRankMahalanobis
-from ctl_lightning.models.imagenet import RawFeatures
-from ctl_lightning.models.siamese import SiameseNetwork
+from ctl_lightning.models.registry import make_loss, make_network, model_hints
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.training.distributed import in_order
 
@@ -44,186 +29,77 @@ MONITOR = "val/auc"
 """What chooses the best checkpoint, and what a sweep maximises."""
 
 
-class BackboneOptions(TypedDict):
-    """Plain values; see style.backbone.Backbone and `caching.cache_features`. `load_backbone_weights` loads `weights`."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
-
-    name: str
-    weights: str | None
-    pooled_layer: str
-    region_layer: str
-    grid: int
-    frozen: bool
-    checkpointing: bool
-    cache: Literal["auto", "always", "never"]
-    cache_views: int
-    cache_dtype: FeatureType
-
-
-class TripletLoss(TypedDict):
-    """The paper's; see `hinge_loss`."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
-
-    name: Literal["triplet"]
-    margin: float
-
-
-class ContrastiveLoss(TypedDict):
-    """See `contrastive_loss`."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
-
-    name: Literal["contrastive"]
-    margin: float
-
-
-class LogisticLoss(TypedDict):
-    """See `logistic_loss`; `shift` is where c begins."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
-
-    name: Literal["logistic"]
-    shift: float
-
-
-class BPRLoss(TypedDict):
-    """See `bpr_loss`; `reconstruction` is the weight of an auto-encoder's reconstruction error."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
-
-    name: Literal["bpr"]
-    reconstruction: float
-
-
-class InBatchTripletLoss(TypedDict):
-    """See `in_batch_triplet_loss`."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
-
-    name: Literal["in_batch_triplet"]
-    margin: float
-    mining: Mining
-
-
-class InfoNCELoss(TypedDict):
-    """See `info_nce_loss` and `Temperature`."""
-
-    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
-
-    name: Literal["info_nce"]
-    temperature: float
-    learn_temperature: bool
-
-
-LossOptions = Annotated[
-    TripletLoss | ContrastiveLoss | LogisticLoss | BPRLoss | InBatchTripletLoss | InfoNCELoss, Discriminator("name")
-]
-
-IN_BATCH = ("in_batch_triplet", "info_nce")
-"""Losses of pairs whose products are each other's negatives; the others are of triplets with a sampled negative."""
-
-POOLED = ("siamese", "ibr", "bpr_dae")
-"""Learned baselines on pooled features; `attention`, `hidden` and `dropout` are of the heads, which they do not have."""
-
-Method = Literal["hybrid", "global", "local", "siamese", "ibr", "bpr_dae", "imagenet", "popularity"]
-
-
 class CompleteTheLook(LightningModule):
-    """Learns and ranks with one of the distances.
+    """Learns and ranks with the network of a method.
 
     Args:
-        method: hybrid, global, local (Kang et al. 2019), or a baseline: siamese, ibr, bpr_dae, or, without anything to learn,
-            imagenet (raw backbone features) and popularity. See `baselines`.
+        method: a key of `models.registry.METHODS`.
         categories: names, in the order of their indices.
         backbone: the image network.
-        dim: D, of the style space.
-        hidden: width of the heads' hidden layer.
-        dropout: of the heads.
-        attention: by category as in the paper, or uniform.
-        squared: squared Euclidean distances as in the paper's equations, or plain ones.
-        loss: which loss, and its options.
+        loss: `name`, a key of `models.registry.LOSSES`, and its own options.
         learning_rate: Adam's.
         weight_decay: Adam's.
         warmup_steps: steps of linear growth to the learning rate.
         schedule: what the learning rate does after that: stay, or fall to 0 like a cosine.
         seed: of dropout; each step's is a function of the seed and the step, so that a resumed run repeats it.
+        options: of the method; see its class.
+
+    Attributes:
+        network: of the method.
+        loss: with what it learns.
+
+    Raises:
+        ValueError: an option out of its range; a loss that can not train the method.
+        InputError: no such method, loss, image network or layer.
     """
+
+    network: Network
+    loss: Loss
 
     def __init__(
         self,
-        method: Method,
+        method: str,
         categories: list[str],
         backbone: BackboneOptions,
-        dim: int,
-        hidden: int,
-        dropout: float,
-        attention: Literal["category", "uniform"],
-        squared: bool,
-        loss: LossOptions,
+        loss: dict[str, Any],
         learning_rate: float,
         weight_decay: float,
         warmup_steps: int,
         schedule: Literal["constant", "cosine"],
         seed: int,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if loss["name"] == "contrastive" and not squared:
-            raise ValueError("loss=contrastive takes squared distances; give model.squared=true")
-        if not squared and method in POOLED:
-            raise ValueError(f"method={method} has no plain form of its distance; give model.squared=true")
-        if loss["name"] == "contrastive" and method == "bpr_dae":
-            raise ValueError("method=bpr_dae: its distance is no length, as loss=contrastive needs; give loss=bpr")
-        if loss["name"] in IN_BATCH and method in POOLED:
-            raise ValueError(f"method={method} is trained on triplets; give loss=contrastive, logistic, bpr or triplet")
-        for name, value in (
-            ("dim", dim),
-            ("hidden", hidden),
-            ("learning_rate", learning_rate),
-            *((f"loss.{name}", value) for name, value in loss.items()),
-        ):
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
-                raise ValueError(f"{name} must be positive, not {value}")
+        require_positive(learning_rate=learning_rate)
         if backbone["cache_views"] < 0:
             raise ValueError(f"backbone.cache_views must not be negative, not {backbone['cache_views']}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
         if weight_decay < 0 or warmup_steps < 0:
             raise ValueError("weight_decay and warmup_steps must not be negative")
         self.save_hyperparameters(logger=False)  # the program hands the whole config to the loggers
-        self.learns = method not in ("imagenet", "popularity")
-        self.sees = method != "popularity"
-        self.network: StyleNetwork | PooledNetwork
-        if self.sees:
-            trunk = Backbone(
-                backbone["name"],
-                backbone["pooled_layer"],
-                backbone["region_layer"],
-                backbone["grid"],
-                backbone["frozen"],
-                backbone["checkpointing"],
-            )
-            if method == "imagenet":
-                self.network = RawFeatures(trunk)
-            elif method == "siamese":
-                self.network = SiameseNetwork(trunk, dim)
-            elif method == "ibr":
-                self.network = LowRankMahalanobis(trunk, dim)
-            elif method == "bpr_dae":
-                self.network = DualAutoEncoder(trunk, dim)
-            else:
-                assert method != "popularity"
-                self.network = StyleNetwork(trunk, len(categories), method, dim, hidden, dropout, attention, squared)
-        if loss["name"] == "info_nce":
-            self.temperature = Temperature(loss["temperature"], loss["learn_temperature"])
-        elif loss["name"] == "logistic":
-            self.shift = torch.nn.Parameter(torch.tensor(loss["shift"]))
+        self.network = make_network(method, len(categories), backbone, options, loss["name"])
+        self.loss = make_loss(loss)
         self.ranking: Ranked
         self.scores: PairScores
         self._embedded: list[list[Any]] = [[], []]
         self._finite = torch.tensor(True)
         self._distances: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @staticmethod
+    def option_hints(options: Mapping[str, Any]) -> dict[str, Any]:
+        """The annotations of all options, with those of the method and the loss that are chosen; see `runtime.config`."""
+        hints = get_type_hints(CompleteTheLook.__init__)
+        general = {name: hint for name, hint in hints.items() if name not in ("options", "return")}
+        return general | model_hints(options)
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        return bool(self.network.losses)
+
+    @property
+    def sees(self) -> bool:
+        """Whether the method looks at pictures."""
+        return self.network.sees
 
     def load_backbone_weights(self) -> None:
         """Loads the pretrained weights that the options name. Not needed for a checkpoint, which has all weights."""
@@ -231,14 +107,17 @@ class CompleteTheLook(LightningModule):
         if self.sees and backbone["weights"] is not None:
             self.network.backbone.load_weights(backbone["weights"], backbone["name"])
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says in which way the checkpoint is written."""
+        checkpoint["format"] = FORMAT
+
     def configure_optimizers(self) -> Any:
         """Adam, with warm-up and schedule by the step."""
         options = self.hparams
         learned: list[Any] = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        if options["loss"]["name"] == "logistic":
-            learned = [{"params": learned}, {"params": [self.shift], "weight_decay": 0.0}]
-        if options["loss"]["name"] == "info_nce":
-            learned = [{"params": learned}, {"params": self.temperature.parameters(), "weight_decay": 0.0}]
+        of_loss = list(self.loss.parameters())
+        if of_loss:
+            learned = [{"params": learned}, {"params": of_loss, "weight_decay": 0.0}]
         # Fused: one kernel for all weights. Lightning unscales the gradients of float16 itself, which that does not allow.
         fused = self.trainer.precision != "16-mixed"
         optimiser = Adam(learned, options["learning_rate"], weight_decay=options["weight_decay"], fused=fused)
@@ -277,27 +156,18 @@ class CompleteTheLook(LightningModule):
         self._stop_unless(self._in_all(bool(self._finite)))
         self.log("train/loss", loss, sync_dist=True)
         if self._distances is not None:
-            margin = self.hparams["loss"].get("margin")
-            found = observations(*self._distances, margin if self.hparams["loss"]["name"] != "contrastive" else None)
+            found = observations(*self._distances, self.loss.hinge)
             share = self._share(self._distances[2].sum(dtype=loss.dtype))
             self.log_dict({f"train/{name}": share * value for name, value in found.items()}, sync_dist=True)
-        if self.hparams["loss"]["name"] == "info_nce":
-            self.log("train/temperature", self.temperature().detach())
+        self.log_dict({f"train/{name}": value for name, value in self.loss.logged().items()})
 
     def triplet_loss(self, batch: Triplet) -> Tensor:
         """The loss of triplets with sampled negatives."""
         style, (near, far), penalty = self.network(batch.scene, (batch.positive, batch.negative), batch.category)
         positive, negative = self.network.distance(style, near), self.network.distance(style, far)
         self._distances = positive.detach(), negative.detach(), torch.ones_like(negative, dtype=torch.bool)
-        loss: LossOptions = self.hparams["loss"]
-        if loss["name"] == "contrastive":
-            return contrastive_loss(positive, negative, loss["margin"])
-        if loss["name"] == "logistic":
-            return logistic_loss(positive, negative, self.shift)
-        if loss["name"] == "bpr":
-            return bpr_loss(positive, negative) + loss["reconstruction"] * penalty
-        assert loss["name"] == "triplet"
-        return hinge_loss(positive, negative, loss["margin"])
+        value: Tensor = self.loss(positive, negative, penalty)
+        return value
 
     def in_batch_loss(self, batch: PairBatch) -> Tensor:
         """The loss of pairs whose products are each other's negatives; of all processes' products, if there are several.
@@ -316,11 +186,8 @@ class CompleteTheLook(LightningModule):
         distance = self.network.distances(style, products)
         self._distances = distance.detach().gather(1, positive[:, None]), distance.detach(), negatives
         share = self._share(negatives.any(1).sum(dtype=distance.dtype))
-        loss: LossOptions = self.hparams["loss"]
-        if loss["name"] == "info_nce":
-            return share * info_nce_loss(distance, positive, negatives, self.temperature())
-        assert loss["name"] == "in_batch_triplet"
-        return share * in_batch_triplet_loss(distance, positive, negatives, loss["margin"], loss["mining"])
+        value: Tensor = share * self.loss(distance, positive, negatives)
+        return value
 
     def _share(self, count: Tensor) -> Tensor | float:
         """What makes a mean of this process's `count` values, a scalar, its share of the mean over the processes' means."""
@@ -420,7 +287,7 @@ class CompleteTheLook(LightningModule):
             InputError: a batch is missing; an embedding is not finite.
         """
         if not self.sees:
-            return PopularityRanking(task)
+            return FixedRanking(self.network.prior(task.train_count, task.product_category), len(task.queries))
         found: list[Tensor] = []
         for batches, count in zip(embedded, (len(task.queries), len(task.products)), strict=True):
             index, *parts = (torch.cat(part) for part in zip(*batches, strict=True))
@@ -441,3 +308,19 @@ class CompleteTheLook(LightningModule):
 
 def _several_processes() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def restored(checkpoint: Mapping[str, Any], path: Path) -> CompleteTheLook:
+    """The module of a checkpoint with its weights, in eval mode.
+
+    Args:
+        checkpoint: as `read_checkpoint` gave it.
+        path: of it, for messages.
+
+    Raises:
+        InputError: another revision wrote it.
+    """
+    with fits_this_revision(path):
+        module = CompleteTheLook(**checkpoint["hyper_parameters"])
+        module.load_state_dict(checkpoint["state_dict"])
+    return module.eval()

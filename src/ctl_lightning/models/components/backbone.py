@@ -2,17 +2,38 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import create_feature_extractor
+from typing_extensions import TypedDict  # on Python 3.11 pydantic can not read typing's
 
 from ctl_lightning.models.components.gradient_checkpointing import Recomputed
 from ctl_lightning.runtime.errors import InputError, suggestion
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class BackboneOptions(TypedDict):
+    """Plain values, of conf/backbone; see `Backbone`, and `training.feature_cache` for `cache` and what follows it.
+
+    `Backbone.load_weights` loads `weights`.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    name: str
+    weights: str | None
+    pooled_layer: str
+    region_layer: str
+    grid: int
+    frozen: bool
+    checkpointing: bool
+    cache: Literal["auto", "always", "never"]
+    cache_views: int
+    cache_dtype: Literal["float16", "bfloat16"]
 
 
 class Features(NamedTuple):
@@ -98,6 +119,18 @@ class Backbone(nn.Module):
         self.region_features: int = probe["regions"].shape[1]
         self.train()
 
+    @classmethod
+    def of(cls, options: BackboneOptions) -> "Backbone":
+        """The backbone that options describe, with random weights."""
+        return cls(
+            options["name"],
+            options["pooled_layer"],
+            options["region_layer"],
+            options["grid"],
+            options["frozen"],
+            options["checkpointing"],
+        )
+
     def train(self, mode: bool = True) -> "Backbone":
         """A frozen backbone stays in eval mode."""
         return super().train(mode and not self.frozen)
@@ -131,11 +164,7 @@ class Backbone(nn.Module):
 
     def identity(self) -> dict[str, Any]:
         """What its features depend on, as plain values: name, layers, grid, and a hash of weights and preprocessing."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return self._identity | {"weights": digest.hexdigest()}
+        return self._identity | {"weights": hash_of_weights(self)}
 
     def load_weights(self, weights: str, name: str) -> None:
         """Loads pretrained weights, and the preprocessing that they were trained with.
@@ -171,6 +200,15 @@ class Backbone(nn.Module):
         missing, _ = self.network.load_state_dict(state, strict=False) if _fits(self.network, state) else (["?"], [])
         if missing:
             raise InputError(f"backbone.weights={weights}: these are not the weights of {name}")
+
+
+def hash_of_weights(module: nn.Module) -> str:
+    """A hash of names, types, shapes and values of a module's state dict: equal hash, equal outputs up to rounding."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _network(name: str) -> nn.Module:

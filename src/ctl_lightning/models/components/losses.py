@@ -4,11 +4,14 @@ B queries (a scene crop and a category each), M products.
 """
 
 import math
-from typing import Literal
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ctl_lightning.models.components.network import require_positive
 
 Mining = Literal["all", "semi_hard", "hardest"]
 
@@ -16,60 +19,114 @@ LOWEST_TEMPERATURE = 0.01
 """Of a learned temperature, as in CLIP (Radford et al. 2021, section 2.5)."""
 
 
-def hinge_loss(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
-    """Mean over the batch of [α + d(s, p⁺) - d(s, p⁻)]₊ (Kang et al. 2019, equation 7).
+class Loss(nn.Module, ABC):
+    """A loss and what it learns. Its constructor's arguments are its options in conf/loss.
+
+    Attributes:
+        in_batch: whether it takes pairs whose products are each other's negatives, in place of triplets.
+        hinge: α, of a loss that is 0 for a triplet with d(s, p⁻) ≥ d(s, p⁺) + α; None: another kind.
+    """
+
+    in_batch: ClassVar[bool]
+    hinge: float | None = None
+
+    def logged(self) -> dict[str, Tensor]:
+        """What is worth watching of what it learns: name -> a scalar."""
+        return {}
+
+
+class TripletLoss(Loss):
+    """A loss of triplets."""
+
+    in_batch = False
+
+    @abstractmethod
+    def forward(self, positive: Tensor, negative: Tensor, penalty: Tensor | float = 0.0) -> Tensor:
+        """The mean over a batch, a scalar.
+
+        Args:
+            positive: d(s, p⁺), (B,).
+            negative: d(s, p⁻), (B,).
+            penalty: what the network adds, a scalar; most losses leave it out.
+        """
+
+
+class HingeLoss(TripletLoss):
+    """[α + d(s, p⁺) - d(s, p⁻)]₊ (Kang et al. 2019, equation 7).
+
+    The mean over the batch, not the paper's sum, so that the learning rate does not depend on the batch size.
 
     Args:
-        positive: d(s, p⁺), (B,).
-        negative: d(s, p⁻), (B,).
         margin: α.
-
-    Returns:
-        A scalar. The mean, not the paper's sum, so that the learning rate does not depend on the batch size.
     """
-    return (margin + positive - negative).relu().mean()
+
+    def __init__(self, margin: float) -> None:
+        require_positive(margin=margin)
+        super().__init__()
+        self.hinge = margin
+
+    def forward(self, positive: Tensor, negative: Tensor, penalty: Tensor | float = 0.0) -> Tensor:
+        """See `TripletLoss.forward`."""
+        assert self.hinge is not None
+        return (self.hinge + positive - negative).relu().mean()
 
 
-def contrastive_loss(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
-    """Mean over the batch of d⁺² + [m - d⁻]₊² (Hadsell et al. 2006, equation 4, with which Veit et al. 2015 train).
+class ContrastiveLoss(TripletLoss):
+    """d⁺² + [m - d⁻]₊² (Hadsell et al. 2006, equation 4, with which Veit et al. 2015 train), of squared Euclidean distances.
+
+    Their factor ½ is left out: Adam does not see it.
 
     Args:
-        positive: squared Euclidean distances d(s, p⁺)², (B,).
-        negative: squared Euclidean distances d(s, p⁻)², (B,).
         margin: m, of the distance that is not squared.
-
-    Returns:
-        A scalar. Their factor ½ is left out: Adam does not see it.
     """
-    root = negative.clamp_min(1e-12).sqrt()  # the root has no gradient at 0
-    return (positive + (margin - root).relu().square()).mean()
+
+    def __init__(self, margin: float) -> None:
+        require_positive(margin=margin)
+        super().__init__()
+        self._margin = margin
+
+    def forward(self, positive: Tensor, negative: Tensor, penalty: Tensor | float = 0.0) -> Tensor:
+        """See `TripletLoss.forward`."""
+        root = negative.clamp_min(1e-12).sqrt()  # the root has no gradient at 0
+        return (positive + (self._margin - root).relu().square()).mean()
 
 
-def logistic_loss(positive: Tensor, negative: Tensor, shift: Tensor) -> Tensor:
-    """Mean over the batch of -log σ(c - d⁺) - log(1 - σ(c - d⁻)): one negative a positive (McAuley et al. 2015, section 3).
+class LogisticLoss(TripletLoss):
+    """-log σ(c - d⁺) - log(1 - σ(c - d⁻)): one negative a positive (McAuley et al. 2015, section 3).
+
+    Their likelihood has a sum in place of the mean.
 
     Args:
-        positive: d(s, p⁺), (B,).
-        negative: d(s, p⁻), (B,).
-        shift: c, a learned scalar: the distance at which both answers are equally likely.
-
-    Returns:
-        A scalar. Their likelihood has a sum in place of the mean.
+        shift: where c begins, which is learned: the distance at which both answers are equally likely.
     """
-    return (F.softplus(positive - shift) + F.softplus(shift - negative)).mean()
+
+    def __init__(self, shift: float) -> None:
+        require_positive(shift=shift)
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(shift))
+
+    def forward(self, positive: Tensor, negative: Tensor, penalty: Tensor | float = 0.0) -> Tensor:
+        """See `TripletLoss.forward`."""
+        return (F.softplus(positive - self.shift) + F.softplus(self.shift - negative)).mean()
 
 
-def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
-    """Mean over the batch of -log σ(d(s, p⁻) - d(s, p⁺)) (Rendle et al. 2009; in Song et al. 2017 with d = minus the compatibility).
+class BPRLoss(TripletLoss):
+    """-log σ(d(s, p⁻) - d(s, p⁺)) (Rendle et al. 2009; in Song et al. 2017 with d = minus the compatibility).
+
+    Theirs is a sum; their regulariser is `model.weight_decay`.
 
     Args:
-        positive: d(s, p⁺), (B,).
-        negative: d(s, p⁻), (B,).
-
-    Returns:
-        A scalar. Theirs is a sum; their regulariser is `model.weight_decay`.
+        reconstruction: γ, weight of an auto-encoder's reconstruction error.
     """
-    return F.softplus(positive - negative).mean()
+
+    def __init__(self, reconstruction: float) -> None:
+        require_positive(reconstruction=reconstruction)
+        super().__init__()
+        self._reconstruction = reconstruction
+
+    def forward(self, positive: Tensor, negative: Tensor, penalty: Tensor | float = 0.0) -> Tensor:
+        """See `TripletLoss.forward`."""
+        return F.softplus(positive - negative).mean() + self._reconstruction * penalty
 
 
 def in_batch_negatives(query_category: Tensor, named: Tensor, category: Tensor, identity: Tensor) -> Tensor:
@@ -88,56 +145,83 @@ def in_batch_negatives(query_category: Tensor, named: Tensor, category: Tensor, 
     return (query_category[:, None] == category) & ~is_named
 
 
-def in_batch_triplet_loss(
-    distance: Tensor, positive: Tensor, negatives: Tensor, margin: float, mining: Mining
-) -> Tensor:
-    """The hinge loss with the batch's negatives: mean over the queries that have any.
+class InBatchLoss(Loss):
+    """A loss of queries whose negatives are other queries' products."""
+
+    in_batch = True
+
+    @abstractmethod
+    def forward(self, distance: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
+        """The mean over the queries that have negatives, a scalar; 0 if there are none.
+
+        Args:
+            distance: of all queries and products, (B, M).
+            positive: column of each query's own product, (B,).
+            negatives: see `in_batch_negatives`, (B, M).
+        """
+
+
+class InBatchHingeLoss(InBatchLoss):
+    """The hinge loss with the batch's negatives.
 
     Args:
-        distance: of all queries and products, (B, M).
-        positive: column of each query's own product, (B,).
-        negatives: see `in_batch_negatives`, (B, M).
         margin: α.
         mining: which negatives count. "all": the mean over all of them (Hermans et al. 2017, batch all, zeros included); "hardest":
             the nearest (the same, batch hard); "semi_hard": the nearest of those that are farther than the positive (Schroff et al.
             2015, section 3.2), or, if there are none, the farthest.
-
-    Returns:
-        A scalar; 0 if no query has a negative.
     """
-    near = distance.gather(1, positive[:, None])
-    if mining == "all":
-        hinge = (margin + near - distance).relu() * negatives
-        loss = hinge.sum(1) / negatives.sum(1).clamp_min(1)
-    else:
-        # Infinite where there is nothing to choose, for the choice alone: an infinite distance has no gradient.
-        values = distance.detach()
-        if mining == "hardest":
-            chosen = values.masked_fill(~negatives, torch.inf).argmin(1)
+
+    def __init__(self, margin: float, mining: Mining) -> None:
+        require_positive(margin=margin)
+        super().__init__()
+        self.hinge = margin
+        self._mining = mining
+
+    def forward(self, distance: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
+        """See `InBatchLoss.forward`."""
+        assert self.hinge is not None
+        near = distance.gather(1, positive[:, None])
+        if self._mining == "all":
+            hinge = (self.hinge + near - distance).relu() * negatives
+            loss = hinge.sum(1) / negatives.sum(1).clamp_min(1)
         else:
-            farther = negatives & (values > near.detach())
-            nearest = values.masked_fill(~farther, torch.inf).argmin(1)
-            farthest = values.masked_fill(~negatives, -torch.inf).argmax(1)
-            chosen = torch.where(farther.any(1), nearest, farthest)
-        loss = (margin + near - distance.gather(1, chosen[:, None])).squeeze(1).relu()
-    return _mean_of(loss, negatives.any(1))
+            chosen = self._chosen(distance.detach(), near.detach(), negatives)
+            loss = (self.hinge + near - distance.gather(1, chosen[:, None])).squeeze(1).relu()
+        return _mean_of(loss, negatives.any(1))
+
+    def _chosen(self, distance: Tensor, near: Tensor, negatives: Tensor) -> Tensor:
+        """Column of the negative that counts for each query, (B,)."""
+        # Infinite where there is nothing to choose, for the choice alone: an infinite distance has no gradient.
+        if self._mining == "hardest":
+            return distance.masked_fill(~negatives, torch.inf).argmin(1)
+        farther = negatives & (distance > near)
+        nearest = distance.masked_fill(~farther, torch.inf).argmin(1)
+        farthest = distance.masked_fill(~negatives, -torch.inf).argmax(1)
+        return torch.where(farther.any(1), nearest, farthest)
 
 
-def info_nce_loss(distance: Tensor, positive: Tensor, negatives: Tensor, temperature: Tensor) -> Tensor:
+class InfoNCELoss(InBatchLoss):
     """-log softmax of -d / τ at the positive, among it and the negatives (van den Oord et al. 2018, equation 4).
 
     Args:
-        distance: of all queries and products, (B, M).
-        positive: column of each query's own product, (B,).
-        negatives: see `in_batch_negatives`, (B, M).
-        temperature: τ, a scalar.
-
-    Returns:
-        A scalar, the mean over the queries that have negatives; 0 if there are none.
+        temperature: τ, or where it begins.
+        learn_temperature: whether it is learned.
     """
-    candidates = negatives.scatter(1, positive[:, None], True)
-    logits = (-distance / temperature).masked_fill(~candidates, -torch.inf)
-    return _mean_of(F.cross_entropy(logits, positive, reduction="none"), negatives.any(1))
+
+    def __init__(self, temperature: float, learn_temperature: bool) -> None:
+        require_positive(temperature=temperature)
+        super().__init__()
+        self.temperature = Temperature(temperature, learn_temperature)
+
+    def forward(self, distance: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
+        """See `InBatchLoss.forward`."""
+        candidates = negatives.scatter(1, positive[:, None], True)
+        logits = (-distance / self.temperature()).masked_fill(~candidates, -torch.inf)
+        return _mean_of(F.cross_entropy(logits, positive, reduction="none"), negatives.any(1))
+
+    def logged(self) -> dict[str, Tensor]:
+        """The temperature."""
+        return {"temperature": self.temperature().detach()}
 
 
 def _mean_of(values: Tensor, counted: Tensor) -> Tensor:

@@ -1,29 +1,28 @@
-"""What the baselines share that see one vector a picture: no regions, no category."""
+"""What methods share that see one vector a picture: no regions, no category."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.models.components.distance import query_distance
 from ctl_lightning.models.components.heads import in_full
-from ctl_lightning.models.components.style_network import Embedded, Images, SceneStyle, without_regions
+from ctl_lightning.models.components.network import Embedded, Images, Network, SceneStyle, without_regions
 
 
-class PooledNetwork(nn.Module):
+class PooledNetwork(Network, ABC):
     """Pooled backbone features -> a vector of scenes and of products -> squared Euclidean distance.
 
     Where the protocol tunes the backbone, it is tuned here too, so that all methods have the same network at their disposal; the
     papers of these baselines use fixed features, but for Veit et al.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
+    losses: tuple[str, ...] = ("triplet", "contrastive", "logistic", "bpr")
 
+    @abstractmethod
     def scene_vector(self, pooled: Tensor) -> Tensor:
         """Pooled features of scene crops (B, F) -> (B, D)."""
-        raise NotImplementedError
 
     def product_vector(self, pooled: Tensor) -> Tensor:
         """Pooled features of products (B, F) -> (B, D). The same map as of scenes, unless a method says otherwise."""
@@ -34,7 +33,7 @@ class PooledNetwork(nn.Module):
         return scene.new_zeros(())
 
     def forward(self, scene: Images, products: Sequence[Images], category: Tensor) -> Embedded:
-        """Embeds a training batch; every picture goes through the backbone once. As `StyleNetwork.forward`."""
+        """As `Network.forward`."""
         count = len(category)
         if isinstance(scene, Tensor):
             pooled = self._pooled(torch.cat([scene, *products]))  # type: ignore[list-item]
@@ -57,7 +56,10 @@ class PooledNetwork(nn.Module):
         return (style.scene - product).square().sum(-1)
 
     def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
-        """Every scene to every product, (M, D) -> (B, M)."""
+        """Every scene to every product, (M, D) -> (B, M); one matrix product if there is a one-query form."""
+        one = self.query(style)
+        if one is not None:
+            return query_distance(one, products)
         return torch.cdist(style.scene, products, compute_mode="donot_use_mm_for_euclid_dist").square()
 
     def _pooled(self, images: Images) -> Tensor:

@@ -1,11 +1,11 @@
-"""The style network: pictures -> scene and product embeddings -> distances (Kang et al. 2019, section 3)."""
+"""What hybrid, global and local share: heads, attention, and the one-query form of the distance (Kang et al. 2019, section 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctl_lightning.models.components.backbone import Backbone, Features
 from ctl_lightning.models.components.distance import (
@@ -19,43 +19,20 @@ from ctl_lightning.models.components.distance import (
     query_distance,
 )
 from ctl_lightning.models.components.heads import CategoryEmbedding, Head
+from ctl_lightning.models.components.network import (
+    Embedded,
+    Images,
+    Network,
+    SceneStyle,
+    require_positive,
+    without_regions,
+)
 
-Images = Tensor | tuple[Tensor, Tensor]
-"""uint8 pictures (B, 3, S, S), or a frozen backbone's features of them: pooled (B, F) and, of scenes, regions (B, R, C)."""
-
-
-class SceneStyle(NamedTuple):
-    """A (scene, category): `scene` f_s (B, D), `regions` f_i (B, R, D), `attention` a_i (B, R).
-
-    The global distance has no regions: then R = 0.
-    """
-
-    scene: Tensor
-    regions: Tensor
-    attention: Tensor
+Attention = Literal["category", "uniform"]
+"""By category as in the paper, or uniform (the ablation)."""
 
 
-class Embedded(NamedTuple):
-    """A training batch.
-
-    Attributes:
-        style: of the B scenes.
-        products: f_p of each kind of product, such as positives and negatives, (B, D) each.
-        penalty: what the network itself adds to the loss, a scalar; 0 for all but auto-encoders.
-    """
-
-    style: SceneStyle
-    products: tuple[Tensor, ...]
-    penalty: Tensor
-
-
-def without_regions(scene: Tensor) -> SceneStyle:
-    """The style of scenes of which a method has one vector, (B, D), and no regions."""
-    count, width = scene.shape  # not `len`, which torch.export takes for a constant
-    return SceneStyle(scene, scene.new_zeros(count, 0, width), scene.new_zeros(count, 0))
-
-
-class StyleNetwork(nn.Module):
+class StyleNetwork(Network):
     """Backbone, the heads Θ_g, Θ_l and Θ_k, and the category embedding.
 
     Args:
@@ -67,7 +44,12 @@ class StyleNetwork(nn.Module):
         dropout: of the heads.
         attention: by category as in the paper, or uniform (the ablation).
         squared: squared Euclidean distances as in the paper's equations, or plain ones.
+
+    Raises:
+        ValueError: an option out of its range.
     """
+
+    losses: tuple[str, ...] = ("triplet", "in_batch_triplet", "info_nce", "contrastive", "logistic", "bpr")
 
     def __init__(
         self,
@@ -77,13 +59,17 @@ class StyleNetwork(nn.Module):
         dim: int,
         hidden: int,
         dropout: float,
-        attention: Literal["category", "uniform"],
+        attention: Attention,
         squared: bool,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.method = method
+        require_positive(dim=dim, hidden=hidden)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        super().__init__(backbone)
+        self.method: Method = method
         self.squared = squared
+        if not squared:  # the contrastive loss takes squared distances
+            self.losses = tuple(name for name in self.losses if name != "contrastive")
         self.pooled_head = Head(backbone.pooled_features, hidden, dim, dropout, ("scene", "product"))
         if method != "global":
             self.region_head = Head(backbone.region_features, hidden, dim, dropout, ("scene",))
@@ -93,18 +79,10 @@ class StyleNetwork(nn.Module):
             self.category_embedding = CategoryEmbedding(categories, dim)
 
     def forward(self, scene: Images, products: Sequence[Images], category: Tensor) -> Embedded:
-        """Embeds a training batch; every picture goes through the backbone once.
+        """As `Network.forward`.
 
         All pictures go as one batch: the BatchNorm of a tuned backbone then sees scenes and products together in training, as its
         running statistics do.
-
-        Args:
-            scene: uint8 scene crops, (B, 3, S, S), or their features.
-            products: of each scene, such as its positive and its negative: uint8 pictures, (B, 3, S, S), or their features.
-            category: index of each product's category, (B,).
-
-        Returns:
-            The styles of the scenes, and f_p of each of `products`.
         """
         count = len(category)
         if isinstance(scene, Tensor):
@@ -149,16 +127,27 @@ class StyleNetwork(nn.Module):
                 return 2 - (query(self.method, *style) * product).sum(-1)
             return region_distance(self.method, style, product, squared=False)
 
-    def query(self, style: SceneStyle) -> Tensor:
-        """q (B, D) of B (scene, category) with d(s, p) = 2 - q·f_p; only if the distance is squared."""
+    def query(self, style: SceneStyle) -> Tensor | None:
+        """q (B, D) of B (scene, category) with d(s, p) = 2 - q·f_p; None: the distance is not squared."""
+        if not self.squared:
+            return None
         with _full_precision(style.scene):
             return query(self.method, *style)
+
+    def queries(self, style: SceneStyle) -> Mapping[str, Tensor]:
+        """The queries of the global and of the local distance, of those that the method has, (B, D): name -> q."""
+        if not self.squared:
+            return {}
+        parts: tuple[Method, ...] = ("global", "local") if self.method == "hybrid" else (self.method,)
+        with _full_precision(style.scene):
+            return {part: query(part, *style) for part in parts}
 
     def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
         """Every scene to every product, (M, D) -> (B, M); one matrix product if the distance is squared."""
         with _full_precision(products):
-            if self.squared:
-                return query_distance(self.query(style), products)
+            one = self.query(style)
+            if one is not None:
+                return query_distance(one, products)
             return plain_distance(self.method, *style, products)
 
 

@@ -1,0 +1,29 @@
+"""The global distance alone."""
+
+from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.models.components.style_network import StyleNetwork
+
+
+class GlobalOnly(StyleNetwork):
+    """d_global = |f_s - f_p|²: the whole scene alone (Kang et al. 2019, equation 2); no regions, no attention.
+
+    Args:
+        backbone: frozen or not.
+        categories: how many.
+        dim: D, of the style space; 128 in the paper.
+        hidden: width of the heads' hidden layer.
+        dropout: rate in the heads.
+        squared: squared Euclidean distances as in the paper's equations, or plain ones.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        categories: int,
+        *,
+        dim: int,
+        hidden: int,
+        dropout: float,
+        squared: bool,
+    ) -> None:
+        super().__init__(backbone, categories, "global", dim, hidden, dropout, "uniform", squared)
