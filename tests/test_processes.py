@@ -29,7 +29,7 @@ from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.launch import is_first, is_restarted, run_id, started, starter
 from ctl_lightning.train import train
-from ctl_lightning.training.distributed import SameConfig, check_started, in_order
+from ctl_lightning.training.distributed import SameConfig, check_started
 
 DDP = ("trainer=ddp", "trainer.accelerator=cpu")
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
@@ -100,29 +100,6 @@ def test_whole_batches_are_dealt_each_to_someone_and_equally_many(items: int, ba
     turns = [one for turn in zip(*dealt, strict=True) for one in turn]
     assert turns[: len(alone)] == alone
     assert set(turns[len(alone) :]) <= {alone[0]}
-
-
-def test_a_missing_item_is_noticed() -> None:
-    values = torch.arange(6.0).reshape(3, 2)
-    found = in_order(values, torch.tensor([2, 0, 1]), 3)
-    assert found is not None
-    assert found.tolist() == [[2, 3], [4, 5], [0, 1]]
-    assert in_order(values, torch.tensor([2, 0, 1]), 4) is None
-    twice = in_order(values[[0, 1, 2, 0]], torch.tensor([0, 1, 2, 0]), 3)
-    assert twice is not None
-    assert twice.tolist() == values.tolist()
-
-
-def _gathered(rank: int) -> list[float]:
-    torch.distributed.init_process_group("gloo")
-    places = torch.arange(7)[rank::2] if rank < 2 else torch.tensor([0])
-    found = in_order(places[:, None].double() * 10, places, 7)
-    assert found is not None
-    return found.flatten().tolist()
-
-
-def test_parts_of_unequal_size_are_gathered_in_order() -> None:
-    assert in_processes(3, _gathered, each=[(0,), (1,), (2,)]) == [[0, 10, 20, 30, 40, 50, 60]] * 3
 
 
 def _normalised_in_half(part: NDArray[np.float32]) -> tuple[str, NDArray[np.float32]]:

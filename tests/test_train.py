@@ -19,15 +19,18 @@ from PIL import Image
 
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.splits import split_of
+from ctl_lightning.metrics.ranking import CatalogueRanking, Ranked
 from ctl_lightning.models.checkpoint import read_checkpoint
 from ctl_lightning.models.components.backbone import SmallNetwork
+from ctl_lightning.models.components.network import Network
 from ctl_lightning.runtime.config import build
 from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.trained import Trained
 from ctl_lightning.train import train
+from ctl_lightning.training import module, predict
 from ctl_lightning.training.checkpointing import BestCheckpoint
-from ctl_lightning.training.module import CompleteTheLook
+from ctl_lightning.training.module import CompleteTheLook, ranking_of
 
 METRICS = {
     "auc",
@@ -248,36 +251,36 @@ def test_the_checkpoint_of_the_best_epoch_is_what_is_tested_and_returned(compose
     assert best.name == f"best-epoch{auc.index(max(auc)):03d}.ckpt"
     config = compose(*TINY, f"seed={seed}")
     data = build(config.data, "data")
-    module = CompleteTheLook.load_from_checkpoint(best, weights_only=True)
-    Trainer(accelerator="cpu", logger=False).test(module, datamodule=data, verbose=False)
+    model = CompleteTheLook.load_from_checkpoint(best, weights_only=True)
+    Trainer(accelerator="cpu", logger=False).test(model, datamodule=data, verbose=False)
     tested = results(run)["test"]["all"]["auc"]["value"]
-    assert tested == pytest.approx(module.scores.auc.mean(), abs=1e-9)
+    assert tested == pytest.approx(model.scores.auc.mean(), abs=1e-9)
 
 
 @pytest.mark.usefixtures("without_pictures")
 def test_validation_chooses_and_the_test_split_is_ranked_once_at_the_end(
     compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranked: list[tuple[str, bool]] = []
-    embed, choose = CompleteTheLook.ranked, BestCheckpoint._save_topk_checkpoint
+    ranked: list[str] = []
+    rank, choose = ranking_of, BestCheckpoint._save_topk_checkpoint
 
-    def spied(module: CompleteTheLook, task: EvaluationSet, *rest: Any) -> Any:
-        ranked.append((split_of(task.pairs[0].scene, "0"), module.trainer.training or module.trainer.validating))
-        assert {split_of(pair.scene, "0") for pair in task.pairs} == {ranked[-1][0]}
-        return embed(module, task, *rest)
+    def spied(network: Network, task: EvaluationSet, embedded: CatalogueRanking) -> Ranked:
+        ranked.append(split_of(task.pairs[0].scene, "0"))
+        assert {split_of(pair.scene, "0") for pair in task.pairs} == {ranked[-1]}
+        return rank(network, task, embedded)
 
     def chosen(callback: BestCheckpoint, trainer: Trainer, monitored: dict[str, Any]) -> None:
         assert callback.monitor == "val/auc"
         assert not any(name.startswith("test") for name in monitored)
-        ranked.append(("choice", True))
+        ranked.append("choice")
         choose(callback, trainer, monitored)
 
-    monkeypatch.setattr(CompleteTheLook, "ranked", spied)
+    for user in (module, predict):
+        monkeypatch.setattr(user, "ranking_of", spied)
     monkeypatch.setattr(BestCheckpoint, "_save_topk_checkpoint", chosen)
     train(compose(*TINY, "trainer.max_epochs=2"))
-    epochs = [("validation", True), ("choice", True)] * 2
-    # Once more the validation split, for the classifier of the best epoch's weights.
-    assert ranked == [*epochs, ("test", False), ("validation", False)]
+    # Once more the validation split at the end, for the classifier of the best epoch's weights.
+    assert ranked == ["validation", "choice"] * 2 + ["test", "validation"]
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -1,12 +1,22 @@
 """Compatible or not, and how probably: what a distance says of a single (scene, product)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    binary_average_precision,
+    binary_calibration_error,
+    binary_precision_recall_curve,
+    binary_roc,
+)
 
 from ctl_lightning.data.evaluation_set import Integers
 from ctl_lightning.metrics.intervals import Floats, Interval, interval, ratio_interval
@@ -119,8 +129,8 @@ def classifier_results(classifier: Classifier, judged: Judged, chosen_on: int) -
         "f1": ratio(2 * hit, said.astype(float) + truth),
         "expected_calibration_error": calibration_error(probability, truth),
         "brier": interval((probability - truth) ** 2, judged.scene),
-        "roc_auc": float(roc_auc_score(truth, -judged.distance)),
-        "average_precision": float(average_precision_score(truth, -judged.distance)),
+        "roc_auc": roc_auc(judged.distance, truth),
+        "average_precision": average_precision(judged.distance, truth),
     }
 
 
@@ -129,12 +139,68 @@ def calibration_error(probability: Floats, truth: NDArray[np.bool_]) -> float:
 
     Without an interval: it is biased upwards, resampling biases it once more, and a bootstrap interval does not hold the truth.
 
+    >>> calibration_error(np.array([0.75, 0.75, 0.25, 0.25]), np.array([True, True, False, False]))
+    0.25
+
     Args:
         probability: of each sample, (N,).
         truth: of each sample, (N,).
     """
-    gaps = np.bincount(bins(probability), probability - truth, BINS)
-    return float(np.abs(gaps).sum() / len(truth))
+    given = torch.from_numpy(probability), torch.from_numpy(truth.astype(np.int64))
+    with _double():
+        return float(binary_calibration_error(*given, n_bins=BINS, norm="l1"))
+
+
+def roc_auc(distance: Floats, truth: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve of samples, (N,) each, of which the near ones should be the true ones.
+
+    >>> roc_auc(np.array([0.1, 0.2, 0.3, 0.4]), np.array([True, False, True, False]))
+    0.75
+    """
+    with _double():
+        return float(binary_auroc(*_as_scores(distance, truth)))
+
+
+def average_precision(distance: Floats, truth: NDArray[np.bool_]) -> float:
+    """Σ over thresholds of (gain of recall) · precision of samples, (N,) each, of which the near ones should be the true ones.
+
+    >>> average_precision(np.array([0.1, 0.2, 0.3]), np.array([True, False, True])).__round__(4)
+    0.8333
+    """
+    with _double():
+        return float(binary_average_precision(*_as_scores(distance, truth)))
+
+
+def roc_curve(distance: Floats, truth: NDArray[np.bool_]) -> Floats:
+    """False and true positive rates over all thresholds, (2, n), of samples (N,)."""
+    with _double():
+        false_rate, true_rate, _ = binary_roc(*_as_scores(distance, truth))
+    return torch.stack([false_rate, true_rate]).numpy()
+
+
+def precision_recall_curve(distance: Floats, truth: NDArray[np.bool_]) -> Floats:
+    """Recall and precision over all thresholds, (2, n), of samples (N,)."""
+    with _double():
+        precision, recall, _ = binary_precision_recall_curve(*_as_scores(distance, truth))
+    return torch.stack([recall, precision]).numpy()
+
+
+def _as_scores(distance: Floats, truth: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """Scores in [0, 1] in the reverse order of the distances, and the truth: torchmetrics takes others for logits."""
+    levels, place = np.unique(distance, return_inverse=True)
+    scores = 1 - place / max(1, len(levels) - 1)
+    return torch.from_numpy(scores), torch.from_numpy(truth.astype(np.int64))
+
+
+@contextmanager
+def _double() -> Iterator[None]:
+    """Within it torchmetrics divides counts in double precision, for which it has no option."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def bins(probability: Floats) -> Integers:

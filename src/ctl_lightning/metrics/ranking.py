@@ -1,15 +1,17 @@
-"""Who is how far from whom: embedded scene crops and products of a split, and the distances between them."""
+"""Who is how far from whom: what was embedded of a split, by one process or several, and the distances between its scenes and products."""
 
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from ctl_lightning.data.evaluation_set import Integers
 from ctl_lightning.metrics.intervals import Floats
 from ctl_lightning.models.components.distance import query_distance
-from ctl_lightning.models.components.network import Network, SceneStyle
+from ctl_lightning.models.components.network import SceneStyle, without_regions
+from ctl_lightning.runtime.errors import InputError
 
 
 class Ranked(Protocol):
@@ -22,6 +24,28 @@ class Ranked(Protocol):
         """a_i of every query, (Q, R); R = 0 if the method has no regions."""
 
 
+class Measure(Protocol):
+    """What measures: a network of ours, or anything else with these two."""
+
+    def query(self, style: SceneStyle) -> Tensor | None:
+        """q (B, D) with distances 2 - q·p; None: there is no such form."""
+
+    def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
+        """Every scene to every product, (M, D) -> (B, M)."""
+
+
+class QueryMeasure:
+    """d = 2 - q·p of one vector q a scene, for who has vectors and no network of ours."""
+
+    def query(self, style: SceneStyle) -> Tensor:
+        """q is what was given of the scene, (B, D)."""
+        return style.scene
+
+    def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
+        """(M, D) -> (B, M)."""
+        return query_distance(style.scene, products)
+
+
 class Ranking:
     """Embedded scene crops and products, and the distances between them.
 
@@ -29,17 +53,17 @@ class Ranking:
     those that a catalogue gives, whatever computes its products.
 
     Args:
-        network: whose distances.
+        measure: whose distances; a network.
         styles: of Q queries.
         products: f_p, (M, D).
     """
 
-    def __init__(self, network: Network, styles: SceneStyle, products: Tensor) -> None:
-        self._network = network
+    def __init__(self, measure: Measure, styles: SceneStyle, products: Tensor) -> None:
+        self._measure = measure
         self.styles = styles
         self.products = products
         with torch.no_grad():
-            query = network.query(styles)
+            query = measure.query(styles)
         self._queries = None if query is None else query.double()
 
     @torch.no_grad()
@@ -51,12 +75,110 @@ class Ranking:
             chosen = self.products[torch.from_numpy(products).to(device)].double()
             return query_distance(self._queries[rows], chosen).cpu().numpy()
         style = SceneStyle(*(part[rows] for part in self.styles))
-        distance = self._network.distances(style, self.products[torch.from_numpy(products).to(device)])
+        distance = self._measure.distances(style, self.products[torch.from_numpy(products).to(device)])
         return distance.double().cpu().numpy()
 
     def attention(self) -> Floats:
         """a_i of every query, (Q, R); R = 0 if the method has no regions."""
         return self.styles.attention.double().cpu().numpy()
+
+
+Kind = Literal["scenes", "products"]
+
+STATES: dict[Kind, tuple[str, ...]] = {
+    "scenes": ("scene_place", "scene", "regions", "attention"),
+    "products": ("product_place", "product"),
+}
+"""What is kept of each kind of picture; the places come first."""
+
+
+class CatalogueRanking(Metric):
+    """Exact ranking of a catalogue for scenes that are embedded batch by batch, in one process or several.
+
+    Batches come in any order, from whatever process; torchmetrics gathers them. What came twice, as padded samplers deal it, counts
+    once. Nothing may be missing: a ranking of a part of the catalogue is another task.
+
+    >>> ranking = CatalogueRanking().expecting(scenes=1, products=3)
+    >>> ranking.update(torch.tensor([0]), torch.tensor([[2.0, 0.0]]), "scenes")  # q of one scene
+    >>> ranking.update(torch.tensor([2, 0]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), "products")
+    >>> ranking.update(torch.tensor([1]), torch.tensor([[0.6, 0.8]]), "products")
+    >>> ranking.compute().distances(np.array([0]), np.arange(3)).round(1)
+    array([[0. , 0.8, 2. ]])
+
+    Args:
+        measure: whose distances: a network, or anything with `query` and `distances`; None: d = 2 - q·p.
+        options: of torchmetrics.Metric.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    scene_place: list[Tensor]
+    scene: list[Tensor]
+    regions: list[Tensor]
+    attention: list[Tensor]
+    product_place: list[Tensor]
+    product: list[Tensor]
+
+    def __init__(self, measure: Measure | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        # In a tuple: a network that is measured is no part of its metric, nor its weights of the metric's state.
+        self._measure: tuple[Measure] = (measure or QueryMeasure(),)
+        self._expected: dict[Kind, int] = {"scenes": 0, "products": 0}
+        for name in (*STATES["scenes"], *STATES["products"]):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def expecting(self, scenes: int, products: int) -> "CatalogueRanking":
+        """Says how many scenes and products there are in all. Returns this metric, emptied."""
+        self.reset()
+        self._expected = {"scenes": scenes, "products": products}
+        return self
+
+    def update(self, place: Tensor, embedded: Tensor | SceneStyle, kind: Kind) -> None:
+        """Takes up a batch.
+
+        Args:
+            place: of each scene or product in the list of all of them, whole numbers, (B,).
+            embedded: f_p of products, (B, D); the styles of scenes, or their q, (B, D).
+            kind: "scenes" or "products".
+        """
+        parts: tuple[Tensor, ...]
+        if kind == "scenes":
+            parts = embedded if isinstance(embedded, SceneStyle) else without_regions(embedded)
+        else:
+            assert isinstance(embedded, Tensor)
+            parts = (embedded,)
+        for name, part in zip(STATES[kind], (place, *parts), strict=True):
+            getattr(self, name).append(part)
+
+    def compute(self) -> Ranking:
+        """The ranking of all that the processes embedded.
+
+        Raises:
+            InputError: a scene or a product is missing; an embedding is not finite.
+        """
+        styles, (products,) = SceneStyle(*self._ordered("scenes")), self._ordered("products")
+        # A comparison with NaN is false: every rank would be the first.
+        if not all(bool(torch.isfinite(part).all()) for part in (*styles, products)):
+            raise InputError("the embeddings of scenes or products are not finite: the network's weights are broken")
+        return Ranking(self._measure[0], styles, products)
+
+    def _ordered(self, kind: Kind) -> list[Tensor]:
+        """The parts of all scenes or products, by their places, those that came twice once."""
+        found = [getattr(self, name) for name in STATES[kind]]
+        # Lists in one process, tensors after torchmetrics has gathered them from several.
+        place, *parts = (torch.cat(list(part)) if isinstance(part, list) and part else part for part in found)
+        count = self._expected[kind]
+        if not isinstance(place, Tensor) or not torch.equal(torch.unique(place).cpu(), torch.arange(count)):
+            raise InputError(
+                "trainer: a split is ranked whole, but limit_val_batches, limit_test_batches or fast_dev_run leaves parts of it "
+                "out"
+            )
+        ordered = []
+        for part in parts:
+            assert isinstance(part, Tensor)
+            ordered.append(part.new_empty((count, *part.shape[1:])))
+            ordered[-1][place.to(part.device)] = part
+        return ordered
 
 
 class FixedRanking:

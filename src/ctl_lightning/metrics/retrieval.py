@@ -65,9 +65,9 @@ def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0
             negative = np.searchsorted(products, task.negative[at])
             allowed, like_positive = _weights(task, at, products)
             distance = distances(task.query[at], products)
-            auc[at] = _auc(distance, positive, allowed)
-            matched[at] = _auc(distance, positive, like_positive)
-            rank[at] = 1 + _nearer(distance, positive, allowed)
+            auc[at] = weighted_auc(distance, positive, allowed)
+            matched[at] = weighted_auc(distance, positive, like_positive)
+            rank[at] = 1 + nearer(distance, positive, allowed)
             near[at], far[at] = distance[np.arange(len(at)), positive], distance[np.arange(len(at)), negative]
             foreign = np.full((PERMUTATIONS, len(at)), np.nan)
             for turn, donor in enumerate(donors[:, rows]):
@@ -75,9 +75,9 @@ def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0
                 if not given.any():
                     continue
                 other = distances(task.query[pairs[donor[given]]], products)
-                foreign[turn, given] = _auc(other, positive[given], allowed[given])
+                foreign[turn, given] = weighted_auc(other, positive[given], allowed[given])
             # By way of the differences: a method that ignores the scene loses exactly nothing, whatever the rounding of a mean.
-            shuffled[at] = auc[at] - _mean_over_first(auc[at] - foreign)
+            shuffled[at] = auc[at] - mean_over_first(auc[at] - foreign)
     correct = (near < far) + 0.5 * (near == far)
     return PairScores(auc, matched, shuffled, rank, correct, near, far)
 
@@ -88,12 +88,26 @@ def _weights(task: EvaluationSet, pairs: Integers, products: Integers) -> tuple[
     for row, pair in enumerate(pairs):
         allowed[row, np.isin(products, task.masked[pair])] = 0
     allowed[products == task.positive[pairs][:, None]] = 0
-    seen = task.train_count[task.positive[pairs]] > 0
-    frequency = task.train_count[products]
-    return allowed, allowed * np.where(seen[:, None], frequency, frequency == 0)
+    positive = np.searchsorted(products, task.positive[pairs])
+    return allowed, matched_weights(allowed, positive, task.train_count[products])
 
 
-def _auc(distance: Floats, positive: Integers, weight: Floats) -> Floats:
+def matched_weights(allowed: Floats, positive: Integers, train_count: Integers) -> Floats:
+    """Weights of the negatives of the positive's kind: seen ones by their training frequency, or unseen ones.
+
+    Args:
+        allowed: 1 for each query's negatives, (n, m).
+        positive: column of each query's own product, (n,).
+        train_count: in how many training pairs each product is, (m,).
+
+    Returns:
+        (n, m)
+    """
+    seen = train_count[positive] > 0
+    return allowed * np.where(seen[:, None], train_count, train_count == 0)
+
+
+def weighted_auc(distance: Floats, positive: Integers, weight: Floats) -> Floats:
     """Weighted share of the negatives (n, m) that are farther than column `positive` (n,); NaN without negatives: (n,)."""
     own = np.take_along_axis(distance, positive[:, None], axis=1)
     farther = (distance > own) + 0.5 * (distance == own)
@@ -101,7 +115,7 @@ def _auc(distance: Floats, positive: Integers, weight: Floats) -> Floats:
         return (farther * weight).sum(1) / weight.sum(1)
 
 
-def _nearer(distance: Floats, positive: Integers, allowed: Floats) -> Floats:
+def nearer(distance: Floats, positive: Integers, allowed: Floats) -> Floats:
     """How many negatives are nearer than the positive, ties by half: (n,)."""
     own = np.take_along_axis(distance, positive[:, None], axis=1)
     return (((distance < own) + 0.5 * (distance == own)) * allowed).sum(1)
@@ -114,7 +128,8 @@ def _donors(scenes: Integers, seed: int) -> Integers:
     return np.where(scenes[donors] == scenes, -1, donors)
 
 
-def _mean_over_first(values: Floats) -> Floats:
+def mean_over_first(values: Floats) -> Floats:
+    """The mean over the first dimension of what is not NaN, (P, n) -> (n,); NaN where there is nothing."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0).sum(0) / known.sum(0)

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ctl_lightning.data.crop import crop_key, scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import open_upright
 from ctl_lightning.data.pairs import Pair
-from ctl_lightning.metrics.classification import Classifier, Judged, bins
+from ctl_lightning.metrics.classification import Classifier, Judged, bins, precision_recall_curve, roc_curve
 from ctl_lightning.metrics.ranking import Ranking
 from ctl_lightning.metrics.retrieval import Distances, PairScores
 from ctl_lightning.models.components.network import Network
@@ -78,14 +77,12 @@ def attention_rows(data: TripletDataModule, task: EvaluationSet, network: Networ
 def classifier_curves(classifier: Classifier, judged: Judged) -> ClassifierCurves:
     """What the pictures of a classifier show of these samples."""
     said, truth = classifier.is_compatible(judged.distance), judged.compatible
-    false_rate, true_rate, _ = roc_curve(truth, -judged.distance)
-    precision, recall, _ = precision_recall_curve(truth, -judged.distance)
     probability = classifier.probability(judged.distance)
     place = bins(probability)
     rows = [(probability[place == b].mean(), truth[place == b].mean(), (place == b).sum()) for b in np.unique(place)]
     return ClassifierCurves(
-        np.stack([false_rate, true_rate]),
-        np.stack([recall, precision]),
+        roc_curve(judged.distance, truth),
+        precision_recall_curve(judged.distance, truth),
         (float(said[~truth].mean()), float(said[truth].mean()), float(truth[said].mean()) if said.any() else 1.0),
         np.array(rows, float).T,
     )

@@ -1,4 +1,4 @@
-"""What the processes of one run do together: they compare options, share BatchNorm, and gather what each has embedded."""
+"""What the processes of one run do together: they compare options and share BatchNorm; and who started them."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,6 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.plugins import TorchSyncBatchNorm
 from torch import distributed
 from torch.nn import Module
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ctl_lightning.models.components.sync_batchnorm import synchronise
 from ctl_lightning.runtime.errors import InputError
@@ -75,29 +74,6 @@ def _leaves(prefix: str, value: Any) -> list[tuple[str, Any]]:
     if not isinstance(value, Mapping):
         return [(prefix, value)]
     return [leaf for key, inner in value.items() for leaf in _leaves(f"{prefix}.{key}" if prefix else str(key), inner)]
-
-
-def in_order(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor | None:
-    """Puts what the processes have of a list together, each of them all of it.
-
-    Args:
-        values: of this process's items, (n, ...); other processes may have another n, and the same items.
-        index: of these items in the list, (n,).
-        count: N, the length of the list.
-
-    Returns:
-        (N, ...), items that are there twice taken once; None: one is missing.
-    """
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        home = values.device
-        way = torch.device("cuda", torch.cuda.current_device()) if distributed.get_backend() == "nccl" else home
-        parts = (part.to(way).contiguous() for part in (values, index))
-        values, index = (torch.cat(gather_all_tensors(part)).to(home) for part in parts)
-    if not torch.equal(torch.unique(index).cpu(), torch.arange(count)):
-        return None
-    ordered = values.new_empty((count, *values.shape[1:]))
-    ordered[index.to(values.device)] = values
-    return ordered
 
 
 def check_started(trainer: Mapping[str, Any], multirun: bool, group: str = "trainer.") -> None:

@@ -1,7 +1,7 @@
 """The LightningModule: network + loss + exact ranking metrics + optimiser."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -14,19 +14,22 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.triplets import EvaluationImage, PairBatch, Triplet
-from ctl_lightning.metrics.ranking import FixedRanking, Ranked, Ranking
+from ctl_lightning.metrics.ranking import CatalogueRanking, FixedRanking, Kind, Ranked, Ranking
 from ctl_lightning.metrics.retrieval import PairScores, mean, metric_values, score_pairs
 from ctl_lightning.models.checkpoint import FORMAT, fits_this_revision
 from ctl_lightning.models.components.backbone import BackboneOptions
 from ctl_lightning.models.components.losses import Loss, in_batch_negatives
-from ctl_lightning.models.components.network import Network, SceneStyle, require_positive
+from ctl_lightning.models.components.network import Network, require_positive
 from ctl_lightning.models.components.triplet_statistics import observations
 from ctl_lightning.models.registry import make_loss, make_network, model_hints
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.training.distributed import in_order
 
 MONITOR = "val/auc"
 """What chooses the best checkpoint, and what a sweep maximises."""
+
+
+KINDS: tuple[Kind, Kind] = ("scenes", "products")
+"""What the loaders of an evaluation give, in their order."""
 
 
 class CompleteTheLook(LightningModule):
@@ -47,6 +50,7 @@ class CompleteTheLook(LightningModule):
     Attributes:
         network: of the method.
         loss: with what it learns.
+        embedded: of the split that is measured.
 
     Raises:
         ValueError: an option out of its range; a loss that can not train the method.
@@ -80,7 +84,7 @@ class CompleteTheLook(LightningModule):
         self.loss = make_loss(loss)
         self.ranking: Ranked
         self.scores: PairScores
-        self._embedded: list[list[Any]] = [[], []]
+        self.embedded = CatalogueRanking(self.network)
         self._finite = torch.tensor(True)
         self._distances: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -229,27 +233,32 @@ class CompleteTheLook(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """A network that is no longer finite is not measured."""
         self._stop_unless(self._is_finite())
-        self._embedded = [[], []]
+        self._expect("validation")
 
     def on_test_epoch_start(self) -> None:
         """Forgets what was embedded before."""
-        self._embedded = [[], []]
+        self._expect("test")
+
+    def _expect(self, split: Literal["validation", "test"]) -> None:
+        task: EvaluationSet = self.trainer.datamodule.evaluation(split)  # type: ignore[attr-defined]
+        self.embedded.expecting(len(task.queries), len(task.products))
 
     def predict_step(self, batch: EvaluationImage, batch_idx: int, dataloader_idx: int) -> tuple[Tensor, ...]:
         """Embeds scene crops (loader 0) and the catalogue (loader 1).
 
         Returns:
-            The pictures' places in the list of all (B,), and the tensors of their SceneStyle, or f_p; nothing, if nobody looks.
+            The pictures' places in the list of all (B,), and their SceneStyle, or f_p; nothing, if nobody looks.
         """
         if not self.sees:
             return ()
         if dataloader_idx == 0:
-            return batch.place, *self.network.embed_scene(batch.image, torch.as_tensor(batch.category))
+            return batch.place, self.network.embed_scene(batch.image, torch.as_tensor(batch.category))  # type: ignore[return-value]
         return batch.place, self.network.embed_product(batch.image)
 
     def validation_step(self, batch: EvaluationImage, batch_idx: int, dataloader_idx: int) -> None:
-        """As `predict_step`."""
-        self._embedded[dataloader_idx].append(self.predict_step(batch, batch_idx, dataloader_idx))
+        """As `predict_step`; `embedded` takes it up."""
+        if self.sees:
+            self.embedded.update(*self.predict_step(batch, batch_idx, dataloader_idx), KINDS[dataloader_idx])  # type: ignore[call-arg, arg-type]
 
     test_step = validation_step
 
@@ -265,8 +274,7 @@ class CompleteTheLook(LightningModule):
         if self.trainer.sanity_checking:
             return  # a few batches of the split, which cannot be ranked
         task: EvaluationSet = self.trainer.datamodule.evaluation(split)  # type: ignore[attr-defined]
-        self.ranking = self.ranked(task, self._embedded)
-        self._embedded = [[], []]
+        self.ranking = ranking_of(self.network, task, self.embedded)
         self.scores = score_pairs(task, self.ranking.distances)
         values = metric_values(self.scores)
         seen, unseen = values["auc"][task.seen], values["auc"][~task.seen]
@@ -278,32 +286,18 @@ class CompleteTheLook(LightningModule):
         }
         self.log_dict({f"{prefix}/{name}": value for name, value in summary.items()})
 
-    def ranked(self, task: EvaluationSet, embedded: Sequence[Sequence[Any]]) -> Ranked:
-        """The ranking of a split from what `predict_step` said of its batches of scene crops, and of its catalogue's.
 
-        Of several processes each has some of the batches, and ranks all of them.
+def ranking_of(network: Network, task: EvaluationSet, embedded: CatalogueRanking) -> Ranked:
+    """The ranking of a split, from what was embedded of it; the same for every scene, if the method sees no pictures.
 
-        Raises:
-            InputError: a batch is missing; an embedding is not finite.
-        """
-        if not self.sees:
-            return FixedRanking(self.network.prior(task.train_count, task.product_category), len(task.queries))
-        found: list[Tensor] = []
-        for batches, count in zip(embedded, (len(task.queries), len(task.products)), strict=True):
-            index, *parts = (torch.cat(part) for part in zip(*batches, strict=True))
-            for part in parts:
-                ordered = in_order(part, index, count)
-                if ordered is None:
-                    raise InputError(
-                        "trainer: a split is ranked whole, but limit_val_batches, limit_test_batches or fast_dev_run leaves parts of it "
-                        "out"
-                    )
-                found.append(ordered)
-        styles, products = SceneStyle(*found[:-1]), found[-1]
-        # A comparison with NaN is false: every rank would be the first.
-        if not all(bool(torch.isfinite(part).all()) for part in (*styles, products)):
-            raise InputError("the embeddings of scenes or products are not finite: the network's weights are broken")
-        return Ranking(self.network, styles, products)
+    Raises:
+        InputError: a part of the split is missing; an embedding is not finite.
+    """
+    if not network.sees:
+        return FixedRanking(network.prior(task.train_count, task.product_category), len(task.queries))
+    ranking: Ranking = embedded.compute()
+    embedded.reset()  # they are large
+    return ranking
 
 
 def _several_processes() -> bool:

@@ -1,12 +1,15 @@
 """A split's pictures through a trained network, outside of training."""
 
+from typing import Any
+
 from lightning import Trainer
+from lightning.fabric.utilities import move_data_to_device
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.samplers import Share
 from ctl_lightning.data.splits import Split
-from ctl_lightning.metrics.ranking import Ranked
-from ctl_lightning.training.module import CompleteTheLook
+from ctl_lightning.metrics.ranking import CatalogueRanking, Ranked
+from ctl_lightning.training.module import KINDS, CompleteTheLook, ranking_of
 
 
 def ranked_split(trainer: Trainer, module: CompleteTheLook, data: TripletDataModule, split: Split) -> Ranked:
@@ -22,15 +25,20 @@ def ranked_split(trainer: Trainer, module: CompleteTheLook, data: TripletDataMod
         InputError: an embedding is not finite.
         KeyboardInterrupt: Ctrl-C, or SIGTERM.
     """
-    embedded: list[list[object]] = [[], []]
+    found: Any = [[], []]
     if module.sees:
         try:
             share = Share(trainer.global_rank, trainer.world_size)
-            embedded = trainer.predict(module, data.evaluation_loaders(split, share))  # type: ignore[assignment]
+            found = trainer.predict(module, data.evaluation_loaders(split, share))
         except SystemExit:
             if trainer.interrupted:  # Lightning has swallowed Ctrl-C
                 raise KeyboardInterrupt from None
             raise
         if trainer.received_sigterm:  # and it goes on after SIGTERM
             raise KeyboardInterrupt
-    return module.ranked(data.evaluation(split), embedded)
+    task, device = data.evaluation(split), trainer.strategy.root_device
+    embedded = CatalogueRanking(module.network).expecting(len(task.queries), len(task.products)).to(device)
+    for kind, batches in zip(KINDS, found, strict=True):
+        for place, part in batches:
+            embedded.update(move_data_to_device(place, device), move_data_to_device(part, device), kind)
+    return ranking_of(module.network, task, embedded)
