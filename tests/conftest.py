@@ -16,6 +16,7 @@ from PIL import Image
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.sources.stl import ShopTheLook
+from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.config import config_dir
 
 # Tiny networks: more threads only wait for each other. For the programs that the tests start, too.
@@ -129,7 +130,7 @@ def full_errors_of_each_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For runs of which only the numbers are looked at: the pictures take most of a tiny run."""
-    monkeypatch.setattr("ctl_lightning.train._pictures", lambda *_: {})
+    monkeypatch.setattr(RunReport, "draw", lambda *_: {})
 
 
 TINY = (

@@ -8,7 +8,9 @@ import pytest
 from conftest import TINY, fitting
 
 from ctl_lightning.catalogue import catalogue
-from ctl_lightning.runtime.config import config_dir, spelled_out
+from ctl_lightning.reports.run_report import RunReport
+from ctl_lightning.runtime.config import config_dir
+from ctl_lightning.runtime.program import spelled_out
 from ctl_lightning.train import train
 
 
@@ -18,7 +20,7 @@ def train_on(looks: Path, cache: Path, folder: Path, *more: str) -> Path:
     sizes = ["data.stored_size=36", "data.image_size=32", "data.batch_size=4", "backbone.grid=4"]
     words = [f"paths.run_dir={folder}", f"paths.cache_dir={cache}", "data=stl_fashion", f"data.root={looks}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ctl_lightning.train._pictures", lambda *_: {})
+        patch.setattr(RunReport, "draw", lambda *_: {})
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
             train(hydra.compose("train", fitting([*small, *sizes, *words, *more])))
     return folder

@@ -1,5 +1,6 @@
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from conftest import MakeData
 from test_module import BACKBONE, module, trainer
 
 from ctl_lightning.benchmark import benchmark
-from ctl_lightning.benchmarks import search
+from ctl_lightning.benchmarks import measure, search
 from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, COMPUTED, UNCACHED
 from ctl_lightning.benchmarks.loader import FILES, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.naive import NaiveScore
@@ -165,10 +166,8 @@ def test_both_ways_of_scoring_give_the_same_distances_and_are_measured() -> None
 def test_only_what_is_asked_for_is_measured(
     tmp_path: Path, looks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "ctl_lightning.benchmark.scoring_rows", lambda seconds, rounds: scoring_rows(seconds, rounds, 500, 2)
-    )
-    monkeypatch.setattr("ctl_lightning.benchmark.search_rows", lambda *_: [])
+    monkeypatch.setattr(measure, "scoring_rows", lambda seconds, rounds: scoring_rows(seconds, rounds, 500, 2))
+    monkeypatch.setattr(measure, "search_rows", lambda *_: [])
     found = run(tmp_path, looks, cache, "what=scoring")
     assert found["ratios"].keys() == {"region_loop_over_query"}
     assert {row["group"] for row in found["rows"]} == {"scoring"}
@@ -280,7 +279,7 @@ def test_a_ratio_is_taken_round_by_round() -> None:
 
 def test_a_rate_is_the_work_over_the_time_without_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("ctl_lightning.benchmarks.timing.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     def steps(amount: int, seconds: float) -> Iterator[int]:
         clock[0] += 100

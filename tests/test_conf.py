@@ -1,4 +1,5 @@
 import re
+import sys
 from pathlib import Path
 
 import hydra
@@ -7,8 +8,9 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.runtime.config import EXTRAS, _check_config, build, config_dir, one_line
+from ctl_lightning.runtime.config import build, check_names, check_values, config_dir
 from ctl_lightning.runtime.errors import InputError, suggestion
+from ctl_lightning.runtime.program import EXTRAS, one_line
 
 ALL = sorted(path.relative_to(config_dir()) for path in config_dir().rglob("*.yaml"))
 GROUPS = (
@@ -48,7 +50,7 @@ def test_every_choice_composes_and_has_only_known_options(path: Path) -> None:
     group, choice = path.parts[0], path.stem
     plus = "+" if group == "experiment" else ""
     config = compose(f"{plus}{group}={choice}", "data.root=x")
-    _check_config("train", config)
+    check_values(check_names("train", config))
 
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
@@ -90,7 +92,7 @@ def test_the_command_line_wins_over_protocol_and_experiment() -> None:
 def test_a_typo_in_an_override_says_what_was_probably_meant(override: str, says: str) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - Hydra's own classes
         compose(override)
-    message = one_line(caught.value, "train")
+    message = one_line(caught.value, "train", [override])
     assert re.search(says, message), message
     assert "\n" not in message
 
@@ -117,7 +119,7 @@ def test_a_typo_in_an_override_says_what_was_probably_meant(override: str, says:
 def test_unknown_options_and_wrong_types_are_refused_before_any_work(override: str, says: str) -> None:
     config = compose(*override.split())
     with pytest.raises(InputError, match=says):
-        _check_config("train", config)
+        check_values(check_names("train", config))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_unknown_options_and_wrong_types_are_refused_before_any_work(override: s
 def test_a_suggestion_is_of_the_groups_that_were_chosen(
     monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["train", *words])
+    monkeypatch.setattr(sys, "argv", ["train", *words])
     with pytest.raises(Exception) as caught:  # noqa: PT011 - Hydra's own classes
         compose(*words)
     assert says in one_line(caught.value, "train")

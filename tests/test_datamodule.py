@@ -9,8 +9,8 @@ from conftest import MakeData, data_module, image_id, write_look_files
 
 from ctl_lightning.data.crop import crop_key
 from ctl_lightning.data.splits import SPLITS, read_split
-from ctl_lightning.runtime.config import one_line
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.program import one_line
 
 HATS, SHOES = "Apparel & Accessories|Hats", "Apparel & Accessories|Shoes"
 

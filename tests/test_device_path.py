@@ -219,7 +219,7 @@ def test_a_compiled_run_keeps_the_names_of_its_weights(
     train(compose(*TINY, *options, run="plain"))
     assert not compiled
     train(compose(*TINY, *options, "compile=true", run="compiled"))
-    assert [type(part).__name__ for part in compiled] == ["Backbone", "StyleNetwork"]
+    assert [type(part).__name__ for part in compiled] == ["Backbone", "Hybrid"]
     plain, traced = (read_checkpoint(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("plain", "compiled"))
     assert plain["state_dict"].keys() == traced["state_dict"].keys()
     for name, value in plain["state_dict"].items():

@@ -17,6 +17,7 @@ from ctl_lightning.data.images import ImageItem, decode
 from ctl_lightning.evaluate import evaluate
 from ctl_lightning.models.checkpoint import checkpoint_of, read_checkpoint
 from ctl_lightning.reports.results import Results
+from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.trained import Trained
@@ -29,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """Run directories of hybrid, of global and of popularity."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ctl_lightning.train._pictures", lambda *_: {})
+        patch.setattr(RunReport, "draw", lambda *_: {})
         for method in ("hybrid", "global", "popularity"):
             with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
                 overrides = [f"+experiment={method}", f"paths.run_dir={folder / method}", f"paths.cache_dir={cache}"]
@@ -79,7 +80,7 @@ def test_pairs_csv_averages_to_the_table(runs: Path) -> None:
 def test_a_method_that_sees_nothing_has_no_lift_no_control_and_no_difference_to_itself(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ctl_lightning.evaluate.draw", lambda *_: {})
+    monkeypatch.setattr(RunReport, "draw", lambda *_: {})
     found = run(tmp_path, f"ckpt_path={runs / 'popularity'}", f"against={runs / 'popularity'}")
     assert found["test"]["all"]["lift"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert "controls" not in found
@@ -134,7 +135,9 @@ def test_nothing_that_a_checkpoint_names_is_imported(runs: Path, tmp_path: Path)
     config = read_checkpoint(runs / "hybrid" / "checkpoints" / "last.ckpt")["config"]
     source = config["data"] | {"source": {"_target_": "os.system", "command": f"touch {tmp_path / 'never'}"}}
     path = broken(tmp_path / "source.ckpt", runs / "hybrid", config=config | {"data": source})
-    with pytest.raises(InputError, match=r"its data are of os\.system, which is not one of ctl_lightning\.data"):
+    with pytest.raises(
+        InputError, match=r"data\.source\.name=os\.system: there is no such source; there are: synthetic"
+    ):
         Trained(path).data({})
     path = broken(
         tmp_path / "data.ckpt", runs / "hybrid", config=config | {"data": config["data"] | {"_target_": "os.system"}}
@@ -146,7 +149,7 @@ def test_nothing_that_a_checkpoint_names_is_imported(runs: Path, tmp_path: Path)
 def test_data_that_are_missing_or_of_another_protocol_are_one_line(
     runs: Path, tmp_path: Path, looks: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ctl_lightning.train._pictures", lambda *_: {})
+    monkeypatch.setattr(RunReport, "draw", lambda *_: {})
     small = [word for word in TINY if not word.startswith("data.")]
     other = ["data=stl_fashion", f"data.root={looks}", "data.stored_size=36", "data.image_size=32", "backbone.grid=4"]
     train(
@@ -187,7 +190,7 @@ def test_data_that_are_missing_or_of_another_protocol_are_one_line(
         with pytest.raises(InputError, match=r"swapped\.json are not split as in its training"):
             run(tmp_path, f"ckpt_path={tmp_path / 'other'}", f"data.split_file={tmp_path / 'swapped.json'}")
     same = [f"ckpt_path={tmp_path / 'other'}", f"data.split_file={tmp_path / 'other' / 'split.json'}"]
-    monkeypatch.setattr("ctl_lightning.evaluate.draw", lambda *_: {})
+    monkeypatch.setattr(RunReport, "draw", lambda *_: {})
     assert run(tmp_path, *same)["test"] == json.loads((tmp_path / "other" / "results.json").read_text())["test"]
 
 

@@ -58,7 +58,7 @@ def test_a_turned_photo_is_shown_in_its_own_proportions(make_data: MakeData, tmp
     exif[0x0112] = 6  # a quarter turn: 300 x 100 stored, 100 x 300 to look at
     Image.new("RGB", (300, 100)).save(tmp_path / "turned.jpg", exif=exif)
     data = make_data()
-    data.source = SimpleNamespace(image_path=lambda *_: tmp_path / "turned.jpg")
+    data.source = SimpleNamespace(image_path=lambda *_: tmp_path / "turned.jpg")  # type: ignore[assignment]
     task = data.evaluation("test")
     rows = retrieval_rows(data, task, by_number, score_pairs(task, by_number))
     # Shoes at 0.8 to 0.95, margin 0.05: what is left is the upper three quarters.

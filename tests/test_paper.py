@@ -11,8 +11,10 @@ import pytest
 from conftest import TINY
 from rich.console import Console
 
-from ctl_lightning.paper import _cells, _why, paper
-from ctl_lightning.reports.paper_table import METRICS, MethodRow, check_docs, markdown_table, read_row, write_tables
+from ctl_lightning.paper import paper
+from ctl_lightning.reports.cells import _why, cells_of
+from ctl_lightning.reports.paper_rows import METRICS, MethodRow, read_row
+from ctl_lightning.reports.paper_table import check_docs, markdown_table, write_paper_table
 from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError
 
@@ -67,7 +69,7 @@ def plain(tmp_path: Path, *overrides: str) -> dict[str, Any]:
 
 
 def test_cells_are_methods_times_protocols_times_seeds(tmp_path: Path) -> None:
-    cells = _cells(plain(tmp_path, "protocols=[synthetic,stl_fashion]", "seeds=[3,4]"), tmp_path)
+    cells = cells_of(plain(tmp_path, "protocols=[synthetic,stl_fashion]", "seeds=[3,4]"), tmp_path)
     assert len(cells) == 2 * (8 * 2 + 1)
     assert len({cell.folder for cell in cells}) == len(cells)
     (one,) = [cell for cell in cells if (cell.protocol, cell.method, cell.seed) == ("stl_fashion", "hybrid", 4)]
@@ -77,16 +79,16 @@ def test_cells_are_methods_times_protocols_times_seeds(tmp_path: Path) -> None:
 
 def test_a_training_with_other_options_is_neither_continued_nor_shown(tmp_path: Path, cache: Path) -> None:
     words = ["protocols=[synthetic]", "seeds=[3]", "methods=[hybrid]"]
-    (one,) = _cells(plain(tmp_path / "paper", *words), tmp_path / "paper")
+    (one,) = cells_of(plain(tmp_path / "paper", *words), tmp_path / "paper")
     one.folder.mkdir(parents=True)
     (one.folder / "begun.json").write_text(json.dumps(one.commands))
     assert not one.is_finished()
     assert not one.is_another()
     (one.folder / "done.json").write_text(json.dumps(one.commands))
     assert one.is_finished()
-    (without,) = _cells(plain(tmp_path / "paper", *words, "product_visible=false"), tmp_path / "paper")
+    (without,) = cells_of(plain(tmp_path / "paper", *words, "product_visible=false"), tmp_path / "paper")
     assert without.is_finished()  # the same training, less of it
-    (other,) = _cells(plain(tmp_path / "paper", *words, "overrides.synthetic=[compile]"), tmp_path / "paper")
+    (other,) = cells_of(plain(tmp_path / "paper", *words, "overrides.synthetic=[compile]"), tmp_path / "paper")
     assert other.is_another()
     with pytest.raises(
         InputError, match=r"hybrid/seed3 holds a training with other options; choose another hydra\.run\.dir"
@@ -193,7 +195,7 @@ def test_docs_keep_what_is_of_other_protocols_and_need_their_marks(tmp_path: Pat
     marks = "".join(f"<!-- paper {name} -->\n<!-- end of paper {name} -->\n" for name in ("one", "two"))
     (docs / "results.md").write_text(marks)
     for protocol in ("one", "two", "one"):
-        write_tables(tmp_path, {protocol: [row]}, docs, Console(quiet=True))
+        write_paper_table(tmp_path, {protocol: [row]}, docs, Console(quiet=True))
     assert (docs / "results.md").read_text().count("| `hybrid` |") == 4  # two tables each
     check_docs(docs, ["one"], ["hybrid"], 1)
     with pytest.raises(InputError, match="its table of one has hybrid with 1 seeds, which this one would lose"):

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,14 +18,19 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 from ranks import in_processes
+from torch import distributed
 
 from ctl_lightning.models.checkpoint import read_checkpoint
+from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import alone
 from ctl_lightning.train import train
+from ctl_lightning.training import preemption as module
+from ctl_lightning.training import trainer
 from ctl_lightning.training.checkpointing import WholeFiles
 from ctl_lightning.training.preemption import AGREE_EVERY, Preemption
-from ctl_lightning.training.run_directory import lock_of, remove_partial
+from ctl_lightning.training.run_directory import LOCK, remove_partial
 
 OPTIONS = (*TINY, "trainer.max_epochs=3", "model.dropout=0.3", "data.augment=colour", "data.batch_size=8")
 """22 steps an epoch."""
@@ -70,15 +76,13 @@ def same(first: Path, second: Path) -> None:
 @pytest.fixture
 def telling(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets runs be told to end."""
-    import ctl_lightning.train as program
-
-    made = program._trainer
+    made = trainer.make_trainer
 
     def use(tell: Tell) -> None:
-        def with_tell(config: Any, plain: Any, run_dir: Any, loggers: Any, callbacks: Any) -> Trainer:
-            return made(config, plain, run_dir, loggers, [tell, *callbacks])
+        def with_tell(run: Any, loggers: Any, watching: Any) -> Trainer:
+            return made(run, loggers, [tell, *watching])
 
-        monkeypatch.setattr(program, "_trainer", with_tell)
+        monkeypatch.setattr(trainer, "make_trainer", with_tell)
 
     return use
 
@@ -91,14 +95,14 @@ def test_a_signal_within_an_epoch_or_a_validation_saves_and_ends_the_run_which_t
     train(compose(*OPTIONS, run="whole"))
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]
     requeued: list[list[str]] = []
-    monkeypatch.setattr("ctl_lightning.training.preemption.shutil.which", lambda _: "scontrol")
+    monkeypatch.setattr(shutil, "which", lambda _: "scontrol")
 
     def scontrol(words: list[str], check: bool) -> SimpleNamespace:
         requeued.append(words)
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr("ctl_lightning.training.preemption.subprocess", SimpleNamespace(run=scontrol))
-    monkeypatch.setattr("sys.argv", ["train", "model.dim=16"])
+    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=scontrol))
+    monkeypatch.setattr(sys, "argv", ["train", "model.dim=16"])
     config = compose(*OPTIONS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_JOB_ID", "12")
@@ -139,12 +143,10 @@ def test_a_handler_that_was_there_before_puts_the_job_back_into_the_queue(compos
 
 
 def _told_in_one(config: DictConfig, step: int) -> Any:
-    import ctl_lightning.train as program
-
-    made = program._trainer
-    program._pictures = lambda *_: {}
-    program._trainer = lambda config, plain, run_dir, loggers, callbacks: made(
-        config, plain, run_dir, loggers, [Tell(signal.SIGTERM, step, rank=1), *callbacks]
+    made = trainer.make_trainer
+    RunReport.draw = lambda *_: {}  # type: ignore[method-assign]
+    trainer.make_trainer = lambda run, loggers, watching: made(
+        run, loggers, [Tell(signal.SIGTERM, step, rank=1), *watching]
     )
     try:
         return train(config)
@@ -199,7 +201,7 @@ class Steps:
 def test_processes_that_agree_at_a_step_that_logs_end_after_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ctl_lightning.training.preemption.distributed.all_reduce", lambda *_: None)
+    monkeypatch.setattr(distributed, "all_reduce", lambda *_: None)
     trainer: Any = Steps()
     preemption = Preemption(tmp_path / "last.ckpt", 100)
 
@@ -264,7 +266,7 @@ def test_a_run_killed_between_its_best_and_its_last_checkpoint_goes_on(
 def test_two_runs_do_not_work_in_one_directory(compose: Compose, tmp_path: Path) -> None:
     config = compose(*TINY)
     (tmp_path / "run").mkdir()
-    with lock_of(tmp_path / "run"), pytest.raises(InputError, match="another process is at work there"):
+    with alone(tmp_path / "run" / LOCK, "held"), pytest.raises(InputError, match="another process is at work there"):
         train(config)
     train(config)
 
@@ -298,7 +300,7 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ctl_lightning.training.checkpointing.torch.save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
         files.save_checkpoint({"a": torch.zeros(3)}, path)
     assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(3))
@@ -328,10 +330,8 @@ _context = get_context("forkserver")
 
 
 def _trained(config: DictConfig) -> None:
-    import ctl_lightning.train as program
-
     torch.set_num_threads(1)
-    program._pictures = lambda *_: {}
+    RunReport.draw = lambda *_: {}  # type: ignore[method-assign]
     train(config)
 
 

@@ -25,11 +25,12 @@ from ctl_lightning.data.samplers import DealtBatches, EpochSampler, Share
 from ctl_lightning.evaluate import evaluate
 from ctl_lightning.models.checkpoint import read_checkpoint
 from ctl_lightning.models.components.sync_batchnorm import synchronise
+from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.launch import is_first, is_restarted, run_id, started, starter
+from ctl_lightning.runtime.launch import is_first, is_restarted, launched, launcher, run_id
 from ctl_lightning.train import train
-from ctl_lightning.training.distributed import SameConfig, check_started
+from ctl_lightning.training.distributed import SameConfig, check_launched
 
 DDP = ("trainer=ddp", "trainer.accelerator=cpu")
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
@@ -46,22 +47,20 @@ Launch = Callable[..., None]
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Launch:
+def launch(monkeypatch: pytest.MonkeyPatch) -> Launch:
     """Sets the variables of a launcher, and no others."""
     for name in (*LAUNCHER, *SLURM, "SLURM_RESTART_COUNT", "SUBMITIT_EXECUTOR", "NODE_RANK"):
         monkeypatch.delenv(name, raising=False)
 
-    def launch(**variables: object) -> None:
+    def set_variables(**variables: object) -> None:
         for name, value in variables.items():
             monkeypatch.setenv(name, str(value))
 
-    return launch
+    return set_variables
 
 
 def train_quietly(config: DictConfig) -> float | None:
-    import ctl_lightning.train as program
-
-    program._pictures = lambda *_: {}
+    RunReport.draw = lambda *_: {}  # type: ignore[method-assign]
     return train(config)
 
 
@@ -242,24 +241,24 @@ def test_one_process_has_nothing_to_compare() -> None:
     SameConfig({"a": 1}).setup(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), None, "fit")  # type: ignore[arg-type]
 
 
-def test_who_started_a_process_is_in_its_environment(launched: Launch) -> None:
-    assert (starter(), is_first(), started("devices"), started("num_nodes")) == (None, True, "auto", 1)
+def test_who_started_a_process_is_in_its_environment(launch: Launch) -> None:
+    assert (launcher(), is_first(), launched("devices"), launched("num_nodes")) == (None, True, "auto", 1)
     assert len(run_id()) == len("2026-01-01_00-00-00")
-    launched(LOCAL_RANK=1, WORLD_SIZE=2)  # Lightning's child
-    assert (starter(), is_first()) == (None, False)
-    launched(
+    launch(LOCAL_RANK=1, WORLD_SIZE=2)  # Lightning's child
+    assert (launcher(), is_first()) == (None, False)
+    launch(
         SLURM_NTASKS=4, SLURM_STEP_NUM_TASKS=4, SLURM_STEP_NUM_NODES=2, SLURM_PROCID=0, SLURM_JOB_ID=7, SLURM_STEP_ID=1
     )
-    assert (starter(), is_first(), started("devices"), started("num_nodes")) == ("srun", True, 2, 2)
+    assert (launcher(), is_first(), launched("devices"), launched("num_nodes")) == ("srun", True, 2, 2)
     assert run_id() == "slurm7-1"
-    launched(TORCHELASTIC_RUN_ID="abc", RANK=3, WORLD_SIZE=4, LOCAL_WORLD_SIZE=4)  # torchrun inside of a SLURM job
-    assert (starter(), is_first(), started("devices"), started("num_nodes")) == ("torchrun", False, 4, 1)
+    launch(TORCHELASTIC_RUN_ID="abc", RANK=3, WORLD_SIZE=4, LOCAL_WORLD_SIZE=4)  # torchrun inside of a SLURM job
+    assert (launcher(), is_first(), launched("devices"), launched("num_nodes")) == ("torchrun", False, 4, 1)
     assert run_id() == "torchrun-abc"
-    launched(TORCHELASTIC_RUN_ID="none")
+    launch(TORCHELASTIC_RUN_ID="none")
     assert run_id().startswith("torchrun-")
     assert run_id() == run_id() != "torchrun-none"
     assert not is_restarted()
-    launched(SLURM_RESTART_COUNT=1)
+    launch(SLURM_RESTART_COUNT=1)
     assert is_restarted()
 
 
@@ -278,19 +277,19 @@ def test_who_started_a_process_is_in_its_environment(launched: Launch) -> None:
     ],
 )  # fmt: skip
 def test_what_was_started_otherwise_than_the_options_say_is_an_error_with_the_way_out(
-    launched: Launch, variables: dict[str, Any], options: dict[str, Any], multirun: bool, message: str
+    launch: Launch, variables: dict[str, Any], options: dict[str, Any], multirun: bool, message: str
 ) -> None:
-    launched(**variables)
+    launch(**variables)
     with pytest.raises(InputError, match=message.replace(".", r"\.")):
-        check_started({"devices": 1, "num_nodes": 1} | options, multirun)
+        check_launched({"devices": 1, "num_nodes": 1} | options, multirun)
 
 
-def test_what_was_started_as_the_options_say_is_none(launched: Launch) -> None:
-    check_started({"devices": 1, "num_nodes": 1}, True)
-    check_started({"devices": 2, "num_nodes": 1}, False)
-    launched(SUBMITIT_EXECUTOR="slurm", SLURM_NTASKS=2, SLURM_STEP_NUM_TASKS=2, SLURM_JOB_ID=1, SLURM_NTASKS_PER_NODE=2)
-    check_started({"devices": 2, "num_nodes": 1}, True)
-    check_started({"devices": "auto", "num_nodes": 1}, True)
+def test_what_was_started_as_the_options_say_is_none(launch: Launch) -> None:
+    check_launched({"devices": 1, "num_nodes": 1}, True)
+    check_launched({"devices": 2, "num_nodes": 1}, False)
+    launch(SUBMITIT_EXECUTOR="slurm", SLURM_NTASKS=2, SLURM_STEP_NUM_TASKS=2, SLURM_JOB_ID=1, SLURM_NTASKS_PER_NODE=2)
+    check_launched({"devices": 2, "num_nodes": 1}, True)
+    check_launched({"devices": "auto", "num_nodes": 1}, True)
 
 
 WANDB = ("logger=wandb", "logger.wandb.offline=true", "watch_epochs=0")

@@ -9,7 +9,8 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from ctl_lightning.runtime.config import _check_config, config_dir, spelled_out
+from ctl_lightning.runtime.config import check_names, check_values, config_dir
+from ctl_lightning.runtime.program import spelled_out
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -48,7 +49,7 @@ def test_every_command_composes_and_has_only_known_options(command: str) -> None
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = hydra.compose(program, spelled_out(overrides))
     assert isinstance(config, DictConfig)
-    _check_config(program, config)
+    check_values(check_names(program, config))
 
 
 def test_the_lines_of_python_compile_and_name_what_exists() -> None:

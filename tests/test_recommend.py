@@ -15,6 +15,7 @@ from serving import composed, make_catalogue, train_on
 
 from ctl_lightning.evaluate import evaluate
 from ctl_lightning.recommend import recommend
+from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.encoder import Encoder, Photo
 from ctl_lightning.serving.look import product_picture, write_look
@@ -55,7 +56,7 @@ def evaluated_ranks(run: Path, folder: Path) -> list[float]:
 def test_serving_ranks_every_test_pair_as_the_evaluation_did(
     tmp_path: Path, looks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr("ctl_lightning.evaluate.draw", lambda *_: {})
+    monkeypatch.setattr(RunReport, "draw", lambda *_: {})
     run = train_on(looks, cache, tmp_path / "run", f"+experiment={method}")
     folder = make_catalogue(run, tmp_path / "catalogue")
     ranks = evaluated_ranks(run, tmp_path / "evaluation")
@@ -169,7 +170,9 @@ def test_the_attention_covers_what_the_network_sees(served: tuple[Path, Path]) -
 
 
 def test_the_three_lines_of_the_readme(served: tuple[Path, Path], looks: Path) -> None:
-    (block,) = re.findall(r"^    from ctl_lightning\.serving(?:.*\n    .*)*", README.read_text(), re.MULTILINE)
+    (block,) = re.findall(
+        r"^    from ctl_lightning import Recommender(?:.*\n    .*)*", README.read_text(), re.MULTILINE
+    )
     lines = [line[4:] for line in block.splitlines()]
     assert len(lines) == 3
     photo = next((looks / "images").rglob("*.jpg"))

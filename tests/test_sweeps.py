@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from scipy import stats
 
+from ctl_lightning.reports.run_report import RunReport
+from ctl_lightning.reports.sweep import mean_over_seeds, read_sweep
 from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError, InUseError
-from ctl_lightning.sweep_table import mean_over_seeds, read_sweep, sweep_table
+from ctl_lightning.sweep_table import sweep_table
 from ctl_lightning.train import main
 from ctl_lightning.training.run_directory import noted_failure
 from hydra_plugins.ctl_lightning_optuna import JOURNAL, OptunaSweeper, _distribution, _in_a_row
@@ -115,17 +118,17 @@ def test_what_is_no_sweep_or_no_metric_is_an_error(sweep: Path, overrides: list[
 
 
 def test_a_failure_is_noted_until_the_run_succeeds(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), noted_failure(lambda: tmp_path, lambda error: f"why: {error}"):
+    with pytest.raises(ZeroDivisionError), noted_failure(tmp_path):
         _ = 1 / 0
-    assert (tmp_path / "error.txt").read_text() == "why: division by zero\n"
-    with noted_failure(lambda: tmp_path, str):
+    assert (tmp_path / "error.txt").read_text() == "division by zero\n"
+    with noted_failure(tmp_path):
         pass
     assert not (tmp_path / "error.txt").exists()
-    with pytest.raises(InUseError), noted_failure(lambda: tmp_path, str):
+    with pytest.raises(InUseError), noted_failure(tmp_path):
         raise InUseError("another process is at work there")
     assert not (tmp_path / "error.txt").exists()
     (tmp_path / "results.json").touch()  # another command tried to use the folder of a finished run
-    with pytest.raises(InputError), noted_failure(lambda: tmp_path, str):
+    with pytest.raises(InputError), noted_failure(tmp_path):
         raise InputError("holds a run already")
     assert not (tmp_path / "error.txt").exists()
 
@@ -133,11 +136,11 @@ def test_a_failure_is_noted_until_the_run_succeeds(tmp_path: Path) -> None:
 def test_a_sweep_with_a_failing_job_runs_the_others_and_says_so(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ctl_lightning.train._pictures", lambda *_: {})
+    monkeypatch.setattr(RunReport, "draw", lambda *_: {})
     monkeypatch.chdir(tmp_path)
     words = ["sweep=grid", "loss.margin=0.2", "model.dim=16,-1,8", f"paths.cache_dir={cache}", "hydra.sweep.dir=sweep"]
     options = [word for word in TINY if not word.startswith("model.dim")]
-    monkeypatch.setattr("sys.argv", ["train", *words, *options])
+    monkeypatch.setattr(sys, "argv", ["train", *words, *options])
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 1

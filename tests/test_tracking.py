@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from conftest import TINY, Compose
+from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 
 from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.train import train
+from ctl_lightning.training import loggers
 from ctl_lightning.training.loggers import csv_logger
 
 
@@ -49,10 +51,10 @@ def test_wandb_offline_gets_all_that_a_person_wants_to_see(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
-    monkeypatch.setattr("ctl_lightning.train._is_multirun", lambda: True)
+    monkeypatch.setattr(loggers, "is_multirun", lambda: True)
     options = (*TINY, "logger=wandb", "logger.wandb.offline=true", "upload_checkpoints=true")
     sweep = SimpleNamespace(sweep=SimpleNamespace(dir="runs/sweeps/monday"))
-    monkeypatch.setattr("ctl_lightning.train.HydraConfig.get", lambda: sweep)
+    monkeypatch.setattr(HydraConfig, "get", lambda: sweep)
     for seed in (0, 1):
         train(compose(*options, f"seed={seed}", run=f"run{seed}"))
     import wandb

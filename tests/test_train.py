@@ -23,6 +23,7 @@ from ctl_lightning.metrics.ranking import CatalogueRanking, Ranked
 from ctl_lightning.models.checkpoint import read_checkpoint
 from ctl_lightning.models.components.backbone import SmallNetwork
 from ctl_lightning.models.components.network import Network
+from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.config import build
 from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.runtime.errors import InputError
@@ -85,7 +86,7 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
     experiment: str,
 ) -> None:
     if experiment not in DRAWN:
-        monkeypatch.setattr("ctl_lightning.train._pictures", lambda *_: {})
+        monkeypatch.setattr(RunReport, "draw", lambda *_: {})
     learns = experiment not in ("imagenet", "popularity")
     monitored = train(compose(f"+experiment={experiment}", *TINY))
     assert (monitored is not None) == learns
@@ -213,7 +214,7 @@ def test_a_run_stopped_by_ctrl_c_is_continued_to_the_weights_of_one_that_was_not
     (continued,) = [path.parent for path in tmp_path.glob("runs/**/results.json")]
     assert continued == stopped.parents[1]
     assert f"run_dir: {continued}\n" in (continued / "config.yaml").read_text()
-    monkeypatch.setattr("ctl_lightning.train._pictures", lambda *_: {})
+    monkeypatch.setattr(RunReport, "draw", lambda *_: {})
     train(compose(*TINY, *options, run="whole"))
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(continued)[name]), name

@@ -18,12 +18,12 @@ from ctl_lightning.reports.dashboards import (
     _bounded,
     has_page,
     show,
-    wandb_id,
     write_tables,
 )
 from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.train import train
 from ctl_lightning.training.callbacks import Speed
+from ctl_lightning.training.loggers import wandb_id
 
 
 class Training:

@@ -2,35 +2,28 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
-from rich.markup import escape
-from rich.table import Table
 
-from ctl_lightning.data.pairs import NAME_ID, read_catalogue
-from ctl_lightning.data.sources.folder import images_below
-from ctl_lightning.runtime.config import check_options, check_switches, program
-from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.config import Config, check_options, check_switches, resolved
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.files import read_names
-from ctl_lightning.runtime.memory import keep_freed_memory
-from ctl_lightning.serving.catalogue.change import Backend, Change, Product, change_catalogue
-from ctl_lightning.serving.catalogue.files import MANIFEST, BackendName, Manifest
-from ctl_lightning.serving.encoder import Encoder
-from ctl_lightning.serving.recommender import require_query
+from ctl_lightning.runtime.program import program
+
+if TYPE_CHECKING:
+    from ctl_lightning.serving.catalogue.change import Made
 
 OPTIONS: dict[str, Any] = {
     "products": str | None,
     "images": str | None,
-    "change": Change,
+    "change": Literal["set", "add", "remove"],
     "max_bad_images": float | int,
     "batch_size": int,
     "device": str,
 }
 CATALOGUE: dict[str, Any] = {
     "dir": str,
-    "backend": BackendName | None,
+    "backend": Literal["exact", "faiss", "qdrant"] | None,
     "url": str | None,
     "collection": str | None,
     "part": str | None,
@@ -50,25 +43,49 @@ def catalogue(config: DictConfig) -> None:
     Raises:
         InputError: what the user can mend.
     """
-    check_options({name: config[name] for name in OPTIONS}, OPTIONS)
-    check_switches(config, "keep_memory")
-    check_options(dict(config.catalogue), CATALOGUE, "catalogue.")
-    for name, value in config.catalogue.items():
-        if str(name).startswith("hnsw_") and value is not None and value < 2:
+    options = resolved(config)
+    check(options)
+    from ctl_lightning.runtime.memory import keep_freed_memory
+    from ctl_lightning.serving.catalogue.change import Backend, change_catalogue
+    from ctl_lightning.serving.catalogue.products import products_of
+    from ctl_lightning.serving.encoder import Encoder
+    from ctl_lightning.serving.recommender import require_query
+
+    if options["keep_memory"]:
+        keep_freed_memory()
+    folder = Path(options["catalogue"]["dir"]).expanduser()
+    encoder = Encoder(Path(str(options["ckpt_path"])).expanduser(), options["device"])
+    require_query(encoder)  # now rather than when the catalogue is searched
+    products = products_of(options, encoder, folder)
+    backend = Backend.of(options["catalogue"])
+    made = change_catalogue(
+        folder, encoder, products, options["change"], backend, options["batch_size"], options["max_bad_images"]
+    )
+    tell(folder, made)
+
+
+def check(options: Config) -> None:
+    """Raises InputError: an option of another type, or out of its range."""
+    check_options({name: options[name] for name in OPTIONS}, OPTIONS)
+    check_switches(options, "keep_memory")
+    check_options(options["catalogue"], CATALOGUE, "catalogue.")
+    for name, value in options["catalogue"].items():
+        if name.startswith("hnsw_") and value is not None and value < 2:
             raise InputError(f"catalogue.{name}={value}: must be at least 2")
         if name in ("collection", "part") and value is not None and not re.fullmatch(r"[\w.-]{1,200}", value):
             raise InputError(f"catalogue.{name}={value!r}: give a name of letters, digits and . _ -")
-    if config.batch_size < 1 or not 0 <= config.max_bad_images <= 1:
+    if options["batch_size"] < 1 or not 0 <= options["max_bad_images"] <= 1:
         raise InputError("batch_size must be at least 1, and max_bad_images a share from 0 to 1")
-    if config.keep_memory:
-        keep_freed_memory()
-    folder = Path(config.catalogue.dir).expanduser()
-    encoder = Encoder(Path(str(config.ckpt_path)).expanduser(), config.device)
-    require_query(encoder)  # now rather than when the catalogue is searched
-    products = _products(encoder, folder, config)
-    made = change_catalogue(
-        folder, encoder, products, config.change, _backend(config.catalogue), config.batch_size, config.max_bad_images
-    )
+
+
+def tell(folder: Path, made: "Made") -> None:
+    """Prints what became of a catalogue."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ctl_lightning.runtime.console import console
+    from ctl_lightning.serving.catalogue.files import Manifest
+
     table = Table("category", "products")
     table.columns[1].justify = "right"
     for category, count in made.counts.items():
@@ -83,71 +100,6 @@ def catalogue(config: DictConfig) -> None:
         graphs = f", {len(manifest.graphs)} of {len(made.counts)} categories by a graph" if manifest.hnsw else ""
         console.print(f"searched by {manifest.backend}{graphs}", markup=False)
     console.print(f"  {folder}", markup=False)
-
-
-def _backend(options: DictConfig) -> Backend:
-    return Backend(
-        options.backend,
-        {name: options[f"hnsw_{name}"] for name in ("from", "links", "build", "search")},
-        {name: options[name] for name in ("url", "collection", "part")},
-    )
-
-
-def _products(encoder: Encoder, folder: Path, config: DictConfig) -> list[Product] | None:
-    """What the options name; None: what the catalogue holds."""
-    if config.products not in (None, "data"):
-        path = Path(config.products).expanduser()
-        if config.change == "remove":
-            names = _listed(path) if path.suffix == ".json" else read_names(path, "products", "product")
-            return [Product(name, "", Path()) for name in names]
-        return _of_file(encoder, path, config.images)
-    if config.change != "set" or config.images is not None:
-        option = f"change={config.change}" if config.change != "set" else f"images={config.images}"
-        raise InputError(f"{option}: give the products with products=FILE")
-    if config.products is None and (folder / MANIFEST).exists():
-        return None
-    return _of_its_data(encoder, config)
-
-
-def _of_its_data(encoder: Encoder, config: DictConfig) -> list[Product]:
-    """All products of the data that the checkpoint was trained on."""
-    data = encoder.trained.data({"root": config.data.root, "cache_dir": config.paths.cache_dir})
-    data.prepare_data()
-    data.read_table()
-    encoder.trained.check_categories(data)
-    return [
-        Product(product, category, data.source.image_path(data.root, product))
-        for product, category in sorted(data.table.catalogue.items())
-    ]
-
-
-def _listed(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise InputError(f"products={path}: there is no such file; give a JSON file, product -> category")
-    if path.stat().st_size < 20 and path.read_bytes().strip() in (b"", b"{}", b"[]"):
-        raise InputError(f"products={path}: there is no product in it; write product -> category")
-    return read_catalogue(path, NAME_ID)
-
-
-def _of_file(encoder: Encoder, path: Path, photos: str | None) -> list[Product]:
-    listed = _listed(path)
-    folder = Path(photos).expanduser() if photos is not None else path.parent / "images"
-    if not folder.is_dir():
-        raise InputError(f"images={folder}: there is no such folder; give that of the products' photos")
-    found = images_below(folder)
-    products = []
-    for product, name in sorted(listed.items()):
-        try:
-            category = encoder.category(name)
-        except InputError as error:
-            raise InputError(f"products={path}: product {product}: {error}") from None
-        images = found.get(product, [folder / f"{product}.jpg"])
-        if len(images) > 1:
-            raise InputError(
-                f"images={folder}: product {product} has several: {', '.join(map(str, images))}; leave one"
-            )
-        products.append(Product(product, category, images[0]))
-    return products
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """python -m ctl_lightning.check_splits: whether the published splits follow their rule, and fit the data that are here."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.splits import LISTED, read_published, split_problems, triplet_problems
-from ctl_lightning.runtime.config import build, check_options, config_dir, program
-from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.config import build, check_options, config_dir
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.program import program
+
+if TYPE_CHECKING:
+    from ctl_lightning.data.datamodule import TripletDataModule
 
 SHOWN = 20
 """So many problems are printed; the rest is counted."""
@@ -34,6 +36,9 @@ def check_splits(config: DictConfig, name: str, needs_data: bool = False) -> Non
     Raises:
         InputError: no such file; something is wrong, all of which is printed.
     """
+    from ctl_lightning.data.splits import LISTED, read_published, split_problems, triplet_problems
+    from ctl_lightning.runtime.console import console
+
     check_options({"folder": config.folder}, {"folder": str | None})
     folder = Path(config.folder) if config.folder is not None else config_dir().parent / "splits"
     path, triplets = folder / f"{name}.json", folder / f"{name}_triplets.jsonl"

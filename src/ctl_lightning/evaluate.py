@@ -2,41 +2,24 @@
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, NamedTuple
 
-from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.metrics.retrieval import compare, summarise
-from ctl_lightning.reports.results import IDENTITY, Results, print_results, write_results
-from ctl_lightning.reports.run_report import Scored, draw, measure, scored, write_pairs
-from ctl_lightning.runtime.config import check_options, check_switches, program
-from ctl_lightning.runtime.console import console, quiet_lightning, stand_back_unless_first
-from ctl_lightning.runtime.environment import versions
+from ctl_lightning.runtime.config import Config, check_options, check_switches, resolved
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.serving.trained import Trained
-from ctl_lightning.training.callbacks import ProgressBar
-from ctl_lightning.training.distributed import check_started, plugins
-from ctl_lightning.training.feature_cache import cache_features, uses_cache
-from ctl_lightning.training.module import CompleteTheLook, restored
-from ctl_lightning.training.predict import ranked_split
+from ctl_lightning.runtime.program import program
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from ctl_lightning.data.datamodule import TripletDataModule
+    from ctl_lightning.data.splits import Split
+    from ctl_lightning.reports.run_report import Scored
+    from ctl_lightning.serving.trained import Trained
+    from ctl_lightning.training.module import CompleteTheLook
 
 log = logging.getLogger(__name__)
-
-
-class Opened(NamedTuple):
-    """A checkpoint with its network, its data, and who runs it."""
-
-    trained: Trained
-    module: CompleteTheLook
-    data: TripletDataModule
-    trainer: Trainer
-
-    def scored(self, split: Any) -> Scored:
-        """Ranks a split."""
-        return scored(self.data.evaluation(split), ranked_split(self.trainer, self.module, self.data, split))
 
 
 @program("evaluate")
@@ -51,65 +34,99 @@ def evaluate(config: DictConfig) -> None:
     Raises:
         InputError: what the user can mend.
     """
-    check_switches(config, "product_visible")
+    from ctl_lightning.metrics.retrieval import compare, summarise
+    from ctl_lightning.reports.results import IDENTITY
+    from ctl_lightning.reports.run_report import RunReport, write_pairs
+    from ctl_lightning.runtime.console import console, quiet_lightning, silence_other_ranks
+    from ctl_lightning.runtime.environment import versions
+
+    options = resolved(config)
+    check(options)
     quiet_lightning()
-    check_options({"cache_dir": config.paths.cache_dir}, {"cache_dir": str | None}, "paths.")
-    check_options(dict(config.data), _optional(TripletDataModule.__init__), "data.")
-    check_options({"devices": config.devices}, {"devices": int})
-    first = stand_back_unless_first()
-    check_started({"devices": config.devices, "num_nodes": 1}, False, group="")
-    run_dir = Path(config.paths.run_dir)
-    if (run_dir / "checkpoints").exists():
-        raise InputError(
-            f"hydra.run.dir={run_dir}: a training lies there, whose results would be overwritten; choose another"
-        )
-    ours = _open("ckpt_path", config)
-    other = _open("against", config) if config.against is not None else None
+    first, run_dir = silence_other_ranks(), Path(options["paths"]["run_dir"])
+    ours = open_checkpoint("ckpt_path", options)
+    other = open_checkpoint("against", options) if options["against"] is not None else None
     if other is not None:
-        _check_comparable(ours, other)
+        check_comparable(ours, other)
     console.print(f"{ours.trained.path}: {ours.trained.method}, protocol {ours.trained.protocol}", markup=False)
     console.print(ours.data.summary(), markup=False)
 
     test, validation = ours.scored("test"), ours.scored("validation")
     visible = None
-    if config.product_visible and ours.module.sees:
+    if options["product_visible"] and ours.module.sees:
         with ours.data.whole_scenes():
             visible = ours.scored("test")
     theirs = other.scored("test") if other is not None else None
     if not first:
         return  # the rest is for one process
-    identity = {key: ours.trained.config[key] for key in IDENTITY}
-    results, classifier = measure(ours.data, validation, test, identity)
-    results["ckpt_path"] = str(ours.trained.path)
-    shown: dict[str, Results] = {ours.trained.method: results}
+    told = RunReport.of(ours.data, ours.module.network, validation, test, ours.trained.config)
+    told.results["ckpt_path"] = str(ours.trained.path)
     if visible is not None:
-        results["controls"] = {"product_visible": summarise(visible.task, visible.scores)}
+        told.results["controls"] = {"product_visible": summarise(visible.task, visible.scores)}
+    shown = {}
     if other is not None and theirs is not None:
-        results["against"] = {key: other.trained.config[key] for key in IDENTITY} | {
+        told.results["against"] = {key: other.trained.config[key] for key in IDENTITY} | {
             "ckpt_path": str(other.trained.path),
             "test": summarise(theirs.task, theirs.scores),
             "difference": compare(test.task, test.scores, theirs.scores),
         }
         name = other.trained.method
-        shown[name if name not in shown else f"{name} (against)"] = results["against"]
-    results["versions"] = versions()
+        shown[name if name != ours.trained.method else f"{name} (against)"] = told.results["against"]
+    told.results["versions"] = versions()
     write_pairs(run_dir / "pairs.csv", test)
-    write_results(run_dir / "results.json", results)
-    pictures = draw(run_dir / "pictures", ours.data, ours.module.network, test, classifier, shown)
-    print_results(results, console)
+    pictures = told.draw(run_dir, shown)
+    told.finish(run_dir)
     console.print(f"everything is in {run_dir}", markup=False)
     for path in (run_dir / "results.json", run_dir / "pairs.csv", *pictures.values()):
         console.print(f"  {path}", markup=False)
 
 
-def _open(option: str, config: DictConfig) -> Opened:
-    path = Path(str(config[option])).expanduser()
+def check(options: Config) -> None:
+    """Raises InputError: options that no class looks at, or a place where a training lies."""
+    from ctl_lightning.data.datamodule import TripletDataModule
+    from ctl_lightning.training.distributed import check_launched
+
+    check_switches(options, "product_visible")
+    check_options({"cache_dir": options["paths"]["cache_dir"]}, {"cache_dir": str | None}, "paths.")
+    optional = {name: hint | None for name, hint in TripletDataModule.option_hints({}).items()}
+    check_options(options["data"], optional, "data.")
+    check_options({"devices": options["devices"]}, {"devices": int})
+    check_launched({"devices": options["devices"], "num_nodes": 1}, False, group="")
+    run_dir = Path(options["paths"]["run_dir"])
+    if (run_dir / "checkpoints").exists():
+        raise InputError(
+            f"hydra.run.dir={run_dir}: a training lies there, whose results would be overwritten; choose another"
+        )
+
+
+class Opened(NamedTuple):
+    """A checkpoint with its network, its data, and who runs it."""
+
+    trained: "Trained"
+    module: "CompleteTheLook"
+    data: "TripletDataModule"
+    trainer: "Trainer"
+
+    def scored(self, split: "Split") -> "Scored":
+        """Ranks a split."""
+        from ctl_lightning.reports.run_report import scored
+        from ctl_lightning.training.predict import ranked_split
+
+        return scored(self.data.evaluation(split), ranked_split(self.trainer, self.module, self.data, split))
+
+
+def open_checkpoint(option: str, options: Config) -> Opened:
+    """The checkpoint that an option names, with its data set up. Raises InputError."""
+    from ctl_lightning.serving.trained import Trained
+    from ctl_lightning.training.feature_cache import cache_features, uses_cache
+    from ctl_lightning.training.module import restored
+    from ctl_lightning.training.trainer import make_evaluator
+
+    path = Path(str(options[option])).expanduser()
     try:
         trained = Trained(path)
-        changed: dict[str, Any] = OmegaConf.to_container(config.data)  # type: ignore[assignment]
-        changed["cache_dir"] = config.paths.cache_dir
         module = restored(trained.checkpoint, trained.path)
-        data = trained.data(changed)
+        data = trained.data(options["data"] | {"cache_dir": options["paths"]["cache_dir"]})
         data.prepare_data()
         data.read_table()
         trained.check_categories(data)
@@ -119,36 +136,15 @@ def _open(option: str, config: DictConfig) -> Opened:
         raise InputError(str(error).replace("ckpt_path=", f"{option}=", 1)) from None
     if warning:
         log.warning("%s=%s: %s", option, path, warning)
-    precision = config.precision or trained.precision
-    try:
-        trainer = Trainer(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            use_distributed_sampler=False,
-            plugins=plugins({"sync_batchnorm": False}),
-            precision=precision,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            callbacks=[ProgressBar()],
-        )
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"accelerator={config.accelerator} devices={config.devices} precision={precision}: {reason}"
-        ) from None
+    precision = options["precision"] or trained.precision
+    trainer = make_evaluator(options["accelerator"], options["devices"], precision)
     if module.sees and uses_cache(module.hparams["backbone"], data.augment):
         features = cache_features(module, data, trainer.strategy.root_device, only_if_there=True)
         log.info("features: %s", features or "none cached; the backbone runs")
     return Opened(trained, module, data, trainer)
 
 
-def _optional(constructor: Any) -> dict[str, Any]:
-    """The annotations of a constructor's options, each of which may be None."""
-    return {name: hint | None for name, hint in get_type_hints(constructor).items() if name != "return"}
-
-
-def _check_comparable(ours: Opened, other: Opened) -> None:
+def check_comparable(ours: Opened, other: Opened) -> None:
     """Raises InputError if two checkpoints have no pairs in common that can be compared one by one."""
     first, second = ours.data.evaluation("test"), other.data.evaluation("test")
     same = (

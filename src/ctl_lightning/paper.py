@@ -1,39 +1,13 @@
 """python -m ctl_lightning.paper: methods x protocols x seeds, trained as jobs of their own, and one table of them all."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ctl_lightning.reports.paper_table import MethodRow, check_docs, read_row, write_tables
-from ctl_lightning.runtime.config import check_options, check_switches, config_dir, program
-from ctl_lightning.runtime.console import console
-from ctl_lightning.runtime.errors import InputError, suggestion
-from ctl_lightning.runtime.files import write_text
-
-WITHOUT_SEEDS = ("popularity",)
-
-POLL_SECONDS = 0.2
-
-EVALUATION = "evaluation"
-"""Folder of the control in that of its training."""
-
-PATIENCE = 30
-"""Seconds that a training has to end when it is told to."""
-
-BEGUN, DONE = "begun.json", "done.json"
-"""Which commands were started in a cell's folder, and which have ended well."""
+from ctl_lightning.runtime.config import Config, check_options, check_switches, resolved
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.program import program
 
 OPTIONS = {
     "methods": list[str],
@@ -43,44 +17,6 @@ OPTIONS = {
     "workers": int,
     "docs": str | None,
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training of the table.
-
-    Attributes:
-        protocol: a file of conf/protocol.
-        method: a file of conf/experiment.
-        seed: of the run.
-        folder: its run directory.
-        commands: words for `python -m`, one program after the other.
-    """
-
-    protocol: str
-    method: str
-    seed: int
-    folder: Path
-    commands: tuple[tuple[str, ...], ...]
-
-    @property
-    def name(self) -> str:
-        """For the terminal."""
-        return f"{self.protocol} {self.method} seed {self.seed}"
-
-    def is_finished(self) -> bool:
-        """Whether all of these commands have left their results."""
-        return {*self.commands} <= {*_commands(self.folder / DONE)}
-
-    def is_another(self) -> bool:
-        """Whether the folder holds a training by another command."""
-        begun = [*_commands(self.folder / BEGUN), *_commands(self.folder / DONE)]
-        unknown = not begun and ((self.folder / "results.json").exists() or (self.folder / "checkpoints").exists())
-        return unknown or (bool(begun) and self.commands[0] not in begun)
-
-
-def _commands(path: Path) -> list[tuple[str, ...]]:
-    return [tuple(words) for words in json.loads(path.read_text())] if path.exists() else []
 
 
 @program("paper")
@@ -97,20 +33,18 @@ def paper(config: DictConfig) -> None:
     Raises:
         InputError: what the user can mend; at the end, how many cells failed.
     """
-    check_switches(config, "product_visible")
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    check_options(plain, OPTIONS)
-    for name in ("methods", "protocols", "seeds"):
-        twice = [value for value, count in Counter(plain[name]).items() if count > 1]
-        if twice or not plain[name]:
-            raise InputError(f"{name}={plain[name]}: {f'{twice[0]} is there twice' if twice else 'give one at least'}")
-    if plain["workers"] < 1:
-        raise InputError(f"workers={plain['workers']}: give 1 at least")
+    plain = resolved(config)
+    check(plain)
+    from ctl_lightning.reports.cells import cells_of, run_cells
+    from ctl_lightning.reports.paper_rows import read_rows
+    from ctl_lightning.reports.paper_table import check_docs, write_paper_table
+    from ctl_lightning.runtime.console import console
+
     docs = Path(plain["docs"]) if plain["docs"] else None
     if docs is not None:
         check_docs(docs, plain["protocols"], plain["methods"], len(plain["seeds"]))
     run_dir = Path(config.paths.run_dir).resolve()
-    cells = _cells(plain, run_dir)
+    cells = cells_of(plain, run_dir)
     for cell in cells:
         if cell.is_another():
             raise InputError(
@@ -120,18 +54,9 @@ def paper(config: DictConfig) -> None:
     console.print(
         f"{len(cells)} trainings, {len(cells) - len(waiting)} of them finished before; all in {run_dir}", markup=False
     )
-    failures = _run(waiting, plain["workers"])
-    rows: dict[str, list[MethodRow]] = {}
-    for protocol in plain["protocols"]:
-        rows[protocol] = []
-        for method in plain["methods"]:
-            own = [cell for cell in cells if (cell.protocol, cell.method) == (protocol, method)]
-            finished = [cell.folder for cell in own if cell.is_finished()]
-            controls = [cell.folder / EVALUATION for cell in own if cell.is_finished() and len(cell.commands) > 1]
-            rows[protocol].append(
-                read_row(method, finished, controls, [failures[cell] for cell in own if cell in failures])
-            )
-    written = write_tables(run_dir, rows, docs, console)
+    failures = run_cells(waiting, plain["workers"])
+    rows = read_rows(plain["protocols"], plain["methods"], cells, failures)
+    written = write_paper_table(run_dir, rows, docs, console)
     for path in written:
         console.print(f"  {path}", markup=False)
     if failures:
@@ -141,117 +66,17 @@ def paper(config: DictConfig) -> None:
         )
 
 
-def _cells(plain: Mapping[str, Any], run_dir: Path) -> list[Cell]:
-    for group, chosen in (("experiment", plain["methods"]), ("protocol", plain["protocols"])):
-        known = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
-        for name in chosen:
-            if name not in known:
-                raise InputError(
-                    f"there is no {group}={name}{suggestion(str(name), known)}; there are: {', '.join(known)}"
-                )
-    cells = []
-    for protocol in plain["protocols"]:
-        for seed in plain["seeds"]:
-            for method in plain["methods"]:
-                first = seed == plain["seeds"][0]
-                if method in WITHOUT_SEEDS and not first:
-                    continue
-                folder = run_dir / protocol / method / f"seed{seed}"
-                cache = f"paths.cache_dir={_quoted(plain['paths']['cache_dir'])}"
-                train = [
-                    *("ctl_lightning.train", f"+experiment={method}", f"protocol={protocol}", f"seed={seed}", cache),
-                    *("callbacks=quiet", "trainer.enable_progress_bar=false", *plain["overrides"].get(protocol, [])),
-                    *(f"hydra.run.dir={_quoted(folder)}", "ckpt_path=auto"),
-                ]
-                commands = [tuple(train)]
-                if plain["product_visible"] and first and method not in WITHOUT_SEEDS:
-                    evaluation = f"hydra.run.dir={_quoted(folder / EVALUATION)}"
-                    commands.append(("ctl_lightning.evaluate", f"ckpt_path={_quoted(folder)}", evaluation))
-                cells.append(Cell(protocol, method, seed, folder, tuple(commands)))
-    return cells
-
-
-def _quoted(path: Path | str) -> str:
-    """A value of Hydra's grammar, whatever is in the path."""
-    escaped = str(path).replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def _run(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:
-    """Runs the cells, so many at a time. Returns why those that failed did."""
-    # Unbuffered: what is said last shall stand last in the log.
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, _cores() // workers)), "PYTHONUNBUFFERED": "1"}
-    environment.pop("HYDRA_FULL_ERROR", None)
-    waiting, failures, done = list(cells), {}, 0
-    running: dict[Cell, tuple[subprocess.Popen[bytes], int, float]] = {}
-    with _ended(running):
-        while waiting or running:
-            while waiting and len(running) < workers:
-                cell = waiting.pop(0)
-                running[cell] = (_start(cell, 0, environment), 0, time.monotonic())
-            time.sleep(POLL_SECONDS)
-            for cell, (process, number, began) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                if process.returncode == 0 and number + 1 < len(cell.commands):
-                    running[cell] = (_start(cell, number + 1, environment), number + 1, began)
-                    continue
-                del running[cell]
-                done += 1
-                said = f"[{done}/{len(cells)}] {cell.name}, {time.monotonic() - began:.0f} s: "
-                if process.returncode == 0:
-                    write_text(cell.folder / DONE, json.dumps(cell.commands))
-                    auc = json.loads((cell.folder / "results.json").read_text())["test"]["all"]["auc"]["value"]
-                    console.print(f"{said}test auc {auc:.3f}", markup=False)
-                else:
-                    failures[cell] = _why(cell.folder / "train.log", process.returncode)
-                    console.print(f"{said}failed: {failures[cell]}", markup=False)
-    return failures
-
-
-def _cores() -> int:
-    """So many this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start(cell: Cell, number: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    write_text(cell.folder / BEGUN, json.dumps(cell.commands))
-    with (cell.folder / "train.log").open("ab" if number else "wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", *cell.commands[number]], stdout=log, stderr=subprocess.STDOUT, env=environment
-        )
-
-
-@contextmanager
-def _ended(running: Mapping[Cell, tuple[subprocess.Popen[bytes], int, float]]) -> Iterator[None]:
-    """Leaves no training behind when this process is interrupted or told to end; each goes on from its last checkpoint later."""
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        print("paper: told to end; the same command goes on with what is done", file=sys.stderr)
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        for process, _, _ in running.values():
-            process.terminate()
-        for process, _, _ in running.values():
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _why(log: Path, code: int) -> str:
-    """What the program said of its end: its one line of an error, else whatever came last."""
-    if code < 0:
-        return f"killed by signal {-code}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith(("train: ", "evaluate: "))]
-    return [f"exit code {code} without a word", *lines[-1:], *told][-1]
+def check(plain: Config) -> None:
+    """Raises InputError: an option of another type, or out of its range."""
+    check_switches(plain, "product_visible")
+    check_options(plain, OPTIONS)
+    for name in ("methods", "protocols", "seeds"):
+        counts: Counter[object] = Counter(plain[name])
+        twice = [value for value, count in counts.items() if count > 1]
+        if twice or not plain[name]:
+            raise InputError(f"{name}={plain[name]}: {f'{twice[0]} is there twice' if twice else 'give one at least'}")
+    if plain["workers"] < 1:
+        raise InputError(f"workers={plain['workers']}: give 1 at least")
 
 
 if __name__ == "__main__":

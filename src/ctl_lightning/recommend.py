@@ -1,23 +1,17 @@
 """python -m ctl_lightning.recommend: a photo -> per category the products that complete it, as a table and a picture."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, ListConfig
-from rich.markup import escape
-from rich.table import Column, Table
+from omegaconf import DictConfig
 
-from ctl_lightning.data.store.packing import version_of
-from ctl_lightning.runtime.config import check_options, program
-from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.config import check_options, resolved
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.files import sha256_of, write_text
-from ctl_lightning.serving.catalogue.files import MANIFEST
-from ctl_lightning.serving.encoder import photo_named, photos_in, read_box
-from ctl_lightning.serving.look import check_ending, write_look
-from ctl_lightning.serving.recommender import Look, Recommender
+from ctl_lightning.runtime.program import program
+
+if TYPE_CHECKING:
+    from ctl_lightning.serving.recommender import Look
 
 OPTIONS: dict[str, Any] = {"k": int, "device": str, "output": str | None, "category": str | list[str] | None}
 
@@ -34,101 +28,72 @@ def recommend(config: DictConfig) -> None:
     Raises:
         InputError: what the user can mend.
     """
-    categories = _names(config.category)
-    given = {name: config[name] for name in OPTIONS}
-    check_options(given | {"category": categories}, OPTIONS)
-    output = Path(config.output).expanduser() if config.output is not None else Path(config.paths.run_dir) / "look.png"
+    options = resolved(config)
+    categories = _names(options["category"])
+    check_options({name: options[name] for name in OPTIONS} | {"category": categories}, OPTIONS)
+    from ctl_lightning.runtime.console import console
+    from ctl_lightning.serving.encoder import photo_named, photos_in, read_box
+    from ctl_lightning.serving.look import check_ending, write_look
+    from ctl_lightning.serving.recommender import Recommender
+    from ctl_lightning.serving.written import Written
+
+    output = Path(options["output"] or Path(options["paths"]["run_dir"]) / "look.png").expanduser()
     check_ending(output)
-    box = read_box(config.box)
-    scene = Path(str(config.scene)).expanduser()
-    several = scene.is_dir()
-    recommender = recommender_of(config)
-    if several:
-        photos = photos_in(scene, "scene")
-    else:
-        data = recommender.encoder.trained.data({"root": config.data.root})
-        photos = [photo_named(data, str(config.scene), "scene")]
-    if output.resolve() in [photo.resolve() for photo in photos] or (
-        several and output.parent.resolve() == scene.resolve()
-    ):
-        raise InputError(f"output={output}: it lies where the scenes are; give another place")
-    made = (
-        _Made(output, recommender, config.catalogue.dir, [str(scene.absolute()), categories, config.k, box])
-        if several
-        else None
-    )
-    failed = 0
+    box, scene = read_box(options["box"]), Path(str(options["scene"])).expanduser()
+    recommender = Recommender.of(options)
+    if not scene.is_dir():
+        data = recommender.encoder.trained.data({"root": options["data"]["root"]})
+        photo = photo_named(data, str(options["scene"]), "scene")
+        _check_place(output, output.resolve() == photo.resolve())
+        look = recommender.look(photo, categories, options["k"], box)
+        write_look(output, str(photo), look)
+        tell(look)
+        console.print(f"  {output}", markup=False)
+        return
+    photos, failed = photos_in(scene, "scene"), 0
+    _check_place(output, output.parent.resolve() == scene.resolve())
+    catalogue = Path(options["catalogue"]["dir"]).expanduser()
+    written = Written(output, recommender, catalogue, [str(scene.absolute()), categories, options["k"], box])
     for number, photo in enumerate(photos, start=1):
-        path = output.with_name(f"{photo.name}-{output.name}") if several else output
-        if several:
-            console.print(f"{number} of {len(photos)}: {photo}", markup=False)
-        if made is not None and made.has(photo) and path.exists():
+        path = output.with_name(f"{photo.name}-{output.name}")
+        console.print(f"{number} of {len(photos)}: {photo}", markup=False)
+        if written.has(photo) and path.exists():
             console.print(f"  {path} is there", markup=False)
             continue
         try:
-            look = recommender.look(photo, categories, config.k, box)
+            look = recommender.look(photo, categories, options["k"], box)
         except InputError as error:
-            if not (several and str(error).startswith(str(photo))):  # another photo would say the same
+            if not str(error).startswith(str(photo)):  # another photo would say the same
                 raise
             failed += 1
             print(f"recommend: {error}", file=sys.stderr)
             continue
         write_look(path, str(photo), look)
-        if made is not None:
-            made.note(photo)
-        _print(look)
+        written.note(photo)
+        tell(look)
         console.print(f"  {path}", markup=False)
     if failed:
         raise InputError(f"{failed} of {len(photos)} photos in {scene} can not be read; the others are done")
 
 
-def recommender_of(config: DictConfig) -> Recommender:
-    """What the options ckpt_path, catalogue and device name. Raises InputError."""
-    check_options(dict(config.catalogue), {"dir": str, "url": str | None}, "catalogue.")
-    where = config.catalogue
-    return Recommender.from_checkpoint(str(config.ckpt_path), where.dir, config.device, where.url)
+def _check_place(output: Path, among_scenes: bool) -> None:
+    if among_scenes:
+        raise InputError(f"output={output}: it lies where the scenes are; give another place")
 
 
 def _names(given: object) -> list[str] | None:
     if given is None:
         return None
-    return [str(name) for name in given] if isinstance(given, ListConfig) else [str(given)]
+    return [str(name) for name in given] if isinstance(given, list) else [str(given)]
 
 
-class _Made:
-    """Which photos of a folder are done, by a note beside the files: a command that was stopped goes on behind them.
+def tell(look: "Look") -> None:
+    """Prints a table a category."""
+    from rich.markup import escape
+    from rich.table import Column, Table
 
-    Args:
-        output: what files are named after.
-        recommender: who makes them.
-        catalogue: folder of its catalogue.
-        options: what else they depend on.
-    """
+    from ctl_lightning.runtime.console import console
 
-    def __init__(self, output: Path, recommender: Recommender, catalogue: str, options: list[object]) -> None:
-        self._note = output.with_name(f".{output.name}.made")
-        made_with = json.dumps(
-            [recommender.encoder.identity(), sha256_of(Path(catalogue).expanduser() / MANIFEST), *options]
-        )
-        lines = self._note.read_text(encoding="utf-8").splitlines() if self._note.exists() else []
-        if not lines or lines[0] != made_with:
-            write_text(self._note, f"{made_with}\n")
-        self._done = {*lines[1:]} if lines and lines[0] == made_with else set()
-
-    def has(self, photo: Path) -> bool:
-        """Whether this very photo is done."""
-        return self._line(photo) in self._done
-
-    def note(self, photo: Path) -> None:
-        """It is done."""
-        with self._note.open("a", encoding="utf-8") as file:
-            file.write(f"{self._line(photo)}\n")
-
-    def _line(self, photo: Path) -> str:
-        return json.dumps([str(photo.absolute()), *(version_of(photo) or ())])
-
-
-def _print(look: Look) -> None:
     for answer in look.answers:
         parts = list(answer.products[0].parts) if answer.products else []
         table = Table(

@@ -1,18 +1,17 @@
 """python -m ctl_lightning.rerank: the candidates that another system found for a photo, in the order of their distance."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from omegaconf import DictConfig
-from rich.markup import escape
-from rich.table import Column, Table
 
-from ctl_lightning.runtime.config import program
-from ctl_lightning.runtime.console import console
-from ctl_lightning.runtime.files import read_names, write_text
-from ctl_lightning.serving.compatibility import Compatibility
-from ctl_lightning.serving.encoder import photo_named, read_box
+from ctl_lightning.runtime.program import program
+
+if TYPE_CHECKING:
+    from ctl_lightning.metrics.classification import Classifier
+    from ctl_lightning.serving.compatibility import Judgement
 
 
 @program("rerank")
@@ -27,6 +26,11 @@ def rerank(config: DictConfig) -> None:
     Raises:
         InputError: what the user can mend.
     """
+    from ctl_lightning.runtime.console import console
+    from ctl_lightning.runtime.files import read_names, write_text
+    from ctl_lightning.serving.compatibility import Compatibility
+    from ctl_lightning.serving.encoder import photo_named, read_box
+
     compatibility = Compatibility(Path(str(config.ckpt_path)).expanduser(), config.device)
     data = compatibility.trained.data({"root": config.data.root})
     names = read_names(Path(str(config.candidates)).expanduser(), "candidates", "candidate")
@@ -58,6 +62,17 @@ def rerank(config: DictConfig) -> None:
             indent=2,
         ),
     )
+    tell(ordered, names, classifier)
+    console.print(f"  {path}", markup=False)
+
+
+def tell(ordered: "Sequence[Judgement]", names: Sequence[str], classifier: "Classifier | None") -> None:
+    """Prints the candidates, the nearest first, and what the verdict means."""
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    from ctl_lightning.runtime.console import console
+
     table = Table("rank", Column("candidate", overflow="fold"), "was", "distance", "probability", "goes with it")
     for rank, found in enumerate(ordered, start=1):
         probability = "" if found.probability is None else f"{found.probability:.3f}"
@@ -72,12 +87,11 @@ def rerank(config: DictConfig) -> None:
         )
     console.print(table)
     if classifier is not None:
-        at = float(classifier.probability(np.array(classifier.threshold)))
+        at = float(classifier.probability(classifier.threshold))
         console.print(
             f"goes with it: a distance up to {classifier.threshold:.4f} (probability {at:.3f}), which had the most right answers on "
             "the validation split"
         )
-    console.print(f"  {path}", markup=False)
 
 
 if __name__ == "__main__":

@@ -1,97 +1,12 @@
 """python -m ctl_lightning.sweep_table folder=DIR: what a sweep has found, setting by setting, over the seeds."""
 
-import json
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from omegaconf import DictConfig, OmegaConf
-from rich.markup import escape
-from rich.table import Table
-from scipy.stats import t
+from omegaconf import DictConfig
 
-from ctl_lightning.metrics.intervals import NOTHING, Interval
-from ctl_lightning.models.checkpoint import LAST, read_checkpoint
-from ctl_lightning.reports.figures.intervals import setting_intervals
-from ctl_lightning.reports.paper_table import METRICS
-from ctl_lightning.runtime.config import check_options, program
-from ctl_lightning.runtime.console import console
-from ctl_lightning.runtime.csv_files import csv_text, read_metrics
-from ctl_lightning.runtime.errors import ERROR, InputError
-from ctl_lightning.runtime.files import write_text
-from ctl_lightning.training.module import MONITOR
-
-NO_SETTING = ("seed", "ckpt_path")
-"""Options that do not make two jobs different settings."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job of a sweep.
-
-    Attributes:
-        folder: its run directory.
-        options: the overrides that it was given.
-        validation: its best validation AUC; None: it has none.
-        test: metric -> value on the test split; None: it is not finished.
-        why_not: why it has no results.
-    """
-
-    folder: Path
-    options: dict[str, str]
-    validation: float | None
-    test: dict[str, float | None] | None
-    why_not: str | None
-
-    @property
-    def seed(self) -> str:
-        """Of the run; the default where none was given."""
-        return self.options.get("seed", "0")
-
-    def value(self, metric: str) -> float | None:
-        """A metric of the test split; `MONITOR` is the validation's."""
-        return self.validation if metric == MONITOR else (self.test or {}).get(metric)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Jobs that differ in their seeds alone.
-
-    Attributes:
-        name: the options in which this setting differs from others.
-        jobs: one a seed.
-    """
-
-    name: str
-    jobs: tuple[Job, ...]
-
-    @property
-    def finished(self) -> list[Job]:
-        """Those with results."""
-        return [job for job in self.jobs if job.test is not None]
-
-    def values(self, metric: str) -> list[float]:
-        """A metric of each finished seed that has it."""
-        return [value for job in self.finished if (value := job.value(metric)) is not None]
-
-    def over_seeds(self, metric: str) -> Interval:
-        """A metric's mean over the finished seeds."""
-        return mean_over_seeds(self.values(metric))
-
-
-def mean_over_seeds(values: Sequence[float]) -> Interval:
-    """The mean with its 95 % Student interval; of one value no interval can be told."""
-    if not values:
-        return dict(NOTHING)
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return {"value": mean, "low": None, "high": None}
-    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
-    return {"value": mean, "low": mean - half, "high": mean + half}
+from ctl_lightning.runtime.config import check_options
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.program import program
 
 
 @program("sweep_table")
@@ -106,6 +21,12 @@ def sweep_table(config: DictConfig) -> None:
     Raises:
         InputError: no sweep; an unknown metric; at the end, how many jobs failed.
     """
+    from ctl_lightning.models.checkpoint import MONITOR
+    from ctl_lightning.reports.paper_rows import METRICS
+    from ctl_lightning.reports.sweep import draw_sweep, print_sweep, read_sweep, sweep_csv
+    from ctl_lightning.runtime.console import console
+    from ctl_lightning.runtime.files import write_text
+
     check_options({"metrics": list(config.metrics), "folder": config.folder}, {"metrics": list[str], "folder": str})
     unknown = set(config.metrics) - set(METRICS)
     if unknown:
@@ -113,20 +34,12 @@ def sweep_table(config: DictConfig) -> None:
     folder = Path(config.folder).expanduser()
     settings = read_sweep(folder)
     metrics = [MONITOR, *config.metrics]
-    _print(settings, metrics)
-    write_text(folder / "sweep.csv", _csv(settings, metrics))
+    print_sweep(settings, metrics)
+    write_text(folder / "sweep.csv", sweep_csv(settings, metrics))
     written = [folder / "sweep.csv"]
     if any(setting.finished for setting in settings):
         written.append(folder / "sweep.png")
-        rows = {setting.name: setting for setting in settings if setting.finished}
-        shown = {"validation AUC": MONITOR} | {f"test {metric}": metric for metric in config.metrics}
-        setting_intervals(
-            written[-1],
-            {
-                title: {name: (one.over_seeds(metric), one.values(metric)) for name, one in rows.items()}
-                for title, metric in shown.items()
-            },
-        )
+        draw_sweep(written[-1], settings, config.metrics)
     for path in written:
         console.print(f"  {path}", markup=False)
     failed = [job for setting in settings for job in setting.jobs if job.why_not]
@@ -138,114 +51,6 @@ def sweep_table(config: DictConfig) -> None:
         raise InputError(
             f"{len(failed)} of {count} jobs have no results (first: {failed[0].folder.name}: {failed[0].why_not}); {again}"
         )
-
-
-def read_sweep(folder: Path) -> list[Setting]:
-    """The settings of a sweep, best validation AUC first.
-
-    Raises:
-        InputError: no such folder; no job in it.
-    """
-    found = sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda path: _number(path.parents[1].name))
-    if not found:
-        raise InputError(f"folder={folder}: no jobs of a multirun are there; give its hydra.sweep.dir")
-    jobs = [_read_job(path.parents[1], path) for path in found]
-    given = sorted({name for job in jobs for name in job.options} - {*NO_SETTING})
-    varied = [name for name in given if len({job.options.get(name) for job in jobs}) > 1]
-    grouped: dict[tuple[str | None, ...], list[Job]] = {}
-    for job in jobs:
-        grouped.setdefault(tuple(job.options.get(one) for one in varied), []).append(job)
-    names = Counter(_name(varied, values, _short) for values in grouped)
-    settings = [
-        Setting(_name(varied, values, _short if names[_name(varied, values, _short)] == 1 else str), tuple(own))
-        for values, own in grouped.items()
-    ]
-    return sorted(settings, key=lambda setting: -(setting.over_seeds(MONITOR)["value"] or -math.inf))
-
-
-def _name(options: Sequence[str], values: Sequence[str | None], written: Callable[[str], str]) -> str:
-    """Of a setting."""
-    pairs = zip(options, values, strict=True)
-    words = [f"{one.removeprefix('+')}={written(value)}" for one, value in pairs if value is not None]
-    return " ".join(words) or "(all)"
-
-
-def _short(value: str) -> str:
-    """A number that a sampler drew, with four digits."""
-    try:
-        return f"{float(value):.4g}" if "." in value else value
-    except ValueError:
-        return value
-
-
-def _number(name: str) -> tuple[int, str]:
-    digits = name.partition("_")[0]
-    return (int(digits) if digits.isdecimal() else 10**9, name)
-
-
-def _read_job(folder: Path, overrides: Path) -> Job:
-    words = [str(word) for word in OmegaConf.load(overrides)]
-    options = dict(word.split("=", 1) for word in words if "=" in word)
-    aucs = [row[MONITOR] for row in read_metrics(folder / "metrics.csv") if MONITOR in row]
-    validation = max(aucs, default=None)
-    try:
-        content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        test = {name: metric["value"] for name, metric in content["test"]["all"].items()}
-        return Job(folder, options, validation, test, None)
-    except FileNotFoundError:
-        return Job(folder, options, validation, None, _why(folder))
-    except (ValueError, KeyError, TypeError) as error:
-        return Job(folder, options, validation, None, f"results.json is not readable ({error})")
-
-
-def _why(folder: Path) -> str:
-    """Why a job has no results."""
-    if (folder / ERROR).exists():
-        return (folder / ERROR).read_text(encoding="utf-8").strip()
-    try:
-        checkpoint = read_checkpoint(folder / LAST)
-    except InputError:
-        return "not finished: no epoch is done"
-    return (
-        f"not finished: stopped, or at work, after step {checkpoint['global_step']} (epoch {checkpoint['epoch'] + 1})"
-    )
-
-
-def _print(settings: Iterable[Setting], metrics: Sequence[str]) -> None:
-    table = Table(title="mean over seeds with 95 % interval, best validation AUC first", title_justify="left")
-    table.add_column("setting", overflow="fold")
-    table.add_column("seeds", justify="right")
-    for metric in metrics:
-        table.add_column("validation auc" if metric == MONITOR else metric, justify="right")
-    for setting in settings:
-        cells = [_cell(setting.over_seeds(metric)) for metric in metrics]
-        table.add_row(escape(setting.name), f"{len(setting.finished)}/{len(setting.jobs)}", *cells)
-    console.print(table)
-    for setting in settings:
-        for job in setting.jobs:
-            if job.why_not:
-                console.print(f"{job.folder.name} ({setting.name}): {job.why_not}", markup=False)
-
-
-def _cell(found: Interval) -> str:
-    """ "0.610 ± 0.020"; of one seed the value alone."""
-    if found["value"] is None:
-        return ""
-    if found["high"] is None:
-        return f"{found['value']:.3f}"
-    return f"{found['value']:.3f} ± {found['high'] - found['value']:.3f}"
-
-
-def _csv(settings: Iterable[Setting], metrics: Sequence[str]) -> str:
-    """A row a job, after which come the setting's means."""
-    ends = [f"{metric}_{part}" for metric in metrics for part in ("mean", "low", "high")]
-    rows: list[list[object]] = [["setting", "seed", "folder", "why_not", *metrics, *ends]]
-    for setting in settings:
-        means: list[Any] = [setting.over_seeds(metric)[part] for metric in metrics for part in ("value", "low", "high")]
-        for job in setting.jobs:
-            values = [job.value(metric) for metric in metrics]
-            rows.append([setting.name, job.seed, job.folder.name, job.why_not or "", *values, *means])
-    return csv_text(rows)
 
 
 if __name__ == "__main__":

@@ -73,9 +73,8 @@ def step_rows(
     memory = _peak_memory(lambda: step(batch), device)
     operations = _operations(module.network, batch)
     naive = NaiveStep(module, module.hparams["loss"]["margin"], device, precision)
-    parts = {BACKBONE: passes, STEP: lambda: step(batch)}
-    if not backbone.frozen:
-        parts = {FORWARD: forward, **parts}
+    parts = {} if backbone.frozen else {FORWARD: forward}
+    parts |= {BACKBONE: passes, STEP: lambda: step(batch)}
     work: dict[str, Callable[[], Iterator[int]]] = {
         name: lambda part=part: again(part, images)  # type: ignore[misc]
         for name, part in parts.items()

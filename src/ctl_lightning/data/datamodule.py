@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from lightning import LightningDataModule
 from torch import Tensor
@@ -16,6 +16,7 @@ from ctl_lightning.data.images import Aspect, ImageItem
 from ctl_lightning.data.negatives import Negatives, NegativeSampler
 from ctl_lightning.data.prepared import PreparedData
 from ctl_lightning.data.samplers import DealtBatches, EpochSampler, Share, check_processes
+from ctl_lightning.data.sources.registry import make_source, source_hints
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.data.splits import (
     Split,
@@ -42,7 +43,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
 
     Args:
         root: folder of the source's data.
-        source: the format of what is in it.
+        source: the format of what is in it; or its name, a key of `sources.registry.SOURCES`, and its options.
         cache_dir: where image stores are kept.
         stored_size: side of the stored pictures, in pixels.
         aspect: how a picture becomes a square: "stretch", "pad" or "crop".
@@ -70,7 +71,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
     def __init__(
         self,
         root: str,
-        source: Source,
+        source: Source | Mapping[str, Any],
         cache_dir: str,
         stored_size: int,
         aspect: Aspect,
@@ -94,19 +95,14 @@ class TripletDataModule(PreparedData, LightningDataModule):
     ) -> None:
         if not 0 < image_size <= stored_size:
             raise ValueError(f"image_size must be between 1 and stored_size={stored_size}, not {image_size}")
-        if batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2 for batch normalisation, not {batch_size}")
-        if negatives == "in_batch" and not 2 <= same_category <= batch_size:
-            raise ValueError(
-                f"same_category must be between 2 and batch_size={batch_size}, not {same_category}; give data.same_category=N"
-            )
+        _check_batches(batch_size, negatives, same_category)
         if num_workers < 0 or eval_batch_size < 1:
             raise ValueError("num_workers must be at least 0 and eval_batch_size at least 1")
         LightningDataModule.__init__(self)
         PreparedData.__init__(
             self,
             root,
-            source,
+            source if isinstance(source, Source) else make_source(source),
             cache_dir,
             stored_size,
             aspect,
@@ -132,6 +128,14 @@ class TripletDataModule(PreparedData, LightningDataModule):
         self._features: FeatureViews | None = None
         self._whole: PictureViews | None = None
         self._first = (0, 0)
+
+    @staticmethod
+    def option_hints(options: Mapping[str, Any]) -> dict[str, Any]:
+        """The annotations of all options, with those of the source that is chosen; see `runtime.config`."""
+        hints = get_type_hints(TripletDataModule.__init__)
+        source = options.get("source")
+        nested = {"source": source_hints(source)} if isinstance(source, Mapping) else {}
+        return {name: hint for name, hint in hints.items() if name != "return"} | nested
 
     @property
     def pictures(self) -> PictureViews:
@@ -298,6 +302,15 @@ class TripletDataModule(PreparedData, LightningDataModule):
             "pin_memory": on_gpu,
             "collate_fn": _as_it_is,  # the datasets make whole batches themselves
         }
+
+
+def _check_batches(batch_size: int, negatives: Negatives, same_category: int) -> None:
+    if batch_size < 2:
+        raise ValueError(f"batch_size must be at least 2 for batch normalisation, not {batch_size}")
+    if negatives == "in_batch" and not 2 <= same_category <= batch_size:
+        raise ValueError(
+            f"same_category must be between 2 and batch_size={batch_size}, not {same_category}; give data.same_category=N"
+        )
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -47,7 +47,7 @@ class Classifier:
         """Distances (...) -> (...)."""
         return distances <= self.threshold
 
-    def probability(self, distances: Floats) -> Floats:
+    def probability(self, distances: Floats | float) -> Floats:
         """Distances (...) -> (...)."""
         return 0.5 * (1 + np.tanh(0.5 * (self.intercept + self.slope * distances)))  # the logistic without overflow
 

@@ -15,11 +15,22 @@ from ctl_lightning.runtime.files import replacing
 FORMAT = 2
 """Counts up when checkpoints are written in another way; what is older is read by `_upgraded`. Version 0.1 wrote none, which means 1."""
 
+MONITOR = "val/auc"
+"""What chooses the best checkpoint, and what a sweep maximises."""
+
 NETWORK = "network."
 """What the names of the network's weights begin with."""
 
 RENAMED_WEIGHTS = {"shift": "loss.shift", "temperature.logarithm": "loss.temperature.logarithm"}
 """Name in a checkpoint of format 1 -> name of today."""
+
+SOURCES = {
+    "ctl_lightning.data.synthetic.SyntheticLooks": "synthetic",
+    "ctl_lightning.data.stl.ShopTheLook": "shop_the_look",
+    "ctl_lightning.data.street2shop.Street2Shop": "street2shop",
+    "ctl_lightning.data.folder.LooksFolder": "folder",
+}
+"""Class that a checkpoint of format 1 names as the source of its data -> name of today. Nothing that it names is imported."""
 
 LAST = Path("checkpoints/last.ckpt")
 """Where a run directory has its last checkpoint."""
@@ -81,7 +92,13 @@ def _upgraded(checkpoint: dict[str, Any]) -> dict[str, Any]:
         ).keys()
         options = {name: value for name, value in options.items() if name not in others}
     state = {RENAMED_WEIGHTS.get(name, name): value for name, value in checkpoint["state_dict"].items()}
-    return {"format": 1, **checkpoint, "hyper_parameters": options, "state_dict": state}
+    upgraded = {"format": 1, **checkpoint, "hyper_parameters": options, "state_dict": state}
+    source = checkpoint.get("config", {}).get("data", {}).get("source", {})
+    if "_target_" in source:
+        named = {"name": SOURCES.get(source["_target_"], source["_target_"])}
+        source = named | {name: value for name, value in source.items() if name != "_target_"}
+        upgraded["config"] = checkpoint["config"] | {"data": checkpoint["config"]["data"] | {"source": source}}
+    return upgraded
 
 
 @contextmanager

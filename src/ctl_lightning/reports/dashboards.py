@@ -1,7 +1,5 @@
 """What a logger with a page of its own is shown: pictures, tables, histograms, curves; Weights & Biases and TensorBoard."""
 
-import hashlib
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +20,6 @@ LONGEST_SIDE = 1600
 
 LARGE = 200_000
 """A PNG of more bytes is full of photos, which JPEG keeps in a sixth of them."""
-
-RUN_ID = "wandb_id.txt"
-"""Where a run directory has the id of its run at Weights & Biases, so that whoever continues it continues that run too."""
 
 
 @dataclass(frozen=True)
@@ -133,48 +128,7 @@ def _in_markdown(cell: object) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell).replace("|", "/")
 
 
-def wandb_id(run_dir: Path) -> str:
-    """The id of this run directory's run: drawn once, kept beside the run."""
-    path = run_dir / RUN_ID
-    if not path.exists():
-        write_text(path, secrets.token_hex(4) + "\n")
-    return path.read_text(encoding="utf-8").strip()
-
-
-def note_split(loggers: Iterable[Logger], protocol: str | None, files: Sequence[Path]) -> None:
-    """Tells Weights & Biases which split and triplets the run used: an artifact, one version for all runs that used the same.
-
-    Args:
-        loggers: of the run.
-        protocol: its name.
-        files: ids only.
-    """
-    for logger in loggers:
-        if isinstance(logger, WandbLogger) and is_first():
-            import wandb
-
-            digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-            artifact = wandb.Artifact(f"split-{protocol}", "split", metadata={"sha256": digest})
-            for path in files:
-                artifact.add_file(str(path))
-            run = logger.experiment
-            # Without a server nothing can be asked for, but what the run used can still be noted.
-            run.log_artifact(artifact) if run.offline else run.use_artifact(artifact)
-
-
-def upload_checkpoints(loggers: Iterable[Logger], best: Path, last: Path) -> None:
-    """Puts the checkpoints of a run at Weights & Biases, as versions of one artifact with the aliases "last" and "best"."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger) and is_first():
-            import wandb
-
-            for path, alias in ((last, "last"), (best, "best")):
-                artifact = wandb.Artifact(f"checkpoint-{logger.experiment.id}", "model")
-                artifact.add_file(str(path), name="checkpoint.ckpt")
-                logger.experiment.log_artifact(artifact, aliases=[alias])
-
-
-def log_results(loggers: list[Logger], results: Results, shown: Exhibit, step: int) -> None:
+def log_results(loggers: Sequence[Logger], results: Results, shown: Exhibit, step: int) -> None:
     """Hands final metrics, tables and pictures to the loggers that can show them."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):

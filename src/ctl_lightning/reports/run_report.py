@@ -1,11 +1,12 @@
 """Everything that results.json says of a trained network, and the pictures beside it: for `train` and for `evaluate`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from lightning.pytorch.loggers import Logger
 
 from ctl_lightning.data.crop import scene_crop
 from ctl_lightning.data.datamodule import TripletDataModule
@@ -13,7 +14,6 @@ from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import placed
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.sources.drawing import SCENE_SIZE
-from ctl_lightning.data.sources.synthetic import SyntheticLooks
 from ctl_lightning.metrics.classification import (
     Classifier,
     Judged,
@@ -27,7 +27,7 @@ from ctl_lightning.metrics.ranking import Ranked, Ranking
 from ctl_lightning.metrics.reranking import reranking_results
 from ctl_lightning.metrics.retrieval import PairScores, metric_values, score_pairs
 from ctl_lightning.models.components.network import Network
-from ctl_lightning.reports.dashboards import Curve, Exhibit, Table
+from ctl_lightning.reports.dashboards import Curve, Exhibit, Table, log_results, write_tables
 from ctl_lightning.reports.examples import (
     attention_rows,
     classifier_curves,
@@ -35,11 +35,12 @@ from ctl_lightning.reports.examples import (
     hard_negatives,
     retrieval_rows,
 )
-from ctl_lightning.reports.figures.curves import classifier_sheet, confusion, distance_histograms, projection
+from ctl_lightning.reports.figures.curves import classifier_sheet, confusion, curves, distance_histograms, projection
 from ctl_lightning.reports.figures.grids import attention_overlays, retrieval_grid
 from ctl_lightning.reports.figures.intervals import category_intervals
-from ctl_lightning.reports.results import Results, flat_table, test_results
-from ctl_lightning.runtime.csv_files import csv_text
+from ctl_lightning.reports.results import IDENTITY, Results, flat_table, print_results, test_results, write_results
+from ctl_lightning.runtime.console import console
+from ctl_lightning.runtime.csv_files import csv_text, read_metrics
 from ctl_lightning.runtime.files import write_text
 
 
@@ -73,80 +74,120 @@ def scored(task: EvaluationSet, ranking: Ranked) -> Scored:
     return Scored(task, ranking, score_pairs(task, ranking.distances))
 
 
-def measure(
-    data: TripletDataModule, validation: Scored, test: Scored, identity: Mapping[str, object]
-) -> tuple[Results, Classifier]:
-    """What the test split says, with a classifier that was chosen on the validation split.
+@dataclass
+class RunReport:
+    """All that is said of a trained network.
 
-    Args:
-        data: set up.
-        validation: ranked; chooses threshold and probability.
-        test: ranked.
-        identity: "protocol", "method", "seed".
-    """
-    classifier = fit_classifier(validation.judged)
-    results: Results = {**identity} | test_results(test.task, test.scores)
-    results["classifier"] = classifier_results(classifier, test.judged, len(validation.task.pairs))
-    results["reranking"] = reranking_results(test.task, test.ranking.distances)
-    if isinstance(data.source, SyntheticLooks):
-        truth = data.source.truth(data.root)
-        results |= truth_results(test.task, truth)
-        attention = test.ranking.attention()
-        if attention.shape[1]:
-            boxes = [truth.deciding_box(pair) for pair in test.task.pairs]
-            results |= attention_results(
-                test.task,
-                attention,
-                boxes,
-                _places(data, test.task),
-                data.stored_size,
-                data.image_size,
-                data.margin,
-            )
-    return results, classifier
-
-
-def draw(
-    folder: Path,
-    data: TripletDataModule,
-    network: Network,
-    test: Scored,
-    classifier: Classifier,
-    categories: Mapping[str, Results],
-) -> dict[str, Path]:
-    """Draws what there is to look at.
-
-    Args:
-        folder: of the PNGs.
+    Attributes:
         data: set up.
         network: for its attention.
         test: ranked.
-        classifier: of `measure`.
-        categories: name of a method -> its results; whose AUC is to be shown by category.
-
-    Returns:
-        Name -> path.
+        classifier: that was chosen on the validation split.
+        results: the content of results.json.
+        pictures: name -> a PNG, once they are drawn.
     """
-    pictures = {name: folder / f"{name}.png" for name in ("retrieval", "classifier", "categories")}
-    retrieval_grid(pictures["retrieval"], retrieval_rows(data, test.task, test.ranking.distances, test.scores))
-    classifier_sheet(pictures["classifier"], classifier_curves(classifier, test.judged))
-    category_intervals(
-        pictures["categories"],
-        {
+
+    data: TripletDataModule
+    network: Network
+    test: Scored
+    classifier: Classifier
+    results: Results
+    pictures: dict[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, data: TripletDataModule, network: Network, validation: Scored, test: Scored, config: Mapping[str, object]
+    ) -> "RunReport":
+        """Measures.
+
+        Args:
+            data: set up.
+            network: that was ranked.
+            validation: ranked; chooses threshold and probability.
+            test: ranked.
+            config: of the run, with "protocol", "method" and "seed".
+        """
+        classifier = fit_classifier(validation.judged)
+        results: Results = {key: config[key] for key in IDENTITY} | test_results(test.task, test.scores)
+        results["classifier"] = classifier_results(classifier, test.judged, len(validation.task.pairs))
+        results["reranking"] = reranking_results(test.task, test.ranking.distances)
+        results |= _of_truth(data, test)
+        return cls(data, network, test, classifier, results)
+
+    def write(self, folder: Path) -> None:
+        """Writes pairs.csv, tables and pictures into a run directory."""
+        write_pairs(folder / "pairs.csv", self.test)
+        self.pictures = self.draw(folder)
+        write_tables(folder / "tables", self._exhibit().tables)
+
+    def draw(self, folder: Path, others: Mapping[str, Results] | None = None) -> dict[str, Path]:
+        """Draws what there is to look at.
+
+        Args:
+            folder: a run directory; the pictures go into a folder of it.
+            others: name of a method -> its results; whose AUC by category is shown beside this one's.
+
+        Returns:
+            Name -> path.
+        """
+        where, task = folder / "pictures", self.test.task
+        pictures = {name: where / f"{name}.png" for name in ("retrieval", "classifier", "categories")}
+        rows = retrieval_rows(self.data, task, self.test.ranking.distances, self.test.scores)
+        retrieval_grid(pictures["retrieval"], rows)
+        classifier_sheet(pictures["classifier"], classifier_curves(self.classifier, self.test.judged))
+        shown = {self.results["method"]: self.results} | dict(others or {})
+        auc = {
             name: {category: found["auc"] for category, found in results["test"]["by_category"].items()}
-            for name, results in categories.items()
-        },
-    )
-    pictures["distances"] = folder / "distances.png"
-    distance_histograms(pictures["distances"], test.scores.positive, test.scores.negative)
-    if isinstance(test.ranking, Ranking):
-        pictures |= {name: folder / f"{name}.png" for name in ("confusion", "embedding")}
-        confusion(pictures["confusion"], test.task.categories, test.confusion)
-        projection(pictures["embedding"], *embedded_products(test.task, test.ranking))
-    if test.ranking.attention().shape[1]:
-        pictures["attention"] = folder / "attention.png"
-        attention_overlays(pictures["attention"], attention_rows(data, test.task, network))
-    return pictures
+            for name, results in shown.items()
+        }
+        category_intervals(pictures["categories"], auc)
+        pictures["distances"] = where / "distances.png"
+        distance_histograms(pictures["distances"], self.test.scores.positive, self.test.scores.negative)
+        if isinstance(self.test.ranking, Ranking):
+            pictures |= {name: where / f"{name}.png" for name in ("confusion", "embedding")}
+            confusion(pictures["confusion"], task.categories, self.test.confusion)
+            projection(pictures["embedding"], *embedded_products(task, self.test.ranking))
+        if self.test.ranking.attention().shape[1]:
+            pictures["attention"] = where / "attention.png"
+            attention_overlays(pictures["attention"], attention_rows(self.data, task, self.network))
+        metrics = read_metrics(folder / "metrics.csv")
+        if self.network.losses and metrics:
+            pictures["curves"] = where / "curves.png"
+            curves(pictures["curves"], metrics, self._ceilings())
+        return pictures
+
+    def _ceilings(self) -> dict[str, float]:
+        """The best AUC that there can be, where it is known: name -> value."""
+        if "oracle" not in self.results:
+            return {}
+        found = {"oracle": self.results["oracle"]["auc"]} | self.results["ceilings"]
+        return {f"{name} (test)": auc["value"] for name, auc in found.items()}
+
+    def show(self, loggers: Sequence[Logger], step: int) -> None:
+        """Hands final metrics, tables and pictures to the loggers that can show them."""
+        log_results(loggers, self.results, self._exhibit(), step)
+
+    def _exhibit(self) -> Exhibit:
+        return exhibit(self.test, self.classifier, self.results, self.pictures)
+
+    def finish(self, folder: Path) -> None:
+        """Writes results.json, and prints it. A run that has it is finished, so it comes last."""
+        write_results(folder / "results.json", self.results)
+        print_results(self.results, console)
+
+
+def _of_truth(data: TripletDataModule, test: Scored) -> Results:
+    """What can be measured where it is known what decides; nothing elsewhere."""
+    truth = data.source.truth(data.root)
+    if truth is None:
+        return {}
+    results, attention = truth_results(test.task, truth), test.ranking.attention()
+    if attention.shape[1]:
+        boxes = [truth.deciding_box(pair) for pair in test.task.pairs]
+        places = _places(data, test.task)
+        sizes = data.stored_size, data.image_size, data.margin
+        results |= attention_results(test.task, attention, boxes, places, *sizes)
+    return results
 
 
 def exhibit(test: Scored, classifier: Classifier, results: Results, pictures: Mapping[str, Path]) -> Exhibit:
@@ -166,7 +207,7 @@ def exhibit(test: Scored, classifier: Classifier, results: Results, pictures: Ma
         "test/table": Table(["pairs", "metric", "value", "low", "high"], flat_table(results)),
         "test/categories": Table(["category", "pairs", *columns], categories),
     }
-    curves = classifier_curves(classifier, test.judged)
+    found = classifier_curves(classifier, test.judged)
     embedding = None
     if isinstance(test.ranking, Ranking):
         rows = [
@@ -180,8 +221,8 @@ def exhibit(test: Scored, classifier: Classifier, results: Results, pictures: Ma
         tables,
         {"test/distances_positive": test.scores.positive, "test/distances_negative": test.scores.negative},
         {
-            "test/roc": Curve("incompatible ones called compatible", "compatible ones found", _thinned(curves.roc)),
-            "test/precision_recall": Curve("recall", "precision", _thinned(curves.precision_recall)),
+            "test/roc": Curve("incompatible ones called compatible", "compatible ones found", _thinned(found.roc)),
+            "test/precision_recall": Curve("recall", "precision", _thinned(found.precision_recall)),
         },
         embedding,
     )

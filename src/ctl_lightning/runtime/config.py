@@ -1,51 +1,22 @@
-"""Finds conf/, turns composed configs into objects, and turns what a user got wrong into one line."""
+"""Finds conf/, checks what was composed from it, and makes the objects that it describes."""
 
-import functools
-import importlib
 import inspect
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
-)
-from hydra.types import RunMode
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from ctl_lightning.runtime.errors import ERROR, InputError, suggestion
-from ctl_lightning.runtime.launch import is_first, run_id, started
+from ctl_lightning.runtime.errors import InputError, suggestion
+from ctl_lightning.runtime.launch import launched, run_id
 
 OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("started", started, replace=True)
+OmegaConf.register_new_resolver("launched", launched, replace=True)
 
 Config = dict[str, Any]
-
-SHORT = {"catalogue": "catalogue.dir"}
-"""Options that may be written shorter on the command line."""
-
-EXPECTED = (InputError, HydraException, OmegaConfBaseException, OSError)
-"""Errors that are the user's to mend."""
-
-EXTRAS = {"hydra/launcher/joblib": "parallel", "hydra/launcher/submitit_slurm": "slurm"}
-"""Configs that other packages bring, and the extra that installs them."""
-
-LAUNCHERS = ("joblib", "submitit")
-"""Who runs the jobs of a multirun; their own errors say that a job's process is gone, or could not be started."""
+"""A config as plain values, resolved."""
 
 
 def config_dir() -> Path:
@@ -54,169 +25,50 @@ def config_dir() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parents[1] / "conf"
 
 
-def program(name: str) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
-    """Makes a Hydra program of a function of the composed config `name`.yaml.
-
-    What a user can mend is one line on stderr and exit code 1. HYDRA_FULL_ERROR=1 shows the traceback instead.
-    """
-
-    # Processes that this one starts inherit what it tells Hydra.
-    wants_traceback = os.environ.get("CTL_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR")) == "1"
-
-    def stop(error: Exception) -> NoReturn:
-        print(f"{name}: {one_line(error, name)}", file=sys.stderr)
-        raise SystemExit(1)
-
-    def decorate(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
-        @functools.wraps(task)
-        def checked(config: DictConfig) -> float | None:
-            several = HydraConfig.get().mode != RunMode.RUN
-            try:
-                try:
-                    _check_config(name, config)
-                except EXPECTED as error:
-                    folder = Path(HydraConfig.get().runtime.output_dir)
-                    if several and not (folder / "results.json").exists():  # the table of the sweep will ask why
-                        (folder / ERROR).write_text(one_line(error, name) + "\n", encoding="utf-8")
-                    raise
-                return task(config)
-            except EXPECTED as error:
-                if several or wants_traceback:
-                    raise
-                # Hydra would print a line of its own about an exception; in a multirun that line names the job.
-                stop(error)
-
-        run = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(checked)
-
-        @functools.wraps(task)
-        def main() -> None:
-            if task.__module__ == "__main__":
-                # Launchers send a job to another process by where it can be imported from; from here it can not.
-                importlib.import_module(f"ctl_lightning.{name}").main()
-                return
-            sys.argv[1:] = spelled_out(sys.argv[1:])
-            os.environ["CTL_FULL_ERROR"] = str(int(wants_traceback))
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the printing of errors to us
-            if not is_first():  # the first process's files will do
-                sys.argv += ["hydra/job_logging=stdout", "hydra.output_subdir=null"]
-            try:
-                run()
-            except KeyboardInterrupt:
-                print(
-                    f"{name}: interrupted; run the same command again: what is fetched, packed, computed or finished is kept",
-                    file=sys.stderr,
-                )
-                sys.exit(130)
-            except EXPECTED as error:
-                if wants_traceback:
-                    raise
-                stop(error)
-            except Exception as error:
-                if wants_traceback or type(error).__module__.partition(".")[0] not in LAUNCHERS:
-                    raise
-                said = (str(error).strip().splitlines() or ["without a word"])[0]
-                stop(
-                    InputError(
-                        f"the launcher gave up ({type(error).__name__}: {said}); if a job was killed or out of memory, python -m "
-                        "ctl_lightning.sweep_table folder=DIR tells which, and the same command with hydra.sweep.dir=DIR ckpt_path=auto "
-                        "goes on"
-                    )
-                )
-
-        return main
-
-    return decorate
+def groups() -> set[str]:
+    """Names of the outermost config groups, such as data and model."""
+    return {path.name for path in config_dir().iterdir() if path.is_dir()}
 
 
-def spelled_out(words: Sequence[str]) -> list[str]:
-    """A command line without what is short for something else."""
-    split = [word.partition("=") for word in words]
-    return ["".join((SHORT.get(name, name) if equals else name, equals, value)) for name, equals, value in split]
+def primary_config(name: str) -> Config:
+    """What the file of a program says, its defaults list included, not resolved."""
+    return OmegaConf.to_container(OmegaConf.load(config_dir() / f"{name}.yaml"))  # type: ignore[return-value]
 
 
-def one_line(error: Exception, name: str) -> str:
-    """What an expected error says to the user of program `name`."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file in EXTRAS:
-        return (
-            f"{error.missing_cfg_file} is not installed; pip install 'ctl_lightning[{EXTRAS[error.missing_cfg_file]}]'"
-        )
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = ", ".join(error.options)
-        return f"there is no {group}={choice}{suggestion(choice, error.options)}; there are: {options}"
-    if isinstance(error, ConfigCompositionException):
-        return _bad_override(error, name)
-    if isinstance(error, OverrideParseException):
-        return (
-            f"cannot read the option {error.override}: write NAME=VALUE, and a value with special characters in quotes of its own, "
-            "such as 'data.root=\"my photos (2)\"'; for your home write $HOME, not ~"
-        )
-    if isinstance(error, MissingMandatoryValue):
-        key = next((short for short, long in SHORT.items() if long == error.full_key), error.full_key)
-        return f"{key} has no value; give one with {key}=VALUE"
-    if isinstance(error, OSError) and error.filename:
-        return (
-            f"{error.filename}: {error.strerror}; choose another place with hydra.run.dir=DIR (runs), "
-            "paths.cache_dir=DIR (stores), data.root=DIR (data), or catalogue=DIR and output=FILE where there are such"
-        )
-    message = " ".join(str(error).split())
-    if "in DataLoader worker process" in message:  # torch puts the worker's traceback before it
-        message = message.rpartition(f"{type(error).__name__}: ")[2]
-    return message
+def default_groups(primary: Config) -> list[str]:
+    """Names of the groups of which a program's config has a choice by default."""
+    return [group for entry in primary["defaults"] if isinstance(entry, dict) for group in entry]
 
 
-def _bad_override(error: ConfigCompositionException, name: str) -> str:
-    message = f"{error} {error.__cause__ or ''}"
-    found = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", message)
-    if not found:
-        return " ".join(message.split())
-    key = found.group(1)
-    if "No match in the defaults list" in message:
-        groups = sorted(path.name for path in config_dir().iterdir() if path.is_dir())
-        primary = OmegaConf.load(config_dir() / f"{name}.yaml")
-        if key == "experiment" and "model" in {
-            group for entry in primary.defaults for group in entry if entry != "_self_"
-        }:
-            return f"write +{key}=NAME: {key} is not chosen by default"
-        if key in groups:
-            known = [str(option) for option in primary if option not in ("defaults", "hydra")]
-            return f"{name} has no option {key!r}{suggestion(key, known)}; all options: --cfg job"
-        return f"there is no config group {key!r}{suggestion(key, groups)}; there are: {', '.join(groups)}"
-    if "in struct" in message:
-        known = list(_keys(_compose(name)))
-        near = suggestion(key, known)
-        if not near:  # the last word may be right in another place
-            near = suggestion(key.rpartition(".")[2], [word.rpartition(".")[2] for word in known])
-        return f"there is no option {key!r}{near}; all options: --cfg job"
-    return " ".join(message.split())
+def resolved(config: DictConfig, **changed: Any) -> Config:
+    """A composed config as plain values; `changed`: parts of it that are to be others, on which the rest may depend."""
+    return OmegaConf.to_container(OmegaConf.merge(config, changed), resolve=True)  # type: ignore[return-value]
 
 
-def _compose(name: str) -> Config:
-    """The config of a program with the choices of groups that the command line makes."""
-    groups = {path.name for path in config_dir().iterdir() if path.is_dir()}
-    words = [word for word in sys.argv[1:] if word.lstrip("+").partition("=")[0] in groups and "," not in word]
-    for choices in (words, []):
-        GlobalHydra.instance().clear()
-        with (
-            suppress(HydraException, OmegaConfBaseException),  # the choices are not what is wrong here
-            hydra.initialize_config_dir(str(config_dir()), version_base="1.3"),
-        ):
-            return OmegaConf.to_container(hydra.compose(name, choices), resolve=False)  # type: ignore[return-value]
-    return {}
-
-
-def _keys(config: Config, prefix: str = "") -> Iterator[str]:
+def option_names(config: Config, prefix: str = "") -> Iterator[str]:
+    """The full names of all options of a config, and of its groups."""
     for key, child in config.items():
         yield f"{prefix}{key}"
         if isinstance(child, dict):
-            yield from _keys(child, f"{prefix}{key}.")
+            yield from option_names(child, f"{prefix}{key}.")
 
 
-def _check_config(name: str, config: DictConfig) -> None:
-    """Refuses unknown options and values of the wrong type before any work is done."""
-    primary: Config = OmegaConf.to_container(OmegaConf.load(config_dir() / f"{name}.yaml"))  # type: ignore[assignment]
-    groups = [group for entry in primary["defaults"] if isinstance(entry, dict) for group in entry]
-    known = {*primary, *groups, "experiment"} - {"defaults", "hydra"}
+def check_names(name: str, config: DictConfig) -> Config:
+    """Refuses unknown options and missing values. Imports nothing but Hydra.
+
+    Args:
+        name: of the program.
+        config: composed.
+
+    Returns:
+        The config, resolved.
+
+    Raises:
+        InputError: an option that there is not.
+        MissingMandatoryValue: OmegaConf's, of an option that needs a value.
+    """
+    primary = primary_config(name)
+    known = {*primary, *default_groups(primary), "experiment"} - {"defaults", "hydra"}
     for key in config:
         if key not in known:
             raise InputError(
@@ -227,63 +79,24 @@ def _check_config(name: str, config: DictConfig) -> None:
         if isinstance(options, dict) and group != "hydra":
             for option in values.get(group, {}).keys() - options.keys():
                 raise InputError(f"there is no option '{group}.{option}'{suggestion(option, options)}")
+    return values
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Compares the options of every `_target_` of a resolved config with its annotations. Imports the classes.
+
+    Raises:
+        InputError: an option that a class does not have, or a value of another type.
+    """
     for key, value in values.items():
-        _check(value, str(key))
+        _check_node(value, str(key))
 
 
-def build(node: DictConfig, where: str, **given: Any) -> Any:
-    """Makes the object that a config node describes. The one place that instantiates.
-
-    Args:
-        node: with `_target_` and plain values.
-        where: the node's place in the config, for messages.
-        given: what the program adds.
-
-    Raises:
-        InputError: no such description, or a value that the object refuses.
-    """
-    if not isinstance(node, DictConfig) or "_target_" not in node:
-        raise InputError(f"{where}={node}: expected options with a _target_, the class to make")
-    try:
-        return hydra.utils.instantiate(node, **given, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, InputError):
-            raise cause from None
-        if isinstance(cause, (ValueError, TypeError, ImportError, MisconfigurationException)):
-            raise InputError(f"{where}: {' '.join(str(cause).split())}") from None
-        raise
-
-
-def check_switches(config: DictConfig, *names: str) -> None:
-    """Raises InputError if one of these options is neither true nor false: "no" is a word, and so would be true."""
-    for name in names:
-        if not isinstance(config[name], bool):
-            raise InputError(f"{name}={config[name]}: must be true or false")
-
-
-def check_options(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
-    """Compares the options of a program that no `_target_` takes with annotations of their own.
-
-    Args:
-        values: name -> value.
-        hints: name -> annotation, of those that are compared.
-        prefix: of the names in messages, such as "data.".
-
-    Raises:
-        InputError: a value of another type.
-    """
-    for name, value in values.items():
-        if name in hints:
-            _check_value(value, hints[name], f"{prefix}{name}")
-
-
-def _check(node: object, where: str) -> None:
-    """Compares the options of every `_target_` in a node with the annotations of its constructor."""
+def _check_node(node: object, where: str) -> None:
     if not isinstance(node, dict):
         return
     for name, value in node.items():
-        _check(value, f"{where}.{name}")
+        _check_node(value, f"{where}.{name}")
     if "_target_" not in node:
         return
     target = hydra.utils.get_class(node["_target_"])
@@ -318,6 +131,8 @@ def _check_hints(options: Mapping[str, Any], hints: Mapping[str, Any], where: st
 
 
 def _check_value(value: object, hint: Any, where: str) -> None:
+    from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+
     try:
         TypeAdapter(hint).validate_python(value, strict=True)
     except (PydanticSchemaGenerationError, PydanticUserError):
@@ -325,7 +140,65 @@ def _check_value(value: object, hint: Any, where: str) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         inner = [str(part) for part in first["loc"] if isinstance(value, dict) and part in value]
-        options = re.findall(r"'([^']*)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else []
+        options = _choices(hint, inner) if first["type"] == "literal_error" else []
         place = ".".join([where, *inner])
         message = first["msg"][:1].lower() + first["msg"][1:]
         raise InputError(f"{place}={first['input']!r}: {message}{suggestion(str(first['input']), options)}") from None
+
+
+def _choices(hint: Any, inner: Sequence[str]) -> list[str]:
+    """The values that an annotation, or that of an option within it, lists."""
+    for name in inner:
+        hint = get_type_hints(hint)[name]
+    if get_origin(hint) is Literal:
+        return [str(choice) for choice in get_args(hint)]
+    return [choice for part in get_args(hint) for choice in _choices(part, ())]
+
+
+def build(node: DictConfig | Config, where: str, **given: Any) -> Any:
+    """Makes the object that a config node describes. The one place that instantiates.
+
+    Args:
+        node: with `_target_` and plain values.
+        where: the node's place in the config, for messages.
+        given: what the program adds.
+
+    Raises:
+        InputError: no such description, or a value that the object refuses.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    if not isinstance(node, (DictConfig, dict)) or "_target_" not in node:
+        raise InputError(f"{where}={node}: expected options with a _target_, the class to make")
+    try:
+        return hydra.utils.instantiate(node, **given, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, InputError):
+            raise cause from None
+        if isinstance(cause, (ValueError, TypeError, ImportError, MisconfigurationException)):
+            raise InputError(f"{where}: {' '.join(str(cause).split())}") from None
+        raise
+
+
+def check_switches(config: Mapping[Any, Any], *names: str) -> None:
+    """Raises InputError if one of these options is neither true nor false: "no" is a word, and so would be true."""
+    for name in names:
+        if not isinstance(config[name], bool):
+            raise InputError(f"{name}={config[name]}: must be true or false")
+
+
+def check_options(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
+    """Compares the options of a program that no `_target_` takes with annotations of their own.
+
+    Args:
+        values: name -> value.
+        hints: name -> annotation, of those that are compared.
+        prefix: of the names in messages, such as "data.".
+
+    Raises:
+        InputError: a value of another type.
+    """
+    for name, value in values.items():
+        if name in hints:
+            _check_value(value, hints[name], f"{prefix}{name}")

@@ -11,7 +11,7 @@ from ctl_lightning.runtime.launch import is_first
 console = Console(width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=True)
 
 
-def stand_back_unless_first() -> bool:
+def silence_other_ranks() -> bool:
     """Of several processes of a run one prints; the others say errors alone. Returns whether this is the one."""
     if not is_first():
         console.quiet = True

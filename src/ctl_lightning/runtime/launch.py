@@ -5,10 +5,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-Starter = Literal["torchrun", "srun"]
+Launcher = Literal["torchrun", "srun"]
 
 
-def starter() -> Starter | None:
+def launcher() -> Launcher | None:
     """Who started this process as one of several; None: nobody, or Lightning."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun"
@@ -20,9 +20,9 @@ def starter() -> Starter | None:
 
 def is_first() -> bool:
     """Whether this process is the one that prints and writes."""
-    if starter() == "torchrun":
+    if launcher() == "torchrun":
         return os.environ["RANK"] == "0"
-    if starter() == "srun":
+    if launcher() == "srun":
         return os.environ["SLURM_PROCID"] == "0"
     return os.environ.get("LOCAL_RANK", "0") == os.environ.get("NODE_RANK", "0") == "0"
 
@@ -32,9 +32,9 @@ def run_id() -> str:
 
     That of the launcher; the time, where one process starts alone.
     """
-    if starter() == "srun":
+    if launcher() == "srun":
         return f"slurm{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_STEP_ID', '0')}"
-    if starter() == "torchrun":
+    if launcher() == "torchrun":
         given = os.environ["TORCHELASTIC_RUN_ID"]
         return f"torchrun-{given if given != 'none' else _parent()}"
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -55,9 +55,9 @@ def is_restarted() -> bool:
     return any(int(os.environ.get(name, "0")) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 
-def started(what: Literal["devices", "num_nodes"]) -> int | str:
+def launched(what: Literal["devices", "num_nodes"]) -> int | str:
     """So many processes a node, on so many nodes, were started; where no launcher did: all devices of one node."""
-    by = starter()
+    by = launcher()
     if by is None:
         return "auto" if what == "devices" else 1
     if by == "torchrun":

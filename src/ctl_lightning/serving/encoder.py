@@ -1,5 +1,6 @@
 """A checkpoint's network as a function of photos: cut, made square and centred as in training."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.images import Pixels, open_upright, placed, reason, to_square
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.sources.folder import SUFFIXES
+from ctl_lightning.data.splits import read_split, split_of
 from ctl_lightning.data.store.views import centre
 from ctl_lightning.models.components.backbone import Features, hash_of_weights
 from ctl_lightning.models.components.network import SceneStyle
@@ -24,6 +26,8 @@ Photo = Path | str | Image.Image
 
 PHOTOS = SUFFIXES | {".gif", ".bmp", ".tif", ".tiff"}
 """How files of photos end."""
+
+log = logging.getLogger(__name__)
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
@@ -193,3 +197,20 @@ def photo_named(data: TripletDataModule, name: str, option: str) -> Path:
         f"an id of {data.root} (no {of_id})" if data.root.is_dir() else f"can it be an id, as there is no {data.root}"
     )
     raise InputError(f"{option}: {name} is no image file, nor {where}; give a path, or data.root=DIR")
+
+
+def example_scenes(encoder: Encoder, root: str | None, count: int) -> list[Path]:
+    """At most `count` scenes that the checkpoint was not trained on; none, if its data are not here."""
+    try:
+        data = encoder.trained.data({"root": root})
+        data.read_table()
+    except (InputError, OSError) as error:
+        log.info("no examples: %s", error)
+        return []
+    split = read_split(Path(data.split_file)) if data.split_file else {}
+    scenes = sorted(
+        scene for scene in data.table.products_of_scene if (split.get(scene) or split_of(scene, data.salt)) == "test"
+    )
+    every = max(1, len(scenes) // count)
+    paths = [data.source.image_path(data.root, scene) for scene in scenes[::every]]
+    return [path for path in paths if path.exists()][:count]

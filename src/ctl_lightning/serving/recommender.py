@@ -14,6 +14,7 @@ from ctl_lightning.data.images import to_rgb
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.metrics.classification import Classifier
 from ctl_lightning.models.components.network import Network, SceneStyle
+from ctl_lightning.runtime.config import Config, check_options
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
 from ctl_lightning.serving.catalogue.files import BackendName, Catalogue, Manifest, check_identity
@@ -125,6 +126,13 @@ class Recommender:
         encoder = Encoder(Path(ckpt_path).expanduser(), device)
         require_query(encoder)
         return cls(encoder, open_catalogue(folder, encoder, url))
+
+    @classmethod
+    def of(cls, options: Config) -> "Recommender":
+        """What the options `ckpt_path`, `catalogue` and `device` of a program name. Raises InputError."""
+        where = options["catalogue"]
+        check_options(where, {"dir": str, "url": str | None}, "catalogue.")
+        return cls.from_checkpoint(str(options["ckpt_path"]), where["dir"], options["device"], where["url"])
 
     @property
     def categories(self) -> list[str]:

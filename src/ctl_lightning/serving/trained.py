@@ -5,24 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.sources.folder import LooksFolder
-from ctl_lightning.data.sources.stl import ShopTheLook
-from ctl_lightning.data.sources.street2shop import Street2Shop
-from ctl_lightning.data.sources.synthetic import SyntheticLooks
 from ctl_lightning.metrics.classification import Classifier
 from ctl_lightning.models.checkpoint import checkpoint_of, network_of, read_checkpoint
 from ctl_lightning.models.components.network import Network
 from ctl_lightning.runtime.errors import InputError
-
-SOURCES: dict[str, Any] = {
-    f"{kind.__module__}.{kind.__qualname__}": kind for kind in (SyntheticLooks, ShopTheLook, Street2Shop, LooksFolder)
-} | {
-    "ctl_lightning.data.synthetic.SyntheticLooks": SyntheticLooks,
-    "ctl_lightning.data.stl.ShopTheLook": ShopTheLook,
-    "ctl_lightning.data.street2shop.Street2Shop": Street2Shop,
-    "ctl_lightning.data.folder.LooksFolder": LooksFolder,
-}
-"""What a checkpoint can name as the source of its data. Nothing that it names is imported."""
 
 
 class Trained:
@@ -89,16 +75,12 @@ class Trained:
         try:
             options = dict(self.config["data"])
             options.pop("_target_", None)
-            source = dict(options.pop("source"))
-            name = str(source.pop("_target_"))
-            if name not in SOURCES:
-                raise InputError(
-                    f"ckpt_path={self.path}: its data are of {name}, which is not one of {', '.join(SOURCES)}"
-                )
             new = {option: value for option, value in changed.items() if value is not None}
-            if SOURCES[name] is SyntheticLooks and "cache_dir" in new and "root" not in new:
+            if options["source"].get("name") == "synthetic" and "cache_dir" in new and "root" not in new:
                 new["root"] = str(Path(new["cache_dir"]) / "synthetic")  # as in conf/data/synthetic.yaml
-            return TripletDataModule(source=SOURCES[name](**source), **options | new)
+            return TripletDataModule(**options | new)
+        except InputError as error:
+            raise InputError(f"ckpt_path={self.path}: {error}") from None
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"ckpt_path={self.path}: data: {' '.join(str(error).split())}") from None
 

@@ -20,7 +20,7 @@ def compile_network(module: CompleteTheLook) -> None:
 
 
 @contextmanager
-def told_that_it_can_not_be_compiled() -> Iterator[None]:
+def compile_errors() -> Iterator[None]:
     """Makes one line of the compiler's errors, which come at the first step. They have no public class.
 
     Raises:

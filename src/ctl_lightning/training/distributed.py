@@ -14,7 +14,7 @@ from torch.nn import Module
 
 from ctl_lightning.models.components.sync_batchnorm import synchronise
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.launch import started, starter
+from ctl_lightning.runtime.launch import launched, launcher
 
 
 class SynchronisedBatchNorms(TorchSyncBatchNorm):
@@ -35,10 +35,10 @@ def plugins(trainer: Mapping[str, Any]) -> list[Any]:
         trainer: its options.
     """
     chosen: list[Any] = [SynchronisedBatchNorms()] if trainer["sync_batchnorm"] else []
-    if SLURMEnvironment.detect() and starter() != "torchrun":
+    if SLURMEnvironment.detect() and launcher() != "torchrun":
         # Lightning's own requeueing saves to a file of its own; `preemption` does it. A process that srun has not started as
         # one of several starts the others itself.
-        chosen.append(SLURMEnvironment(auto_requeue=False) if starter() == "srun" else LightningEnvironment())
+        chosen.append(SLURMEnvironment(auto_requeue=False) if launcher() == "srun" else LightningEnvironment())
     return chosen
 
 
@@ -76,7 +76,7 @@ def _leaves(prefix: str, value: Any) -> list[tuple[str, Any]]:
     return [leaf for key, inner in value.items() for leaf in _leaves(f"{prefix}.{key}" if prefix else str(key), inner)]
 
 
-def check_started(trainer: Mapping[str, Any], multirun: bool, group: str = "trainer.") -> None:
+def check_launched(trainer: Mapping[str, Any], multirun: bool, group: str = "trainer.") -> None:
     """Compares what the options say of devices with what was started.
 
     Args:
@@ -92,19 +92,19 @@ def check_started(trainer: Mapping[str, Any], multirun: bool, group: str = "trai
     count = len(devices) if isinstance(devices, list) else devices
     if str(count).isdecimal():
         count = int(count)
-    by = starter()
+    by = launcher()
     if by is not None and count != "auto":
-        processes = int(started("devices")) * int(started("num_nodes"))
+        processes = int(launched("devices")) * int(launched("num_nodes"))
         if not isinstance(count, int) or count * nodes != processes:
-            way = f"{group}devices={started('devices')}"
+            way = f"{group}devices={launched('devices')}"
             if group:
-                way = f"trainer=ddp, which takes their number, or {way} {group}num_nodes={started('num_nodes')}"
+                way = f"trainer=ddp, which takes their number, or {way} {group}num_nodes={launched('num_nodes')}"
             raise InputError(
                 f"{group}devices={devices} {group}num_nodes={nodes}: {by} started {processes} processes; give {way}"
             )
     if by == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise InputError(
-            f"srun started {started('devices')} processes a node, but was not told to; give srun --ntasks-per-node={started('devices')}, "
+            f"srun started {launched('devices')} processes a node, but was not told to; give srun --ntasks-per-node={launched('devices')}, "
             "which Lightning asks for"
         )
     if by is None and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NUM_TASKS" not in os.environ:

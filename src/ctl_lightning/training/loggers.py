@@ -1,16 +1,61 @@
-"""What a run writes down while it goes, and who is told of its results."""
+"""Who is told of a run while it goes: metrics.csv always, and Weights & Biases or TensorBoard where they are chosen."""
 
+import hashlib
+import secrets
 import sys
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from ctl_lightning.runtime.config import build
 from ctl_lightning.runtime.csv_files import MetricsRow
 from ctl_lightning.runtime.environment import environment
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.launch import is_first
+from ctl_lightning.training.run_directory import RunDirectory, is_multirun
+
+RUN_ID = "wandb_id.txt"
+"""Where a run directory has the id of its run at Weights & Biases, so that whoever continues it continues that run too."""
+
+
+@contextmanager
+def open_loggers(run: RunDirectory) -> Iterator[list[Logger]]:
+    """The loggers of a run, the first of them to metrics.csv; told of the options and the split. Closed at the end.
+
+    Raises:
+        InputError: a logger that can not be made, or can not start.
+    """
+    try:
+        loggers = _made(run)
+        _log_config(loggers, run.options)
+        note_split(loggers, run.options["protocol"], [run.path / "split.json", run.path / "triplets.jsonl"])
+        yield loggers
+    finally:
+        finish(failed=sys.exc_info()[0] is not None)
+
+
+def _made(run: RunDirectory) -> list[Logger]:
+    chosen: list[Logger] = []
+    for name, node in run.options["logger"].items():
+        given: dict[str, Any] = {}
+        kind = get_class(node["_target_"]) if "_target_" in node else object
+        if issubclass(kind, TensorBoardLogger) and run.checkpoint:
+            given = {"purge_step": run.checkpoint["global_step"]}  # what was logged after the checkpoint comes again
+        if issubclass(kind, WandbLogger) and is_first():
+            sweep = Path(HydraConfig.get().sweep.dir).name if is_multirun() else None
+            given = {"id": node.get("id") or wandb_id(run.path), "resume": "allow"}
+            given["group"] = node.get("group") or sweep or run.options["protocol"]
+        chosen.append(build(node, f"logger.{name}", **given))
+    if run.options["upload_checkpoints"] and not any(isinstance(logger, WandbLogger) for logger in chosen):
+        raise InputError("upload_checkpoints=true: there is no logger to upload to; give logger=wandb")
+    return [csv_logger(run.path, run.history), *chosen]
 
 
 def csv_logger(run_dir: Path, history: list[MetricsRow]) -> CSVLogger:
@@ -28,7 +73,7 @@ def csv_logger(run_dir: Path, history: list[MetricsRow]) -> CSVLogger:
     return logger
 
 
-def log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
+def _log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
     """Hands the resolved config, with the environment, to the loggers. Raises InputError if wandb can not start."""
     for logger in loggers:
         try:
@@ -47,3 +92,44 @@ def finish(failed: bool) -> None:
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.finish(exit_code=int(failed))
+
+
+def wandb_id(run_dir: Path) -> str:
+    """The id of this run directory's run: drawn once, kept beside the run."""
+    path = run_dir / RUN_ID
+    if not path.exists():
+        write_text(path, secrets.token_hex(4) + "\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def note_split(loggers: Iterable[Logger], protocol: str | None, files: Sequence[Path]) -> None:
+    """Tells Weights & Biases which split and triplets the run used: an artifact, one version for all runs that used the same.
+
+    Args:
+        loggers: of the run.
+        protocol: its name.
+        files: ids only.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and is_first():
+            import wandb
+
+            digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+            artifact = wandb.Artifact(f"split-{protocol}", "split", metadata={"sha256": digest})
+            for path in files:
+                artifact.add_file(str(path))
+            run = logger.experiment
+            # Without a server nothing can be asked for, but what the run used can still be noted.
+            run.log_artifact(artifact) if run.offline else run.use_artifact(artifact)
+
+
+def upload_checkpoints(loggers: Iterable[Logger], best: Path, last: Path) -> None:
+    """Puts the checkpoints of a run at Weights & Biases, as versions of one artifact with the aliases "last" and "best"."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and is_first():
+            import wandb
+
+            for path, alias in ((last, "last"), (best, "best")):
+                artifact = wandb.Artifact(f"checkpoint-{logger.experiment.id}", "model")
+                artifact.add_file(str(path), name="checkpoint.ckpt")
+                logger.experiment.log_artifact(artifact, aliases=[alias])

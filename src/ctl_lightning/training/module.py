@@ -24,10 +24,6 @@ from ctl_lightning.models.components.triplet_statistics import observations
 from ctl_lightning.models.registry import make_loss, make_network, model_hints
 from ctl_lightning.runtime.errors import InputError
 
-MONITOR = "val/auc"
-"""What chooses the best checkpoint, and what a sweep maximises."""
-
-
 KINDS: tuple[Kind, Kind] = ("scenes", "products")
 """What the loaders of an evaluation give, in their order."""
 

@@ -1,9 +1,113 @@
-"""The trainer of a run, and what it does for speed."""
+"""The trainer of a run: Lightning's, with what is ours to say to it."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from lightning import Callback, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from torch.utils import deterministic
 
+from ctl_lightning.models.checkpoint import LAST, MONITOR
+from ctl_lightning.runtime.config import build
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.training.callbacks import EpochLines, ProgressBar, RunInCheckpoint, Speed
+from ctl_lightning.training.checkpointing import BestCheckpoint, WholeFiles
+from ctl_lightning.training.distributed import SameConfig, plugins
+from ctl_lightning.training.run_directory import RunDirectory
 
-def leave_new_memory_as_it_is() -> None:
+
+def make_trainer(run: RunDirectory, loggers: list[Logger], watching: Sequence[Callback]) -> Trainer:
+    """The trainer of a run.
+
+    Args:
+        run: it writes into.
+        loggers: of the run.
+        watching: callbacks that show how the training goes.
+
+    Raises:
+        InputError: an option that Lightning refuses; parts of a split left out.
+    """
+    options = run.options
+    own = [
+        *watching,
+        SameConfig(options | {"ckpt_path": str(run.resumed), "global_step": run.checkpoint.get("global_step")}),
+        Speed(),
+        run.preemption,
+        BestCheckpoint(run.path / LAST.parent, MONITOR, run.resumed),
+        RunInCheckpoint(options, run.checkpoint.get("train_seconds", 0.0)),
+    ]
+    # A callback of its own: one that monitors a metric saves `last` only when the metric has improved.
+    last = ModelCheckpoint(
+        run.path / LAST.parent, LAST.stem, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    chosen: list[Callback] = [build(node, f"callbacks.{name}") for name, node in options["callbacks"].items()]
+    trainer: Trainer = build(
+        options["trainer"],
+        "trainer",
+        logger=loggers,
+        callbacks=[*chosen, EpochLines(), *own, last],
+        default_root_dir=str(run.path),
+        plugins=[WholeFiles(), *plugins(options["trainer"])],
+    )
+    if trainer.fast_dev_run or (trainer.limit_val_batches, trainer.limit_test_batches) != (1, 1):  # type: ignore[attr-defined]
+        raise InputError(
+            "trainer: validation and test splits are ranked whole; give neither limit_val_batches, limit_test_batches nor fast_dev_run"
+        )
+    return trainer
+
+
+def make_evaluator(accelerator: str, devices: int, precision: object) -> Trainer:
+    """A trainer that only embeds: the same numbers on any number of processes.
+
+    Args:
+        accelerator: Lightning's name of it, such as "cpu".
+        devices: so many processes share the pictures.
+        precision: Lightning's, such as "32-true".
+
+    Raises:
+        InputError: Lightning refuses them.
+    """
+    try:
+        return Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            use_distributed_sampler=False,
+            plugins=plugins({"sync_batchnorm": False}),
+            precision=precision,  # type: ignore[arg-type]
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            callbacks=[ProgressBar()],
+        )
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"accelerator={accelerator} devices={devices} precision={precision}: {reason}") from None
+
+
+def best_of(trainer: Trainer) -> BestCheckpoint:
+    """What keeps the best checkpoint of a trainer of `make_trainer`."""
+    return next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
+
+
+def seconds_of(trainer: Trainer) -> float:
+    """How long a trainer of `make_trainer` has trained, with the runs that it continues, in seconds."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, RunInCheckpoint)).seconds()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def interrupted_as_python_does(trainer: Trainer) -> Iterator[None]:
+    """Raises KeyboardInterrupt for Ctrl-C, of which Lightning makes another exception."""
+    try:
+        yield
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+
+
+def skip_deterministic_fill() -> None:
     """With deterministic algorithms, torch fills all memory that an operation is about to write to: a twentieth of a step here.
 
     It guards against operations that read what they have not written; ours are tested to give equal results without it.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from ctl_lightning.data.images import open_upright
 from ctl_lightning.data.sources.http import Check, fetch
@@ -21,17 +20,6 @@ log = logging.getLogger(__name__)
 
 DEAD = "dead_images.jsonl"
 FETCHED = "fetched.json"
-
-
-@runtime_checkable
-class Published(Protocol):
-    """A source of data whose files can be fetched."""
-
-    def metadata(self, root: Path) -> list[Remote]:
-        """The few files that say what there is."""
-
-    def images(self, root: Path) -> list[Remote]:
-        """Every image that the metadata in `root` names and that has an address."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ctl_lightning.data.images import open_upright, reason
 from ctl_lightning.data.pairs import NAME_ID, PairTable, catalogue_problems, read_pairs
+from ctl_lightning.data.sources.source import Source
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.progress import progress
 
@@ -31,7 +32,7 @@ def images_below(folder: Path) -> dict[str, list[Path]]:
 
 
 @dataclass(frozen=True)
-class LooksFolder:
+class LooksFolder(Source):
     """The format of one's own data.
 
     `pairs.jsonl` has a pair a line, {"scene": ID, "product": ID, "bbox": [left, top, right, bottom]}, the box normalised to
@@ -40,9 +41,6 @@ class LooksFolder:
     """
 
     _found: dict[Path, dict[str, list[Path]]] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def prepare(self, root: Path) -> None:
-        """Nothing to make: the files are the user's."""
 
     def read(self, root: Path) -> PairTable:
         """Reads and validates the files. Raises InputError: the first problem, and how to see all of them."""

@@ -1,16 +1,17 @@
 """Shop-the-Look's own files (Kang et al. 2019, section 4): pairs, categories and images by id, on disk and on the web."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ctl_lightning.data.pairs import HEX_ID, PairTable, read_catalogue, read_pairs
 from ctl_lightning.data.sources.remote import Remote
+from ctl_lightning.data.sources.source import Source
 from ctl_lightning.runtime.errors import InputError
 
 
 @dataclass(frozen=True)
-class ShopTheLook:
+class ShopTheLook(Source):
     """The format of the public Shop-the-Look release.
 
     Attributes:
@@ -30,9 +31,6 @@ class ShopTheLook:
     images_url: str | None = None
     sha256: Mapping[str, str] | None = None
     published: Mapping[str, int] | None = None
-
-    def prepare(self, root: Path) -> None:
-        """Nothing to make: the files are fetched, or the user's."""
 
     def metadata(self, root: Path) -> list[Remote]:
         """Both files, if they are published."""
@@ -66,12 +64,14 @@ class ShopTheLook:
         catalogue = read_catalogue(root / self.categories_file, HEX_ID)
         return PairTable(read_pairs(root / self.pairs_file, catalogue), catalogue)
 
-    def check_published(self, root: Path) -> None:
+    def check_fetched(self, root: Path, names: Sequence[str]) -> None:
         """Compares files that were fetched with the published counts, which stand in for hashes that are not known.
 
         Raises:
             InputError: there are not as many pairs and products as were published.
         """
+        if self.pairs_file not in names:
+            return
         table, published = self.read_metadata(root), self.published or {}
         in_pairs = len({pair.product for pair in table.pairs})
         with (root / self.pairs_file).open("rb") as file:

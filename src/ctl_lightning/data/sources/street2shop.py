@@ -12,6 +12,7 @@ from ctl_lightning.data.images import size_upright
 from ctl_lightning.data.pairs import Box, Pair, PairTable
 from ctl_lightning.data.sources.folder import images_below
 from ctl_lightning.data.sources.remote import Remote
+from ctl_lightning.data.sources.source import Source
 from ctl_lightning.runtime.errors import InputError
 
 META, PHOTOS, IMAGES = "meta", "photos", "images"
@@ -27,7 +28,7 @@ class _Street(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Street2Shop:
+class Street2Shop(Source):
     """Reads `{train,test}_pairs_CATEGORY.json` and `retrieval_CATEGORY.json` below `meta/`, and the images of photos.
 
     The image of photo 47 is any file below `images/` whose name is that number (`47.jpg`, `000000047.png`). `photos/*.txt`
@@ -39,13 +40,6 @@ class Street2Shop:
     """
 
     _paths: dict[Path, dict[str, Path]] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def prepare(self, root: Path) -> None:
-        """Nothing to make: the files are the user's."""
-
-    def metadata(self, root: Path) -> list[Remote]:
-        """None that could be fetched: the authors' archives are unpacked by the user."""
-        return []
 
     def images(self, root: Path) -> list[Remote]:
         """Every photo that a pair or a product needs and that `photos/*.txt` has an address for."""

@@ -52,6 +52,7 @@ from ctl_lightning.data.sources.drawing import (
     draw_scene,
     kind_and_decider,
 )
+from ctl_lightning.data.sources.source import Source
 from ctl_lightning.data.sources.stl import ShopTheLook
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.progress import progress
@@ -99,7 +100,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class SyntheticLooks:
+class SyntheticLooks(Source):
     """Renders the looks into a folder of Shop-the-Look's own format, once, and reads them like any other.
 
     Attributes:

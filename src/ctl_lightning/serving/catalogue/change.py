@@ -74,6 +74,15 @@ class Backend(NamedTuple):
     hnsw: dict[str, int | None]
     qdrant: dict[str, str | None]
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "Backend":
+        """The backend that the options of conf/catalogue.yaml's group `catalogue` name."""
+        return cls(
+            options["backend"],
+            {name: options[f"hnsw_{name}"] for name in HNSW},
+            {name: options[name] for name in QDRANT},
+        )
+
     def resolved(self, old: Manifest | None) -> tuple[BackendName, dict[str, int], dict[str, str | None]]:
         """Who searches, how in graphs, and where in Qdrant, after what an old catalogue says. Raises InputError: options of another."""
         name = self.name or (old.backend if old is not None else "exact")
@@ -158,9 +167,8 @@ def change_catalogue(
         new.write(folder)
         embedded.delete()
         _clean(folder, new)
-    was, now = {one.product for one in known}, {one.product for one in listed}
-    new_names = {one.product for one in fresh} - bad.keys()
-    return Made(len(new_names), len(now - new_names), len(was - now), len(bad), new.counts)
+    was, now, made = ({one.product for one in some} for some in (known, listed, fresh))
+    return Made(len(made - bad.keys()), len(now - (made - bad.keys())), len(was - now), len(bad), new.counts)
 
 
 def _in_order(

@@ -1,0 +1,31 @@
+"""What was measured on."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from ctl_lightning.runtime.environment import versions
+
+
+def machine() -> dict[str, object]:
+    """What was measured on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "cuda": torch.version.cuda,
+        "system": platform.platform(),
+        **versions(),
+    }
+
+
+def _processor() -> str:
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

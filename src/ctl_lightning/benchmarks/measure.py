@@ -1,0 +1,95 @@
+"""The benchmarks by name, each with the objects that a config describes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning
+import torch
+from lightning import Trainer
+
+from ctl_lightning.benchmarks.cached import cached_ratios, cached_rows
+from ctl_lightning.benchmarks.loader import loader_ratios, loader_rows
+from ctl_lightning.benchmarks.scoring import scoring_ratios, scoring_rows
+from ctl_lightning.benchmarks.search import search_ratios, search_rows
+from ctl_lightning.benchmarks.step import step_ratios, step_rows
+from ctl_lightning.benchmarks.timing import Row
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.runtime.config import Config, build
+from ctl_lightning.runtime.console import console
+from ctl_lightning.training.compilation import compile_network
+from ctl_lightning.training.module import CompleteTheLook
+
+
+class Maker:
+    """The objects that a config describes, with options changed."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._categories: list[str] = []
+
+    def data(self, **options: Any) -> TripletDataModule:
+        """Not set up yet."""
+        data: TripletDataModule = build(self._config["data"], "data", **options)
+        return data
+
+    def ready(self, **options: Any) -> TripletDataModule:
+        """Set up."""
+        data = self.data(**options)
+        data.prepare_data()
+        data.setup()
+        self._categories = data.categories
+        return data
+
+    def module(self, **backbone: Any) -> CompleteTheLook:
+        """For the categories of the data that was made last, with pretrained weights."""
+        options = self._config["backbone"]
+        module: CompleteTheLook = build(
+            self._config["model"], "model", categories=self._categories, backbone=options | backbone
+        )
+        module.load_backbone_weights()
+        if self._config["compile"]:
+            compile_network(module)
+        return module
+
+    def trainer(self, **options: Any) -> Trainer:
+        """Without checkpoints."""
+        trainer: Trainer = build(self._config["trainer"], "trainer", **{"logger": False, **options})
+        return trainer
+
+
+def measure(config: Config, make: Maker, measured: Sequence[str]) -> tuple[list[Row], dict[str, float]]:
+    """The rows and the ratios of what is to be measured.
+
+    Args:
+        config: of `benchmark`, resolved.
+        make: makes what is measured.
+        measured: names of benchmarks.
+    """
+    seconds, rounds = config["seconds"], config["rounds"]
+    rows: list[Row] = []
+    ratios: dict[str, float] = {}
+    lightning.seed_everything(config["seed"], verbose=False)
+    device = make.trainer().strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # On all cores first: what is measured on one core takes the others away for good.
+    if "step" in measured:
+        data, module = make.ready(), make.module()
+        rows += (found := step_rows(data, module, make.trainer, seconds, rounds))
+        ratios |= step_ratios(found)
+    if "cache" in measured:
+        if not config["backbone"]["frozen"]:
+            console.print("what=cache: the backbone is measured as if it were frozen: features of a tuned one change")
+        pictures, features = (make.ready(augment="none", batch_size=config["cache_batch_size"]) for _ in range(2))
+        rows += (found := cached_rows(pictures, features, make.module(frozen=True), make.trainer, seconds, rounds))
+        ratios |= cached_ratios(found)
+    if "loader" in measured:
+        rows += (found := loader_rows(make.data, seconds, rounds, config["workers"]))
+        ratios |= loader_ratios(found)
+    if "scoring" in measured:
+        rows += (found := scoring_rows(seconds, rounds))
+        ratios |= scoring_ratios(found)
+    if "search" in measured:
+        rows += (found := search_rows(config["search_products"], rounds))
+        ratios |= search_ratios(found)
+    return rows, ratios

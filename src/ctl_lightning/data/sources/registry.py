@@ -1,0 +1,45 @@
+"""Every format of data by its name. A config and a checkpoint name a key, never a class."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Literal, get_type_hints
+
+from ctl_lightning.data.sources.folder import LooksFolder
+from ctl_lightning.data.sources.source import Source
+from ctl_lightning.data.sources.stl import ShopTheLook
+from ctl_lightning.data.sources.street2shop import Street2Shop
+from ctl_lightning.data.sources.synthetic import SyntheticLooks
+from ctl_lightning.runtime.errors import InputError, suggestion
+
+SOURCES: dict[str, type[Source]] = {
+    "synthetic": SyntheticLooks,
+    "shop_the_look": ShopTheLook,
+    "street2shop": Street2Shop,
+    "folder": LooksFolder,
+}
+
+
+def make_source(options: Mapping[str, Any]) -> Source:
+    """Makes a source of its `name`, a key of SOURCES, and its own options.
+
+    Raises:
+        InputError: no such source.
+        ValueError: an option out of its range.
+        TypeError: an option that it does not have, or one that is missing.
+    """
+    name = options.get("name", options.get("_target_"))
+    if name not in SOURCES:
+        raise InputError(
+            f"data.source.name={name}: there is no such source{suggestion(str(name), SOURCES)}; there are: {', '.join(SOURCES)}"
+        )
+    return SOURCES[name](**{option: value for option, value in options.items() if option != "name"})
+
+
+def source_hints(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotations of the options of the source that they name."""
+    hints: dict[str, Any] = {"name": Literal[tuple(SOURCES)]}
+    kind: Any = SOURCES.get(options.get("name", ""))
+    if kind is None:
+        return dict.fromkeys(options, Any) | hints
+    types = get_type_hints(kind)
+    return hints | {field.name: types[field.name] for field in fields(kind) if field.init}

@@ -1,0 +1,121 @@
+"""The rows of the paper's table: what the finished runs of a method say, pair by pair and seed by seed."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctl_lightning.metrics.intervals import Floats, Interval, interval, paired_difference
+from ctl_lightning.metrics.retrieval import mean
+from ctl_lightning.reports.cells import EVALUATION, Cell
+
+METRICS = ("auc", "auc_matched", "auc_shuffled", "lift", "binary_accuracy", "hit@1", "hit@5", "hit@10", "hit@50", "mrr")
+GROUPS = ("all", "seen", "unseen")
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method under one protocol.
+
+    Attributes:
+        method: its name.
+        why_not: why each training of it that failed did.
+        results: results.json of each finished seed.
+        keys: (scene, bbox, product) of each test pair, N of them.
+        seen: whether the product of each pair is in a training pair, (N,).
+        values: metric -> mean over the seeds of each pair's value, (N,).
+        by_seed: (group, metric) -> the mean over the pairs, for each seed.
+        visible: results of the control, if it was run.
+    """
+
+    method: str
+    why_not: tuple[str, ...]
+    results: tuple[dict[str, Any], ...] = ()
+    keys: tuple[tuple[str, str, str], ...] = ()
+    seen: Any = None
+    values: Mapping[str, Floats] = field(default_factory=dict)
+    by_seed: Mapping[tuple[str, str], list[float]] = field(default_factory=dict)
+    visible: dict[str, Any] | None = None
+
+    def chosen(self, group: str) -> Any:
+        """Which pairs are in a group, (N,)."""
+        return np.ones(len(self.keys), bool) if group == "all" else self.seen == (group == "seen")
+
+    def scenes(self) -> Any:
+        """A number of each pair's scene, (N,)."""
+        return np.unique([key[0] for key in self.keys], return_inverse=True)[1]
+
+    def interval(self, group: str, metric: str) -> Interval:
+        """The mean over seeds and pairs, with the interval over scenes."""
+        chosen = self.chosen(group)
+        return interval(self.values[metric][chosen], self.scenes()[chosen])
+
+    def minus(self, other: "MethodRow", metric: str, group: str = "all") -> Interval | None:
+        """The difference to another method's, pair by pair; None if they have no pairs in common."""
+        if not self.keys or self.keys != other.keys:
+            return None
+        chosen = self.chosen(group)
+        return paired_difference(self.values[metric][chosen], other.values[metric][chosen], self.scenes()[chosen])
+
+
+def read_row(method: str, finished: Sequence[Path], controls: Sequence[Path], failures: Sequence[str]) -> MethodRow:
+    """A method's row.
+
+    Args:
+        method: its name.
+        finished: run directories of its seeds.
+        controls: directories of `evaluate` with the control *product visible*.
+        failures: why each other seed failed.
+    """
+    if not finished:
+        return MethodRow(method, tuple(failures) or ("no run of it is finished",))
+    tables = [_read_pairs(folder / "pairs.csv") for folder in finished]
+    keys, seen = tables[0][0], tables[0][1]
+    for folder, table in zip(finished, tables, strict=True):
+        if table[0] != keys:
+            return MethodRow(method, (f"{folder / 'pairs.csv'} has other test pairs than {finished[0]}",))
+    values = {metric: np.mean([table[2][metric] for table in tables], axis=0) for metric in METRICS}
+    group_of = {"all": np.ones(len(keys), bool), "seen": seen, "unseen": ~seen}
+    by_seed = {
+        (group, metric): [mean(table[2][metric][group_of[group]]) for table in tables]
+        for group in GROUPS
+        for metric in METRICS
+    }
+    visible = [json.loads((folder / "results.json").read_text())["controls"]["product_visible"] for folder in controls]
+    results = tuple(json.loads((folder / "results.json").read_text()) for folder in finished)
+    return MethodRow(method, tuple(failures), results, keys, seen, values, by_seed, visible[0] if visible else None)
+
+
+def read_rows(
+    protocols: Sequence[str], methods: Sequence[str], cells: Sequence[Cell], failures: Mapping[Cell, str]
+) -> dict[str, list[MethodRow]]:
+    """Protocol -> a row a method, of all cells of a table.
+
+    Args:
+        protocols: a table each.
+        methods: of every table.
+        cells: finished or not.
+        failures: why those that failed did.
+    """
+    rows: dict[str, list[MethodRow]] = {}
+    for protocol in protocols:
+        rows[protocol] = []
+        for method in methods:
+            own = [cell for cell in cells if (cell.protocol, cell.method) == (protocol, method)]
+            finished = [cell.folder for cell in own if cell.is_finished()]
+            controls = [cell.folder / EVALUATION for cell in own if cell.is_finished() and len(cell.commands) > 1]
+            why_not = [failures[cell] for cell in own if cell in failures]
+            rows[protocol].append(read_row(method, finished, controls, why_not))
+    return rows
+
+
+def _read_pairs(path: Path) -> tuple[tuple[tuple[str, str, str], ...], Any, dict[str, Floats]]:
+    with path.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    keys = tuple((row["scene"], row["bbox"], row["product"]) for row in rows)
+    values = {metric: np.array([float(row[metric]) for row in rows]) for metric in METRICS}
+    return keys, np.array([row["seen"] == "1" for row in rows]), values

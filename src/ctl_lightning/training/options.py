@@ -1,0 +1,51 @@
+"""What no class looks at: options of a training that only make sense together, refused before any work."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from pydantic import NonNegativeFloat, NonNegativeInt
+
+from ctl_lightning.models.registry import LOSSES, METHODS
+from ctl_lightning.runtime.config import Config, check_options, check_switches, resolved
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.training.distributed import check_launched
+from ctl_lightning.training.feature_cache import uses_cache
+from ctl_lightning.training.run_directory import is_multirun
+
+
+def check(config: DictConfig) -> Config:
+    """The options of a training, resolved.
+
+    Raises:
+        InputError: some that can not be together, or out of their range.
+    """
+    options = resolved(config)
+    check_switches(options, "compile", "keep_memory", "upload_checkpoints")
+    if not isinstance(options["seed"], int) or not 0 <= options["seed"] < 2**31:
+        raise InputError(f"seed={options['seed']!r}: must be a whole number from 0 to 2147483647")
+    check_launched(options["trainer"], is_multirun())
+    hints = {"save_minutes": NonNegativeFloat | NonNegativeInt, "watch_epochs": NonNegativeInt | None}
+    check_options({name: options[name] for name in hints}, hints)
+    if options["trainer"]["max_epochs"] == 0:
+        raise InputError("trainer.max_epochs=0: nothing would be learned; give 1 at least")
+    loss, negatives = options["model"]["loss"]["name"], options["data"]["negatives"]
+    if LOSSES[loss].in_batch != (negatives == "in_batch"):
+        wanted = "in_batch" if LOSSES[loss].in_batch else "uniform or pairs"
+        raise InputError(f"loss={loss}: its negatives are data.negatives={wanted}, not {negatives}")
+    if METHODS[options["model"]["method"]].sees:
+        uses_cache(options["backbone"], options["data"]["augment"])
+    return options
+
+
+def short_form(options: Config, run_dir: Path) -> str:
+    """The resolved options, a line a group; all of them are in config.yaml."""
+    lines = [f"run directory: {run_dir}"]
+    lines.append(f"      run: seed={options['seed']} compile={options['compile']} keep_memory={options['keep_memory']}")
+    for group in ("model", "loss", "backbone", "data", "trainer"):
+        values = " ".join(
+            f"{key}={value}"
+            for key, value in options[group].items()
+            if not isinstance(value, dict) and key != "_target_"
+        )
+        lines.append(f"{group:>9}: {values}")
+    return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""What a training begins with: the data, the network, features of a frozen backbone, the compiler."""
+
+import logging
+import time
+
+import lightning
+from lightning import Trainer
+
+from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.runtime.config import build
+from ctl_lightning.runtime.console import console, quiet_lightning, silence_other_ranks
+from ctl_lightning.runtime.memory import keep_freed_memory
+from ctl_lightning.training.compilation import compile_network
+from ctl_lightning.training.feature_cache import cache_features, uses_cache
+from ctl_lightning.training.module import CompleteTheLook
+from ctl_lightning.training.options import short_form
+from ctl_lightning.training.run_directory import RunDirectory
+from ctl_lightning.training.trainer import skip_deterministic_fill
+
+log = logging.getLogger(__name__)
+
+
+def make_data_and_module(run: RunDirectory) -> tuple[TripletDataModule, CompleteTheLook]:
+    """The data of a run, set up, and its network, with pretrained weights if it begins with some. Raises InputError."""
+    options = run.options
+    quiet_lightning()
+    silence_other_ranks()
+    skip_deterministic_fill()
+    if options["keep_memory"]:
+        keep_freed_memory()
+    console.print(short_form(options, run.path), markup=False)
+    lightning.seed_everything(options["seed"], workers=True, verbose=False)
+    data: TripletDataModule = build(options["data"], "data")
+    data.prepare_data()
+    data.read_table()
+    module: CompleteTheLook = build(options["model"], "model", categories=data.categories)
+    if module.learns and options["backbone"]["frozen"] and options["backbone"]["weights"] is None:
+        log.warning("backbone.frozen=true with backbone.weights=null: the features will be those of a random network")
+    module.load_backbone_weights()  # before the images are packed: if there are none, nobody has waited
+    data.setup()
+    console.print(data.summary(), markup=False)
+    return data, module
+
+
+def make_ready(run: RunDirectory, data: TripletDataModule, module: CompleteTheLook, trainer: Trainer) -> float | None:
+    """What comes between a trainer and its training: features of a frozen backbone, the compiler. Raises InputError.
+
+    Returns:
+        Seconds until the features were there; None: pictures are trained on.
+    """
+    options, seconds = run.options, None
+    if module.learns:
+        data.check_processes(trainer.world_size, run.checkpoint.get("TripletDataModule"))
+    if module.sees and uses_cache(options["backbone"], options["data"]["augment"]):
+        began = time.monotonic()
+        path = cache_features(module, data, trainer.strategy.root_device)
+        seconds = time.monotonic() - began
+        console.print(f"trains on the features in {path}, ready after {seconds:.0f} s", markup=False)
+    elif module.learns and uses_cache(options["backbone"], "none"):
+        console.print(
+            "the backbone is frozen, but random pictures keep it at work; data.augment=none, or data.augment=crop with "
+            "backbone.cache_views=4, computes features once, and an epoch takes seconds",
+            markup=False,
+        )
+    if options["compile"] and module.sees:
+        console.print("compiling the network: the first steps take a minute")
+        compile_network(module)
+    return seconds
