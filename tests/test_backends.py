@@ -232,7 +232,7 @@ def test_a_part_is_one_folders_and_several_parts_are_searched_together(
     assert {int(one.product[1:]) for one in recommender.recommend(photo, "Shoes", 50)} == {1, 3, 5, 7, 9, 11, 19}
     recommender.catalogue.close()  # type: ignore[attr-defined]
     (other / qdrant.UPLOADED).write_text("no database, but long enough to be taken for one")
-    with pytest.raises(InputError, match=r"uploaded\.sqlite: can not be read"):
+    with pytest.raises(InputError, match=r"uploaded\.sqlite: cannot be read"):
         make_catalogue(run, other, *shop(18, 20))
 
 

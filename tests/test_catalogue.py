@@ -33,7 +33,7 @@ from ctl_lightning.serving.catalogue.files import (
     open_products,
     write_products,
 )
-from ctl_lightning.serving.catalogue.pending import Embedded
+from ctl_lightning.serving.catalogue.pending import PendingVectors
 from ctl_lightning.serving.encoder import Encoder
 from ctl_lightning.serving.recommender import Recommender
 
@@ -266,7 +266,7 @@ def test_wrong_options_are_one_line(
     ):
         with pytest.raises(InputError, match=says):
             make_catalogue(run, folder, *wrong)
-    with pytest.raises(InputError, match=r"file/below: can not be written \(Not a directory\); choose another folder"):
+    with pytest.raises(InputError, match=r"file/below: cannot be written \(Not a directory\); choose another folder"):
         make_catalogue(run, tmp_path / "file" / "below", *shop({"a": "Shoes"}))
     make_catalogue(run, folder, *words)
     with pytest.raises(InputError, match="product z is not in it; nothing was removed"):
@@ -417,7 +417,7 @@ def test_what_was_embedded_with_other_cuts_is_not_taken(
     names = set()
     for aspect in ("stretch", "pad"):
         encoder._options["aspect"] = aspect
-        Embedded(tmp_path, encoder, sha256(repr(encoder.identity()).encode()).hexdigest()).add(listed, 2)
+        PendingVectors(tmp_path, encoder, sha256(repr(encoder.identity()).encode()).hexdigest()).add(listed, 2)
         names = {path.name for path in tmp_path.glob("embedded-*.partial")}
     assert len(names) == 1  # of the first nothing is used
     assert len({repr(Encoder(served[0]).identity()), repr(encoder.identity())}) == 2
@@ -465,5 +465,5 @@ def test_a_disk_that_is_read_only_is_one_line(
 
     words = shop({"a": "Shoes"})
     monkeypatch.setattr(Path, "mkdir", refuses)
-    with pytest.raises(InputError, match=r"can not be written \(Read-only file system\); choose another folder"):
+    with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\); choose another folder"):
         make_catalogue(served[0], tmp_path / "catalogue", *words)

@@ -8,11 +8,11 @@ from test_metrics import table_distances, task
 from ctl_lightning.metrics.classification import (
     BINS,
     Classifier,
-    Judged,
+    Samples,
     calibration_error,
     classifier_results,
     fit_classifier,
-    samples,
+    samples_of,
 )
 from ctl_lightning.metrics.retrieval import score_pairs
 from ctl_lightning.reports.examples import classifier_curves
@@ -20,14 +20,14 @@ from ctl_lightning.reports.examples import classifier_curves
 
 def judged(
     count: int = 400, seed: int = 0, slope: float = -2.0, intercept: float = 1.0, levels: int | None = None
-) -> Judged:
+) -> Samples:
     """Distances whose true log-odds are intercept + slope * distance; on so many levels, if given."""
     random = np.random.default_rng(seed)
     distance = random.normal(0.5, 1, count)
     if levels:
         distance = np.round(distance * levels / 4) * 4 / levels
     truth = random.random(count) < 1 / (1 + np.exp(-(intercept + slope * distance)))
-    return Judged(distance, truth, np.arange(count) // 2)
+    return Samples(distance, truth, np.arange(count) // 2)
 
 
 @pytest.mark.parametrize("levels", [None, 6])
@@ -49,12 +49,12 @@ def test_the_probability_is_the_one_that_the_samples_were_drawn_with() -> None:
 
 
 def test_samples_without_an_error_and_samples_that_are_all_alike() -> None:
-    apart = Judged(np.array([0.1, 0.2, 0.8, 0.9]), np.array([True, True, False, False]), np.arange(4))
+    apart = Samples(np.array([0.1, 0.2, 0.8, 0.9]), np.array([True, True, False, False]), np.arange(4))
     found = fit_classifier(apart)
     assert 0.2 < found.threshold < 0.8
     assert np.isfinite([found.slope, found.intercept]).all()
     assert found.probability(apart.distance)[0] > 0.95
-    alike = Judged(np.full(6, 2.0), np.arange(6) < 3, np.arange(6))
+    alike = Samples(np.full(6, 2.0), np.arange(6) < 3, np.arange(6))
     same = fit_classifier(alike)
     np.testing.assert_allclose(same.probability(alike.distance), 0.5, atol=1e-6)
     assert classifier_results(same, alike, 3)["accuracy"]["value"] == 0.5
@@ -63,7 +63,7 @@ def test_samples_without_an_error_and_samples_that_are_all_alike() -> None:
 def test_the_samples_of_a_split_are_its_positives_and_then_its_seeded_negatives() -> None:
     given = task()
     table = np.random.default_rng(0).normal(size=(60, 40))
-    found = samples(score_pairs(given, table_distances(table)), given.scene)
+    found = samples_of(score_pairs(given, table_distances(table)), given.scene)
     for pair in range(60):
         assert found.distance[pair] == table[pair, given.positive[pair]]
         assert found.distance[60 + pair] == table[pair, given.negative[pair]]

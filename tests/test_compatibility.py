@@ -97,7 +97,7 @@ def test_a_list_of_files_and_ids_is_ordered(trained: Path, looks: Path, tmp_path
     for wrong, says in (
         (["scene=nowhere"], "scene: nowhere is no image file, nor an id of"),
         (["box=[1,2]"], r"box=\[1, 2\]: give \[left"),
-        ([f"candidates={tmp_path}"], "can not be read"),
+        ([f"candidates={tmp_path}"], "cannot be read"),
     ):
         with pytest.raises(InputError, match=says):
             run_rerank(tmp_path / "out", *words, *wrong)

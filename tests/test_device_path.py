@@ -238,7 +238,7 @@ def test_a_machine_that_can_not_compile_is_one_line(compose: Compose, monkeypatc
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has it")
 def test_freed_memory_is_kept() -> None:
-    # In a process of its own: it can not be taken back.
+    # In a process of its own: it cannot be taken back.
     script = """
 from pathlib import Path
 import torch

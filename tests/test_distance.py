@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from ctl_lightning.models.components.distance import (
-    Method,
+    DistanceName,
     attention_weights,
     global_distance,
     hybrid_distance,
@@ -60,7 +60,7 @@ def test_distances_are_the_papers_equations_by_a_slow_loop(squared: bool) -> Non
 
 
 @pytest.mark.parametrize("method", ["global", "local", "hybrid"])
-def test_the_one_query_form_is_the_region_by_region_form(method: Method) -> None:
+def test_the_one_query_form_is_the_region_by_region_form(method: DistanceName) -> None:
     fast = query_distance(query(method, SCENE, REGIONS, ATTENTION), PRODUCTS)
     for p in range(M):
         product = PRODUCTS[p].expand(B, D)
@@ -73,7 +73,7 @@ def test_the_one_query_form_is_the_region_by_region_form(method: Method) -> None
 
 
 @pytest.mark.parametrize("method", ["global", "local", "hybrid"])
-def test_plain_distances_of_all_products_are_those_region_by_region(method: Method) -> None:
+def test_plain_distances_of_all_products_are_those_region_by_region(method: DistanceName) -> None:
     found = plain_distance(method, SCENE, REGIONS, ATTENTION, PRODUCTS)
     for p in range(M):
         product = PRODUCTS[p].expand(B, D)

@@ -214,16 +214,16 @@ def test_a_part_of_a_split_is_not_ranked_as_if_it_were_the_whole(make_data: Make
         ({"warmup_steps": -1}, "warmup_steps must not be negative"),
         (
             {"squared": False, "loss": {"name": "contrastive", "margin": 1.0}},
-            "loss=contrastive can not train method=hybrid with model.squared=false; give loss=triplet, in_batch_triplet, info_nce",
+            "loss=contrastive cannot train method=hybrid with model.squared=false; give loss=triplet, in_batch_triplet, info_nce",
         ),
         (
             {"method": "ibr", "loss": {"name": "info_nce", "temperature": 0.1, "learn_temperature": True}},
-            "loss=info_nce can not train method=ibr; give loss=triplet, contrastive, logistic, bpr",
+            "loss=info_nce cannot train method=ibr; give loss=triplet, contrastive, logistic, bpr",
         ),
         ({"method": "siamese", "squared": False}, "method=siamese has no option 'squared'; it has: dim"),
         (
             {"method": "bpr_dae", "loss": {"name": "contrastive", "margin": 1.0}},
-            "loss=contrastive can not train method=bpr_dae; give loss=bpr, triplet, logistic",
+            "loss=contrastive cannot train method=bpr_dae; give loss=bpr, triplet, logistic",
         ),
     ],
 )

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ctl_lightning.models.components.backbone import Backbone
-from ctl_lightning.models.components.distance import Method
+from ctl_lightning.models.components.distance import DistanceName
 from ctl_lightning.models.components.heads import CategoryEmbedding, Head, Kind
 from ctl_lightning.models.components.style_network import StyleNetwork, region_distance
 from ctl_lightning.runtime.errors import InputError
 
-METHODS: tuple[Method, ...] = ("hybrid", "global", "local")
+METHODS: tuple[DistanceName, ...] = ("hybrid", "global", "local")
 
 
 def pictures(count: int, seed: int = 0, size: int = 56) -> Tensor:
@@ -24,7 +24,7 @@ def small(frozen: bool = False, grid: int = 7) -> Backbone:
     return Backbone("small", "pooled", "regions", grid, frozen)
 
 
-def network(method: Method = "hybrid", **options: Any) -> StyleNetwork:
+def network(method: DistanceName = "hybrid", **options: Any) -> StyleNetwork:
     defaults: dict[str, Any] = {"dim": 8, "hidden": 16, "dropout": 0.0, "attention": "category", "squared": True}
     return StyleNetwork(small(), 3, method, **defaults | options)
 
@@ -231,7 +231,7 @@ def test_category_embeddings_are_unit_vectors_and_learn() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("squared", [True, False])
-def test_all_forms_of_the_distance_agree(method: Method, squared: bool) -> None:
+def test_all_forms_of_the_distance_agree(method: DistanceName, squared: bool) -> None:
     net = network(method, squared=squared).eval()
     with torch.no_grad():
         style = net.embed_scene(pictures(3), torch.tensor([0, 1, 2]))
@@ -246,7 +246,7 @@ def test_all_forms_of_the_distance_agree(method: Method, squared: bool) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_training_sees_the_distances_that_are_ranked_by(method: Method) -> None:
+def test_training_sees_the_distances_that_are_ranked_by(method: DistanceName) -> None:
     net = network(method).eval()
     scene, positive, negative = pictures(3), pictures(3, 1), pictures(3, 2)
     category = torch.tensor([0, 1, 2])
@@ -275,7 +275,7 @@ def test_only_category_attention_depends_on_the_category() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_triplet_costs_three_backbone_passes(method: Method) -> None:
+def test_a_triplet_costs_three_backbone_passes(method: DistanceName) -> None:
     net = network(method)
     count = CountPasses(net.backbone)
     net.train()

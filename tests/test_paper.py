@@ -46,7 +46,7 @@ def test_cells_run_side_by_side_a_failure_is_a_row_and_finished_ones_are_not_run
     assert page.startswith("before\n<!-- paper synthetic -->\n| method |")
     assert page.endswith("<!-- end of paper synthetic -->\nafter\n")
     assert (
-        "| `siamese` | 0 | did not run: train: model: loss=info_nce can not train method=siamese; give loss=triplet, "
+        "| `siamese` | 0 | did not run: train: model: loss=info_nce cannot train method=siamese; give loss=triplet, "
         in page
     )
     assert "| `popularity` | 1 | 0." in page

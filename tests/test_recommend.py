@@ -231,7 +231,7 @@ def test_a_folder_of_photos_goes_on_where_it_was(
     (folder / "bad.png").write_text("no picture")
     (folder / "notes.txt").write_text("no photo")
     out = [f"scene={folder}", "k=1", f"output={tmp_path / 'looks' / 'look.json'}"]
-    with pytest.raises(InputError, match=r"1 of 3 photos in .* can not be read; the others are done"):
+    with pytest.raises(InputError, match=r"1 of 3 photos in .* cannot be read; the others are done"):
         run_recommend(tmp_path, *words, *out)
     assert "bad.png: not an image" in capsys.readouterr().err
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "looks").glob("*.json")}

@@ -11,7 +11,7 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.program import program
 
 if TYPE_CHECKING:
-    from ctl_lightning.serving.catalogue.change import Made
+    from ctl_lightning.serving.catalogue.change import Changed
 
 OPTIONS: dict[str, Any] = {
     "products": str | None,
@@ -78,7 +78,7 @@ def check(options: Config) -> None:
         raise InputError("batch_size must be at least 1, and max_bad_images a share from 0 to 1")
 
 
-def tell(folder: Path, made: "Made") -> None:
+def tell(folder: Path, made: "Changed") -> None:
     """Prints what became of a catalogue."""
     from rich.markup import escape
     from rich.table import Table

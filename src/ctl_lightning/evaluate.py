@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ctl_lightning.data.datamodule import TripletDataModule
     from ctl_lightning.data.splits import Split
-    from ctl_lightning.reports.run_report import Scored
+    from ctl_lightning.reports.run_report import ScoredSplit
     from ctl_lightning.serving.trained import Trained
     from ctl_lightning.training.module import CompleteTheLook
 
@@ -51,12 +51,12 @@ def evaluate(config: DictConfig) -> None:
     console.print(f"{ours.trained.path}: {ours.trained.method}, protocol {ours.trained.protocol}", markup=False)
     console.print(ours.data.summary(), markup=False)
 
-    test, validation = ours.scored("test"), ours.scored("validation")
+    test, validation = ours.score("test"), ours.score("validation")
     visible = None
     if options["product_visible"] and ours.module.sees:
         with ours.data.whole_scenes():
-            visible = ours.scored("test")
-    theirs = other.scored("test") if other is not None else None
+            visible = ours.score("test")
+    theirs = other.score("test") if other is not None else None
     if not first:
         return  # the rest is for one process
     told = RunReport.of(ours.data, ours.module.network, validation, test, ours.trained.config)
@@ -107,12 +107,12 @@ class Opened(NamedTuple):
     data: "TripletDataModule"
     trainer: "Trainer"
 
-    def scored(self, split: "Split") -> "Scored":
+    def score(self, split: "Split") -> "ScoredSplit":
         """Ranks a split."""
-        from ctl_lightning.reports.run_report import scored
+        from ctl_lightning.reports.run_report import score_split
         from ctl_lightning.training.predict import ranked_split
 
-        return scored(self.data.evaluation(split), ranked_split(self.trainer, self.module, self.data, split))
+        return score_split(self.data.evaluation(split), ranked_split(self.trainer, self.module, self.data, split))
 
 
 def open_checkpoint(option: str, options: Config) -> Opened:

@@ -73,7 +73,7 @@ def recommend(config: DictConfig) -> None:
         tell(look)
         console.print(f"  {path}", markup=False)
     if failed:
-        raise InputError(f"{failed} of {len(photos)} photos in {scene} can not be read; the others are done")
+        raise InputError(f"{failed} of {len(photos)} photos in {scene} cannot be read; the others are done")
 
 
 def _check_place(output: Path, among_scenes: bool) -> None:

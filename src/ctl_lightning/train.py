@@ -91,7 +91,7 @@ def report(
     import torch
 
     from ctl_lightning.models.checkpoint import add_to_checkpoint
-    from ctl_lightning.reports.run_report import RunReport, Scored, scored
+    from ctl_lightning.reports.run_report import RunReport, ScoredSplit, score_split
     from ctl_lightning.runtime.console import console
     from ctl_lightning.runtime.environment import environment, versions
     from ctl_lightning.training.loggers import upload_checkpoints
@@ -104,8 +104,8 @@ def report(
         told = RunReport.of(
             data,
             module.network,
-            scored(data.evaluation("validation"), validation),
-            Scored(data.evaluation("test"), module.ranking, module.scores),
+            score_split(data.evaluation("validation"), validation),
+            ScoredSplit(data.evaluation("test"), module.ranking, module.scores),
             options,
         )
         add_to_checkpoint(kept, classifier=told.classifier.plain())

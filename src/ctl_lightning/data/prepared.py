@@ -185,7 +185,7 @@ class PreparedData:
         )
         if store.bad:
             log.warning(
-                "%d of %d images can not be read, first %s; going on without them; all are listed in %s: "
+                "%d of %d images cannot be read, first %s; going on without them; all are listed in %s: "
                 "mend them, or delete those that `prepare` can fetch again",
                 len(store.bad),
                 len(items),

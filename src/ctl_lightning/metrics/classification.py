@@ -57,7 +57,7 @@ class Classifier:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Samples:
     """2 N samples: of N pairs the products that were chosen, then their seeded negatives.
 
     Attributes:
@@ -71,17 +71,17 @@ class Judged:
     scene: Integers
 
 
-def samples(scores: PairScores, scenes: Integers) -> Judged:
+def samples_of(scores: PairScores, scenes: Integers) -> Samples:
     """The samples of N scored pairs and the numbers of their scenes, (N,)."""
     count = len(scores.positive)
-    return Judged(
+    return Samples(
         np.concatenate([scores.positive, scores.negative]),
         np.arange(2 * count) < count,
         np.concatenate([scenes, scenes]),
     )
 
 
-def fit_classifier(judged: Judged) -> Classifier:
+def fit_classifier(judged: Samples) -> Classifier:
     """The threshold with the most right answers on these samples, and their logistic curve: to be used on others.
 
     Among equally good thresholds the middle one is taken. The curve's fit is scikit-learn's, with a ridge so weak that it only keeps
@@ -102,7 +102,7 @@ def fit_classifier(judged: Judged) -> Classifier:
     return Classifier(float(borders[place]), slope, float(logistic.intercept_[0]) - slope * centre)
 
 
-def classifier_results(classifier: Classifier, judged: Judged, chosen_on: int) -> dict[str, Any]:
+def classifier_results(classifier: Classifier, judged: Samples, chosen_on: int) -> dict[str, Any]:
     """What the classifier is worth on samples that it was not chosen on.
 
     Args:

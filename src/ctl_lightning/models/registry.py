@@ -59,7 +59,7 @@ def make_network(
         loss: a key of LOSSES that it is to be trained with; None: it is not trained.
 
     Raises:
-        ValueError: an option out of its range, or of another method; a loss that can not train it.
+        ValueError: an option out of its range, or of another method; a loss that cannot train it.
         TypeError: an option is missing.
         InputError: no such method, image network or layer.
     """
@@ -72,7 +72,7 @@ def make_network(
     network = kind(made, categories, **options)
     if loss is not None and network.losses and loss not in network.losses:
         plain = " with model.squared=false" if options.get("squared") is False else ""
-        raise ValueError(f"loss={loss} can not train method={method}{plain}; give loss={', '.join(network.losses)}")
+        raise ValueError(f"loss={loss} cannot train method={method}{plain}; give loss={', '.join(network.losses)}")
     return network
 
 

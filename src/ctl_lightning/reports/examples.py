@@ -13,7 +13,7 @@ from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import open_upright
 from ctl_lightning.data.pairs import Pair
-from ctl_lightning.metrics.classification import Classifier, Judged, bins, precision_recall_curve, roc_curve
+from ctl_lightning.metrics.classification import Classifier, Samples, bins, precision_recall_curve, roc_curve
 from ctl_lightning.metrics.ranking import Ranking
 from ctl_lightning.metrics.retrieval import Distances, PairScores
 from ctl_lightning.models.components.network import Network
@@ -74,7 +74,7 @@ def attention_rows(data: TripletDataModule, task: EvaluationSet, network: Networ
     return rows
 
 
-def classifier_curves(classifier: Classifier, judged: Judged) -> ClassifierCurves:
+def classifier_curves(classifier: Classifier, judged: Samples) -> ClassifierCurves:
     """What the pictures of a classifier show of these samples."""
     said, truth = classifier.is_compatible(judged.distance), judged.compatible
     probability = classifier.probability(judged.distance)

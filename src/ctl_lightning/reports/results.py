@@ -19,7 +19,7 @@ Results = dict[str, Any]
 IDENTITY = ("protocol", "method", "seed")
 """What a config says of itself in results.json."""
 
-Row = tuple[str, str, float | None, float | None, float | None]
+ResultRow = tuple[str, str, float | None, float | None, float | None]
 """(group of pairs, metric, value, low, high)."""
 
 
@@ -34,7 +34,7 @@ def write_results(path: Path, results: Results) -> None:
     write_text(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
 
 
-def flat_table(results: Results) -> list[Row]:
+def flat_table(results: Results) -> list[ResultRow]:
     """All test metrics as rows."""
     test = results["test"]
     groups = {name: test[name] for name in ("all", "seen", "unseen")} | test["by_category"]

@@ -16,10 +16,10 @@ from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.sources.drawing import SCENE_SIZE
 from ctl_lightning.metrics.classification import (
     Classifier,
-    Judged,
+    Samples,
     classifier_results,
     fit_classifier,
-    samples,
+    samples_of,
 )
 from ctl_lightning.metrics.ground_truth import attention_results, truth_results
 from ctl_lightning.metrics.intervals import Floats
@@ -45,7 +45,7 @@ from ctl_lightning.runtime.files import write_text
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredSplit:
     """A split, ranked.
 
     Attributes:
@@ -59,9 +59,9 @@ class Scored:
     scores: PairScores
 
     @property
-    def judged(self) -> Judged:
+    def judged(self) -> Samples:
         """The pairs and their seeded negatives as samples for a classifier."""
-        return samples(self.scores, self.task.scene)
+        return samples_of(self.scores, self.task.scene)
 
     @cached_property
     def confusion(self) -> Floats:
@@ -69,9 +69,9 @@ class Scored:
         return hard_negatives(self.task, self.ranking.distances)
 
 
-def scored(task: EvaluationSet, ranking: Ranked) -> Scored:
+def score_split(task: EvaluationSet, ranking: Ranked) -> ScoredSplit:
     """Scores every pair of a ranked split."""
-    return Scored(task, ranking, score_pairs(task, ranking.distances))
+    return ScoredSplit(task, ranking, score_pairs(task, ranking.distances))
 
 
 @dataclass
@@ -89,14 +89,19 @@ class RunReport:
 
     data: TripletDataModule
     network: Network
-    test: Scored
+    test: ScoredSplit
     classifier: Classifier
     results: Results
     pictures: dict[str, Path] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, data: TripletDataModule, network: Network, validation: Scored, test: Scored, config: Mapping[str, object]
+        cls,
+        data: TripletDataModule,
+        network: Network,
+        validation: ScoredSplit,
+        test: ScoredSplit,
+        config: Mapping[str, object],
     ) -> "RunReport":
         """Measures.
 
@@ -176,7 +181,7 @@ class RunReport:
         print_results(self.results, console)
 
 
-def _of_truth(data: TripletDataModule, test: Scored) -> Results:
+def _of_truth(data: TripletDataModule, test: ScoredSplit) -> Results:
     """What can be measured where it is known what decides; nothing elsewhere."""
     truth = data.source.truth(data.root)
     if truth is None:
@@ -190,7 +195,7 @@ def _of_truth(data: TripletDataModule, test: Scored) -> Results:
     return results
 
 
-def exhibit(test: Scored, classifier: Classifier, results: Results, pictures: Mapping[str, Path]) -> Exhibit:
+def exhibit(test: ScoredSplit, classifier: Classifier, results: Results, pictures: Mapping[str, Path]) -> Exhibit:
     """What a logger with a page is shown at the end: the pictures, and the numbers behind them."""
     by_category = results["test"]["by_category"]
     columns = ["auc", "auc_matched", "lift", "hit@10"]
@@ -234,7 +239,7 @@ def _thinned(points: Floats) -> Floats:
     return points[:, np.unique(np.linspace(0, count - 1, min(count, 200)).round().astype(int))]
 
 
-def write_pairs(path: Path, test: Scored) -> None:
+def write_pairs(path: Path, test: ScoredSplit) -> None:
     """Writes pairs.csv: a row a test pair, with what it is and how it was ranked: for tests of one's own, and for `paper`."""
     values = metric_values(test.scores) | {"distance": test.scores.positive, "distance_negative": test.scores.negative}
     rows: list[list[object]] = [["scene", "bbox", "product", "category", "seen", *values]]

@@ -136,7 +136,7 @@ def _check_value(value: object, hint: Any, where: str) -> None:
     try:
         TypeAdapter(hint).validate_python(value, strict=True)
     except (PydanticSchemaGenerationError, PydanticUserError):
-        return  # a foreign class's annotation that can not be checked
+        return  # a foreign class's annotation that cannot be checked
     except ValidationError as error:
         first = error.errors()[0]
         inner = [str(part) for part in first["loc"] if isinstance(value, dict) and part in value]

@@ -57,13 +57,13 @@ def read_names(path: Path, option: str, what: str) -> list[str]:
         what: a line names.
 
     Raises:
-        InputError: it can not be read, or names nothing.
+        InputError: it cannot be read, or names nothing.
     """
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise InputError(f"{option}={path}: can not be read ({why}); give a text file with a {what} a line") from None
+        raise InputError(f"{option}={path}: cannot be read ({why}); give a text file with a {what} a line") from None
     if not names:
         raise InputError(f"{option}={path}: there is no {what} in it; write one a line")
     return names

@@ -30,6 +30,17 @@ def with_aspect(image: Pixels, aspect: float) -> Pixels:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
+def heat_map(weights: NDArray[np.float64], width: int, height: int) -> NDArray[np.float32]:
+    """Weights of regions, (grid, grid), smoothly enlarged to a picture of that many pixels, (height, width)."""
+    small = Image.fromarray(weights.astype(np.float32))
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def in_grey(image: Pixels) -> NDArray[np.float64]:
+    """A picture (H, W, 3) without colours and light, (H, W, 1), for a map that darkens it."""
+    return 96 + image.mean(2, keepdims=True) * 0.6
+
+
 def show_image(axes: Axes, image: NDArray[np.generic], border: str | None = None) -> None:
     """Fills axes with a picture (H, W, 3), without ticks; `border`: colour of a frame around it."""
     axes.imshow(image)

@@ -60,7 +60,7 @@ def program(name: str) -> Callable[[Task], Callable[[], None]]:
         @functools.wraps(task)
         def main() -> None:
             if task.__module__ == "__main__":
-                # Launchers send a job to another process by where it can be imported from; from here it can not.
+                # Launchers send a job to another process by where it can be imported from; from here it cannot.
                 importlib.import_module(f"ctl_lightning.{name}").main()
             else:
                 _run(name, run)
@@ -155,7 +155,9 @@ def help_text(name: str) -> str:
             lines.append(f"  {group}: {', '.join(names)}")
     options = "\n\n".join(part for part in body.split("\n\n") if not part.startswith(("defaults:", "hydra:")))
     lines += ["", "Options, changed with OPTION=VALUE or GROUP.OPTION=VALUE:", "", options.rstrip(), ""]
-    lines += ["All options of the groups that are chosen: --cfg job. Several runs: -m. Hydra's own flags: --hydra-help."]
+    lines += [
+        "All options of the groups that are chosen: --cfg job. Several runs: -m. Hydra's own flags: --hydra-help."
+    ]
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ctl_lightning.data.category_names import last_part
 from ctl_lightning.data.crop import area, scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.images import Pixels, open_upright, placed, reason, to_square
@@ -81,7 +82,7 @@ class Encoder:
         """The whole name of a category, which may be given by its last part. Raises InputError: unknown, or not the only one."""
         if name in self.categories:
             return name
-        ends = [category.rpartition("|")[2] for category in self.categories]
+        ends = [last_part(category) for category in self.categories]
         if ends.count(name) == 1:
             return self.categories[ends.index(name)]
         if name in ends:
@@ -154,7 +155,7 @@ class Encoder:
 
 
 def opened(photo: Photo) -> Image.Image:
-    """A photo, upright. Raises InputError: it can not be read."""
+    """A photo, upright. Raises InputError: it cannot be read."""
     try:
         if isinstance(photo, Image.Image):
             return ImageOps.exif_transpose(photo)

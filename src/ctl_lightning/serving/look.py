@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ctl_lightning.data.category_names import last_part
 from ctl_lightning.data.images import Pixels, open_upright, reason, to_rgb
 from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.runtime.files import write_text
@@ -182,7 +183,8 @@ def _scene_html(look: Look, scene: Pixels) -> str:
 
 
 def _answer_html(answer: Answer, attention: Pixels | None) -> str:
-    first, _, last = answer.category.rpartition("|")
+    last = last_part(answer.category)
+    first = answer.category.removesuffix(last).removesuffix("|")
     shown = (
         f"<details><summary>Where it looks for {escape(last)} (dark: not at all)</summary><img loading='lazy' alt='attention for {escape(last)}' "
         f"src='{_uri(attention)}'></details>"

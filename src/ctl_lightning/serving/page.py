@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
+from ctl_lightning.data.category_names import short_if_unique
 from ctl_lightning.data.images import Pixels
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.runtime.errors import InputError
@@ -240,7 +241,7 @@ def _lay_out(gr: Any, names: Sequence[str], examples: Sequence[Path], k: int) ->
             note = gr.HTML(_note(HOW_TO), elem_classes="note", elem_id="note")
             forget = gr.Button("Forget the box", size="sm", visible=False, elem_id="forget")
             categories = gr.Dropdown(
-                [(_short(name, names), name) for name in names],
+                [(short_if_unique(name, names), name) for name in names],
                 multiselect=True,
                 label="Categories",
                 info="none chosen: complete everything",
@@ -294,16 +295,10 @@ def serve(page: "gradio.Blocks", host: str, port: int, max_upload: str) -> str:
                 f"port={port}: it is taken on {host}, or {host} is no address here; give another port=N"
             ) from None
         raise InputError(
-            f"host={host} port={port}: the page can not be served there ({' '.join(str(error).split())[:200]}); give others"
+            f"host={host} port={port}: the page cannot be served there ({' '.join(str(error).split())[:200]}); give others"
         ) from None
     return str(address)
 
 
 def _note(text: str) -> str:
     return f"<span>{escape(text)}</span>"
-
-
-def _short(name: str, names: Sequence[str]) -> str:
-    """The last part of a category's name, if it is the only one that ends so."""
-    last = name.rpartition("|")[2]
-    return last if sum(one.rpartition("|")[2] == last for one in names) == 1 else name.replace("|", " › ")

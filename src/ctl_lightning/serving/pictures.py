@@ -9,10 +9,9 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from ctl_lightning.data.pairs import Box
-from ctl_lightning.runtime.plotting import MISS, Pixels, save_figure, short_name, show_image
+from ctl_lightning.runtime.plotting import MISS, Pixels, heat_map, in_grey, save_figure, short_name, show_image
 
 
 class Completed(NamedTuple):
@@ -41,12 +40,11 @@ def attended(scene: Pixels, seen: Box, weights: NDArray[np.float64]) -> Pixels:
         (H, W, 3)
     """
     height, width = scene.shape[:2]
-    grey = 96 + scene.mean(2, keepdims=True) * 0.6  # light: the map darkens it
+    grey = in_grey(scene)
     left, top, right, bottom = (
         round(edge * side) for edge, side in zip(seen, (width, height, width, height), strict=True)
     )
-    size = (max(1, right - left), max(1, bottom - top))
-    smooth = np.asarray(Image.fromarray(weights.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+    smooth = heat_map(weights, max(1, right - left), max(1, bottom - top))
     heat = colormaps["inferno"](np.clip(smooth / weights.max(), 0, 1))[..., :3] * 255
     picture = np.broadcast_to(grey * 0.45, scene.shape).copy()
     rows, columns = slice(max(0, top), min(height, bottom)), slice(max(0, left), min(width, right))

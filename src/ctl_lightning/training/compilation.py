@@ -1,4 +1,4 @@
-"""torch.compile of the network, and what it says when it can not."""
+"""torch.compile of the network, and what it says when it cannot."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

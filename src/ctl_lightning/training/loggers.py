@@ -30,7 +30,7 @@ def open_loggers(run: RunDirectory) -> Iterator[list[Logger]]:
     """The loggers of a run, the first of them to metrics.csv; told of the options and the split. Closed at the end.
 
     Raises:
-        InputError: a logger that can not be made, or can not start.
+        InputError: a logger that cannot be made, or cannot start.
     """
     try:
         loggers = _made(run)
@@ -74,7 +74,7 @@ def csv_logger(run_dir: Path, history: list[MetricsRow]) -> CSVLogger:
 
 
 def _log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
-    """Hands the resolved config, with the environment, to the loggers. Raises InputError if wandb can not start."""
+    """Hands the resolved config, with the environment, to the loggers. Raises InputError if wandb cannot start."""
     for logger in loggers:
         try:
             logger.log_hyperparams(config | {"environment": environment()})

@@ -49,7 +49,7 @@ class CompleteTheLook(LightningModule):
         embedded: of the split that is measured.
 
     Raises:
-        ValueError: an option out of its range; a loss that can not train the method.
+        ValueError: an option out of its range; a loss that cannot train the method.
         InputError: no such method, loss, image network or layer.
     """
 

@@ -17,7 +17,7 @@ def check(config: DictConfig) -> Config:
     """The options of a training, resolved.
 
     Raises:
-        InputError: some that can not be together, or out of their range.
+        InputError: some that cannot be together, or out of their range.
     """
     options = resolved(config)
     check_switches(options, "compile", "keep_memory", "upload_checkpoints")

@@ -78,7 +78,7 @@ class RunDirectory:
             options: the same, resolved and checked.
 
         Raises:
-            InputError: it holds a run already; it can not be written to.
+            InputError: it holds a run already; it cannot be written to.
             InUseError: another process works in it.
             SystemExit: the run was told to end, or interrupted; how it goes on has been said.
         """
@@ -232,7 +232,7 @@ def unfinished_run(run_dir: Path, config: dict[str, Any], elsewhere: bool) -> Pa
             continue
         if candidate == run_dir:
             return candidate
-        # Processes other than the first can not tell that one's lock from a stranger's.
+        # Processes other than the first cannot tell that one's lock from a stranger's.
         taken = is_first() and _is_at_work(candidate)
         if not (candidate / "results.json").exists() and not taken and _has_config(checkpoint, config):
             return candidate

@@ -51,7 +51,7 @@ SKIN_PARTS: tuple[Box, ...] = (
 """Head, hands and ankles."""
 
 
-class Look(NamedTuple):
+class SceneTruth(NamedTuple):
     """What decides in one scene: the season, and colour and box of every garment."""
 
     season: int
@@ -78,7 +78,7 @@ def kind_and_decider(category: str) -> tuple[str, str]:
     return kind, line.removeprefix("To go with ").capitalize()
 
 
-def draw_scene(loyalty: float, random: Generator) -> tuple[Image.Image, Look, list[tuple[str, Attributes]]]:
+def draw_scene(loyalty: float, random: Generator) -> tuple[Image.Image, SceneTruth, list[tuple[str, Attributes]]]:
     """One figure between its walls. Returns the image, what decides in it, and the (category, attributes) chosen for it."""
     walls = random.integers(SEASONS, size=2)
     season = int(walls[0] ^ walls[1])
@@ -112,7 +112,7 @@ def draw_scene(loyalty: float, random: Generator) -> tuple[Image.Image, Look, li
         draw.ellipse(_in_pixels(place(part), SCENE_SIZE), fill=_shade(SKIN, random))
     for garment, box in boxes.items():
         _draw_garment(image, garment, box, worn[garment], random)
-    return _noisy(image, random), Look(season, colours, boxes), chosen
+    return _noisy(image, random), SceneTruth(season, colours, boxes), chosen
 
 
 def draw_product(kind: str, attributes: Attributes, random: Generator) -> Image.Image:

@@ -46,7 +46,7 @@ from ctl_lightning.data.sources.drawing import (
     PATTERNS,
     SEASONS,
     Attributes,
-    Look,
+    SceneTruth,
     category_name,
     draw_product,
     draw_scene,
@@ -69,7 +69,7 @@ class Truth:
     """What the generator knows of its own looks, by id."""
 
     loyalty: float
-    looks: dict[str, Look]
+    looks: dict[str, SceneTruth]
     products: dict[str, Attributes]
 
     def distance(self, pair: Pair, products: Sequence[str], knowledge: Knowledge) -> NDArray[np.float64]:
@@ -101,7 +101,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class SyntheticLooks(Source):
-    """Renders the looks into a folder of Shop-the-Look's own format, once, and reads them like any other.
+    """Renders the looks into a folder of Shop-the-SceneTruth's own format, once, and reads them like any other.
 
     Attributes:
         scenes: how many figures; each gives two pairs: a hat and a pair of shoes.
@@ -181,7 +181,7 @@ class SyntheticLooks(Source):
         """What decides in every scene and what every product shows."""
         content = json.loads((self._folder(root) / "truth.json").read_text(encoding="utf-8"))
         looks = {
-            name: Look(season, colours, {garment: tuple(box) for garment, box in boxes.items()})
+            name: SceneTruth(season, colours, {garment: tuple(box) for garment, box in boxes.items()})
             for name, (season, colours, boxes) in content["looks"].items()
         }
         return Truth(self.loyalty, looks, {name: Attributes(*shown) for name, shown in content["products"].items()})

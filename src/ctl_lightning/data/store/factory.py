@@ -56,7 +56,7 @@ def open_store(
     store = _open(plan, cache_dir / "stores" / f"{plan.fingerprint()}.npy", kind, chunks_dir)
     if len(store.bad) > max_bad * len(items):
         raise InputError(
-            f"{len(store.bad)} of {len(items)} images ({len(store.bad) / len(items):.2%}) can not be read, first "
+            f"{len(store.bad)} of {len(items)} images ({len(store.bad) / len(items):.2%}) cannot be read, first "
             f"{next(iter(store.bad.values()))}; all of them are listed in {store.listing}; mend them, or delete them and fetch them again, "
             f"or allow a larger share than data.max_bad_images={max_bad}"
         )

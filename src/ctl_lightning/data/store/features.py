@@ -249,7 +249,7 @@ def _numbers(values: Tensor, dtype: FeatureType) -> bytes:
     small = values.to(_TORCH[dtype]).cpu().contiguous()
     if not bool(torch.isfinite(small).all()):
         raise InputError(
-            f"backbone.cache_dtype={dtype}: the backbone gives numbers that it can not hold; take "
+            f"backbone.cache_dtype={dtype}: the backbone gives numbers that it cannot hold; take "
             "backbone.cache_dtype=bfloat16, or backbone.cache=never"
         )
     content: bytes = small.view(torch.int16).numpy().tobytes()

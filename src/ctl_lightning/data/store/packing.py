@@ -163,7 +163,7 @@ def check(plan: Plan, path: Path) -> None:
 
 
 class _Block(NamedTuple):
-    """What became of `BLOCK` items in a row: the hashes of their files, and key -> why one can not be read."""
+    """What became of `BLOCK` items in a row: the hashes of their files, and key -> why one cannot be read."""
 
     start: int
     hashes: list[str]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import create_feature_extractor
-from typing_extensions import TypedDict  # on Python 3.11 pydantic can not read typing's
+from typing_extensions import TypedDict  # on Python 3.11 pydantic cannot read typing's
 
 from ctl_lightning.models.components.gradient_checkpointing import Recomputed
 from ctl_lightning.runtime.errors import InputError, suggestion

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Method = Literal["global", "local", "hybrid"]
+DistanceName = Literal["global", "local", "hybrid"]
 
 
 def pair_distance(a: Tensor, b: Tensor, squared: bool) -> Tensor:
@@ -45,7 +45,7 @@ def hybrid_distance(scene: Tensor, regions: Tensor, attention: Tensor, product: 
     return (global_distance(scene, product, squared) + local_distance(regions, attention, product, squared)) / 2
 
 
-def query(method: Method, scene: Tensor, regions: Tensor, attention: Tensor) -> Tensor:
+def query(method: DistanceName, scene: Tensor, regions: Tensor, attention: Tensor) -> Tensor:
     """The one vector q of a (scene, category) with d(s, p) = 2 - q·p for every product p, if distances are squared.
 
     It follows from unit embeddings and weights that sum to 1: |f - p|² = 2 - 2 f·p.
@@ -70,7 +70,7 @@ def query_distance(query: Tensor, products: Tensor) -> Tensor:
     return 2 - query @ products.T
 
 
-def plain_distance(method: Method, scene: Tensor, regions: Tensor, attention: Tensor, products: Tensor) -> Tensor:
+def plain_distance(method: DistanceName, scene: Tensor, regions: Tensor, attention: Tensor, products: Tensor) -> Tensor:
     """Distances that are not squared, which have no one-query form, of all scenes and products.
 
     Args:

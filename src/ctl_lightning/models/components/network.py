@@ -48,7 +48,7 @@ class Network(nn.Module):
     """A method: pictures -> embeddings -> distances, where smaller is more compatible.
 
     A method is made with `Method(backbone, categories, **options)`: its constructor's keywords are its options in conf/model, and
-    there are no others. What a method does not say, it can not.
+    there are no others. What a method does not say, it cannot.
 
     Args:
         backbone: the image network; None for a method that sees no pictures.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ctl_lightning.models.components.backbone import Backbone, Features
 from ctl_lightning.models.components.distance import (
-    Method,
+    DistanceName,
     attention_weights,
     global_distance,
     hybrid_distance,
@@ -55,7 +55,7 @@ class StyleNetwork(Network):
         self,
         backbone: Backbone,
         categories: int,
-        method: Method,
+        method: DistanceName,
         dim: int,
         hidden: int,
         dropout: float,
@@ -66,7 +66,7 @@ class StyleNetwork(Network):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
         super().__init__(backbone)
-        self.method: Method = method
+        self.method: DistanceName = method
         self.squared = squared
         if not squared:  # the contrastive loss takes squared distances
             self.losses = tuple(name for name in self.losses if name != "contrastive")
@@ -138,7 +138,7 @@ class StyleNetwork(Network):
         """The queries of the global and of the local distance, of those that the method has, (B, D): name -> q."""
         if not self.squared:
             return {}
-        parts: tuple[Method, ...] = ("global", "local") if self.method == "hybrid" else (self.method,)
+        parts: tuple[DistanceName, ...] = ("global", "local") if self.method == "hybrid" else (self.method,)
         with _full_precision(style.scene):
             return {part: query(part, *style) for part in parts}
 
@@ -156,7 +156,7 @@ def _full_precision(tensor: Tensor) -> AbstractContextManager[None]:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def region_distance(method: Method, style: SceneStyle, product: Tensor, squared: bool = True) -> Tensor:
+def region_distance(method: DistanceName, style: SceneStyle, product: Tensor, squared: bool = True) -> Tensor:
     """The distance region by region: of pairs in training if it is not squared, and the reference for the other forms.
 
     Args:

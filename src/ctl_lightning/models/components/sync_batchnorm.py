@@ -1,4 +1,4 @@
-"""BatchNorm over the batch of all processes, where torch's own SyncBatchNorm, which needs a GPU, can not be used."""
+"""BatchNorm over the batch of all processes, where torch's own SyncBatchNorm, which needs a GPU, cannot be used."""
 
 from typing import Any, cast
 

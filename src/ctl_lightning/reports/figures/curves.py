@@ -91,7 +91,7 @@ def classifier_sheet(path: Path, curves: ClassifierCurves) -> None:
 
 
 def distance_histograms(path: Path, positive: NDArray[np.float64], negative: NDArray[np.float64]) -> None:
-    """How far the true products of the pairs are, and their seeded negatives; (N,) each. What overlaps can not be told apart."""
+    """How far the true products of the pairs are, and their seeded negatives; (N,) each. What overlaps cannot be told apart."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     edges = np.histogram_bin_edges(np.concatenate([positive, negative]), 50).tolist()

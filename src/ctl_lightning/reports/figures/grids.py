@@ -8,10 +8,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from PIL import Image
 
 from ctl_lightning.data.pairs import Box
-from ctl_lightning.runtime.plotting import HIT, KNOWN, MISS, Pixels, save_figure, short_name, show_image, with_aspect
+from ctl_lightning.runtime.plotting import (
+    HIT,
+    KNOWN,
+    MISS,
+    Pixels,
+    heat_map,
+    in_grey,
+    save_figure,
+    short_name,
+    show_image,
+    with_aspect,
+)
 
 
 class Shown(NamedTuple):
@@ -129,14 +139,11 @@ def attention_overlays(path: Path, rows: Sequence[Overlay]) -> None:
         scene = with_aspect(row.scene, row.aspect)
         show_image(grid[number, 0], scene)
         grid[number, 0].set_title("scene crop", fontsize=7)
-        grey = np.repeat(96 + scene.mean(2, keepdims=True) * 0.6, 3, axis=2).astype(
-            np.uint8
-        )  # light: the map darkens it
+        grey = np.repeat(in_grey(scene), 3, axis=2).astype(np.uint8)
         heaviest = max(weights.max() for weights in row.maps.values())
         for axes, (category, weights) in zip(grid[number, 1:], row.maps.items(), strict=False):
             show_image(axes, grey)
-            size = (scene.shape[1], scene.shape[0])
-            smooth = np.asarray(Image.fromarray(weights.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+            smooth = heat_map(weights, scene.shape[1], scene.shape[0])
             axes.imshow(smooth, cmap="inferno", alpha=0.5, vmin=0, vmax=heaviest)
             axes.set_title(f"{short_name(category)}\n× {weights.max() / weights.mean():.1f}", fontsize=7)
         for axes in grid[number, 1 + len(row.maps) :]:

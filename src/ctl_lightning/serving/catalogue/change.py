@@ -27,7 +27,7 @@ from ctl_lightning.serving.catalogue.files import (
     write_products,
 )
 from ctl_lightning.serving.catalogue.hnsw import faiss, make_graphs
-from ctl_lightning.serving.catalogue.pending import Embedded
+from ctl_lightning.serving.catalogue.pending import PendingVectors
 from ctl_lightning.serving.catalogue.qdrant import check_server, upload
 from ctl_lightning.serving.encoder import Encoder
 
@@ -41,7 +41,7 @@ BAD = "bad_images.txt"
 HNSW = {"from": 1_000_000, "links": 32, "build": 100, "search": 128}
 QDRANT = {"url": None, "collection": "products", "part": "all"}
 
-OURS = re.compile(r"\.?(vectors|products|graph)-[0-9a-f]{12}(\.\d+)?\.(npy|sqlite|faiss)")
+CATALOGUE_FILES = re.compile(r"\.?(vectors|products|graph)-[0-9a-f]{12}(\.\d+)?\.(npy|sqlite|faiss)")
 """Names of files that a catalogue consists of, and of what is half written of them."""
 
 Change = Literal["set", "add", "remove"]
@@ -99,7 +99,7 @@ class Backend(NamedTuple):
         return name, hnsw if name == "faiss" else {}, qdrant if name == "qdrant" else {}
 
 
-class Made(NamedTuple):
+class Changed(NamedTuple):
     """What became of it: how many products were embedded, kept and left out, and how many there are by category."""
 
     embedded: int
@@ -117,7 +117,7 @@ def change_catalogue(
     backend: Backend,
     batch_size: int,
     max_bad_images: float,
-) -> Made:
+) -> Changed:
     """Makes a catalogue, or brings one up to date. What was embedded before is kept, also that of a run which was stopped.
 
     Args:
@@ -150,7 +150,7 @@ def change_catalogue(
         _check_bad(folder, bad, len(products), max_bad_images)  # what is missing is told before the others are embedded
         vectors_of = {one.photo for one in known}
         fresh = [one for one in wanted if one.photo not in vectors_of]
-        embedded = Embedded(folder, encoder, sha256(repr(identity).encode()).hexdigest())
+        embedded = PendingVectors(folder, encoder, sha256(repr(identity).encode()).hexdigest())
         embedded.add(fresh, batch_size)
         bad |= embedded.bad
         _check_bad(folder, bad, len(products), max_bad_images)
@@ -168,7 +168,7 @@ def change_catalogue(
         embedded.delete()
         _clean(folder, new)
     was, now, made = ({one.product for one in some} for some in (known, listed, fresh))
-    return Made(len(made - bad.keys()), len(now - (made - bad.keys())), len(was - now), len(bad), new.counts)
+    return Changed(len(made - bad.keys()), len(now - (made - bad.keys())), len(was - now), len(bad), new.counts)
 
 
 def _in_order(
@@ -210,7 +210,7 @@ def _alone(folder: Path) -> Iterator[None]:
             held.enter_context(alone(folder / ".lock", busy))
         except OSError as error:
             raise InputError(
-                f"catalogue={folder}: can not be written ({error.strerror}); choose another folder"
+                f"catalogue={folder}: cannot be written ({error.strerror}); choose another folder"
             ) from None
         yield
 
@@ -218,7 +218,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _wanted(
     folder: Path, known: Sequence[Listed], products: Sequence[Product], change: Change
 ) -> tuple[list[Listed], dict[str, str]]:
-    """All that the catalogue is to hold; and of the products whose image is missing, why each can not be in it."""
+    """All that the catalogue is to hold; and of the products whose image is missing, why each cannot be in it."""
     before = {one.product: one for one in known}
     if change == "remove":
         if not before:
@@ -268,7 +268,7 @@ def _write(
     before: Vectors | None,
     known: Sequence[Listed],
     listed: Sequence[Listed],
-    embedded: Embedded,
+    embedded: PendingVectors,
     identity: dict[str, Any],
 ) -> Manifest:
     """Writes the files of vectors and products, and says what is in them; which catalogue counts is not changed yet."""
@@ -309,7 +309,7 @@ def _write(
 def _delete_partial(folder: Path) -> None:
     """Deletes what a killed run has half written: no other is at work, and it may be the room that is missing."""
     for path in folder.iterdir():
-        if path.name.startswith(".") and OURS.fullmatch(path.name):
+        if path.name.startswith(".") and CATALOGUE_FILES.fullmatch(path.name):
             path.unlink()
 
 
@@ -318,5 +318,5 @@ def _clean(folder: Path, manifest: Manifest) -> None:
     named = {manifest.vectors, manifest.products}
     named |= {f"{name}{ending}" for name in manifest.graphs.values() for ending in (".faiss", ".npy")}
     for path in folder.iterdir():
-        if OURS.fullmatch(path.name) and path.name not in named:
+        if CATALOGUE_FILES.fullmatch(path.name) and path.name not in named:
             path.unlink(missing_ok=True)

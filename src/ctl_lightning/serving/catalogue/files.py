@@ -110,7 +110,7 @@ class Manifest:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"catalogue={folder}: {MANIFEST} can not be read ({' '.join(str(error).split())}); make the catalogue anew in "
+                f"catalogue={folder}: {MANIFEST} cannot be read ({' '.join(str(error).split())}); make the catalogue anew in "
                 "another folder"
             ) from None
 
@@ -144,12 +144,12 @@ class Listed(NamedTuple):
 
 
 def write_products(path: Path, products: Sequence[Listed]) -> None:
-    """Writes the file of products, in the order of the rows. Raises InputError: the disk is full, or can not be written to."""
+    """Writes the file of products, in the order of the rows. Raises InputError: the disk is full, or cannot be written to."""
     path.unlink(missing_ok=True)
     try:
         _insert(path, products)
     except sqlite3.OperationalError as error:
-        raise InputError(f"{path}: can not be written ({error}); make room and run the command again") from None
+        raise InputError(f"{path}: cannot be written ({error}); make room and run the command again") from None
 
 
 def _insert(path: Path, products: Sequence[Listed]) -> None:

@@ -122,14 +122,14 @@ class Graph:
         return np.sort(np.concatenate([np.empty(0, np.int64), *rows]))
 
     def save(self, path: Path) -> None:
-        """Writes PATH.faiss and PATH.npy. Raises InputError: the disk is full, or can not be written to."""
+        """Writes PATH.faiss and PATH.npy. Raises InputError: the disk is full, or cannot be written to."""
         with replacing(path.with_name(f"{path.name}.faiss")) as temporary:
             try:
                 faiss().write_index(self._index, str(temporary))
             except RuntimeError as error:
                 said = " ".join(str(error).split())[:200]
                 raise InputError(
-                    f"{path}.faiss: can not be written ({said}); make room and run the command again"
+                    f"{path}.faiss: cannot be written ({said}); make room and run the command again"
                 ) from None
         with replacing(path.with_name(f"{path.name}.npy")) as temporary:
             np.save(temporary, self._nodes)
@@ -190,7 +190,7 @@ def make_graphs(
         Category -> the name of its graph.
 
     Raises:
-        InputError: a graph can not be read or written.
+        InputError: a graph cannot be read or written.
     """
     options = new.hnsw
     vectors: Vectors = np.load(folder / new.vectors, mmap_mode="r")

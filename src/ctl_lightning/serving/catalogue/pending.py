@@ -21,11 +21,11 @@ from ctl_lightning.serving.encoder import Encoder
 
 log = logging.getLogger(__name__)
 
-OURS = re.compile(r"\.?embedded-[0-9a-f]{12}(\.\d+)?\.(partial|jsonl)")
+PENDING_FILES = re.compile(r"\.?embedded-[0-9a-f]{12}(\.\d+)?\.(partial|jsonl)")
 """Names of such files, and of what is half written of them."""
 
 
-class Embedded:
+class PendingVectors:
     """A file of vectors, and one of whose they are.
 
     Args:
@@ -123,5 +123,5 @@ class Embedded:
     def delete(self) -> None:
         """When they are in the catalogue; those of other checkpoints too."""
         for path in self._folder.iterdir():
-            if OURS.fullmatch(path.name):
+            if PENDING_FILES.fullmatch(path.name):
                 path.unlink(missing_ok=True)

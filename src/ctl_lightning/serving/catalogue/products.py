@@ -21,7 +21,7 @@ def products_of(options: Config, encoder: Encoder, folder: Path) -> list[Product
         folder: of the catalogue.
 
     Raises:
-        InputError: what they name is not there, or can not be read.
+        InputError: what they name is not there, or cannot be read.
     """
     if options["products"] not in (None, "data"):
         path = Path(options["products"]).expanduser()

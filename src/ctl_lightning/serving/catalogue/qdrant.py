@@ -267,9 +267,7 @@ def _open_notes(folder: Path) -> sqlite3.Connection:
         )
     except sqlite3.Error as error:
         notes.close()
-        raise InputError(
-            f"{path}: can not be read ({error}); delete it and the collection: all is sent again"
-        ) from None
+        raise InputError(f"{path}: cannot be read ({error}); delete it and the collection: all is sent again") from None
     return notes
 
 
