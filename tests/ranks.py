@@ -8,8 +8,15 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+PRELOADED = [
+    "factories",
+    *(f"ctl_lightning.training.{name}" for name in ("setup", "predict", "loggers")),
+    *(f"ctl_lightning.reports.{name}" for name in ("run_report", "watch")),
+]
+"""What a program imports when it is called."""
+
 _context = get_context("forkserver")
-_context.set_forkserver_preload(["ctl_lightning.train", "ctl_lightning.evaluate", "conftest"])
+_context.set_forkserver_preload(PRELOADED)
 
 
 def free_port() -> int:

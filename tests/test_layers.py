@@ -2,11 +2,11 @@
 
 import ast
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
+from factories import REPOSITORY
 
-PACKAGE = Path(__file__).parents[1] / "src" / "ctl_lightning"
+PACKAGE = REPOSITORY / "src" / "ctl_lightning"
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 
 PROGRAMS = (

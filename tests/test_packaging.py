@@ -9,8 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from factories import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 CONFIGS = {path.relative_to(REPOSITORY / "conf").as_posix() for path in (REPOSITORY / "conf").rglob("*.yaml")}
 
 

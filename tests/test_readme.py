@@ -2,17 +2,16 @@
 
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
+from factories import REPOSITORY
 from omegaconf import DictConfig
 
 from ctl_lightning.runtime.config import check_names, check_values, config_dir
 from ctl_lightning.runtime.program import spelled_out
 
-REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 DOCS = "".join(path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md")))
 HEADERS = [

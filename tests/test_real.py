@@ -10,11 +10,10 @@ import hydra
 import numpy as np
 import pytest
 import torch
+from factories import REPOSITORY, make_catalogue, served_ranks
 from lightning import Trainer
 from omegaconf import OmegaConf
 from photo_server import Faults, PhotoServer
-from serving import make_catalogue
-from test_recommend import served_ranks
 
 from ctl_lightning.check_splits import check_splits
 from ctl_lightning.data.crop import area, scene_crop
@@ -32,7 +31,7 @@ from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.train import train
 from ctl_lightning.training.module import CompleteTheLook
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = REPOSITORY.parent / "shared" / "data"
 SUBSET, ROWS = SHARED / "stl_fashion_subset", SHARED / "stl_fashion_rows.json"
 WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet.pth"
 

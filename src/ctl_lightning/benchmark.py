@@ -14,7 +14,12 @@ from ctl_lightning.runtime.program import program
 if TYPE_CHECKING:
     from ctl_lightning.benchmarks.timing import Row
 
-WHAT = ("all", "loader", "step", "cache", "scoring", "search")
+WHAT = ("all", "loader", "step", "cache", "scoring", "search", "startup", "pace")
+MEASUREMENTS = {"loader": 6, "scoring": 2, "step": 6, "cache": 4, "search": 4, "startup": 4, "pace": 20}
+"""About how many measurements a round of each has."""
+
+DATALESS = ("scoring", "search", "startup", "pace")
+"""What is measured without data."""
 
 
 @program("benchmark")
@@ -46,11 +51,8 @@ def benchmark(config: DictConfig) -> None:
 
     if options["keep_memory"]:
         keep_freed_memory()
-    measurements = (
-        sum({"loader": 6, "scoring": 2, "step": 6, "cache": 4, "search": 4}[what] for what in measured)
-        * options["rounds"]
-    )
-    console.print(f"measuring for about {measurements * options['seconds']:.0f} s; leave the machine alone meanwhile")
+    seconds = sum(MEASUREMENTS[what] for what in measured) * options["rounds"] * options["seconds"]
+    console.print(f"measuring for about {seconds:.0f} s; leave the machine alone meanwhile")
     with compile_errors():
         rows, ratios = measure(options, Maker(options), measured)
     if options["keep_memory"]:
@@ -85,7 +87,7 @@ def check(config: Config) -> Sequence[str]:
             )
     measured = WHAT[1:] if config["what"] == "all" else (config["what"],)
     check_switches(config, "compile", "keep_memory")
-    if config["what"] not in ("scoring", "search") and (
+    if config["what"] not in DATALESS and (
         config["loss"]["name"] != "triplet" or config["data"]["negatives"] == "in_batch"
     ):
         raise InputError(

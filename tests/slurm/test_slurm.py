@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from factories import TINY
 
 from ctl_lightning.models.checkpoint import read_checkpoint
 

@@ -9,8 +9,10 @@ from lightning import Trainer
 
 from ctl_lightning.benchmarks.cached import cached_ratios, cached_rows
 from ctl_lightning.benchmarks.loader import loader_ratios, loader_rows
+from ctl_lightning.benchmarks.pace import pace_ratios, pace_rows
 from ctl_lightning.benchmarks.scoring import scoring_ratios, scoring_rows
 from ctl_lightning.benchmarks.search import search_ratios, search_rows
+from ctl_lightning.benchmarks.startup import startup_ratios, startup_rows
 from ctl_lightning.benchmarks.step import step_ratios, step_rows
 from ctl_lightning.benchmarks.timing import Row
 from ctl_lightning.data.datamodule import TripletDataModule
@@ -68,6 +70,14 @@ def measure(config: Config, make: Maker, measured: Sequence[str]) -> tuple[list[
     seconds, rounds = config["seconds"], config["rounds"]
     rows: list[Row] = []
     ratios: dict[str, float] = {}
+    if "startup" in measured:
+        rows += (found := startup_rows(rounds))
+        ratios |= startup_ratios(found)
+    if "pace" in measured:
+        rows += (found := pace_rows(seconds, rounds))
+        ratios |= pace_ratios(found)
+    if not {*measured} - {"startup", "pace"}:
+        return rows, ratios  # they measure other processes
     lightning.seed_everything(config["seed"], verbose=False)
     device = make.trainer().strategy.root_device
     if device.type == "cuda":

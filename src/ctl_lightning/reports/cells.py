@@ -17,6 +17,7 @@ from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.console import console
 from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.runtime.files import write_text
+from ctl_lightning.runtime.pace import allowed_cores
 
 WITHOUT_SEEDS = ("popularity",)
 """Methods in which nothing is drawn."""
@@ -128,7 +129,7 @@ def _quoted(path: Path | str) -> str:
 def run_cells(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:
     """Runs the cells, so many at a time, and prints how each ended. Returns why those that failed did."""
     # Unbuffered: what is said last shall stand last in the log.
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, _cores() // workers)), "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, allowed_cores() // workers)), "PYTHONUNBUFFERED": "1"}
     environment.pop("HYDRA_FULL_ERROR", None)
     waiting, failures, done = list(cells), {}, 0
     running: dict[Cell, tuple[subprocess.Popen[bytes], int, float]] = {}
@@ -155,11 +156,6 @@ def run_cells(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:
                     failures[cell] = _why(cell.folder / "train.log", process.returncode)
                     console.print(f"{said}failed: {failures[cell]}", markup=False)
     return failures
-
-
-def _cores() -> int:
-    """So many this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(cell: Cell, number: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -1,5 +1,49 @@
-"""How torch's threads wait for each other."""
+"""How torch's threads wait for each other at the end of each piece of work: chosen by what else the machine does.
+
+libgomp's threads spin while they wait, which is fastest on an idle machine. Beside other work they take the cores from each other, and
+a training step takes many times as long; waiting passively then ends that, and costs a little where nothing else runs
+(docs/performance.md has the measurements). It must be chosen before torch is loaded.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+WAITING = "OMP_WAIT_POLICY"
+"""Read by libgomp when it is loaded: ACTIVE or PASSIVE."""
+
+SPARE = 0.5
+"""Cores that other work may take before our threads are in its way."""
 
 
 def settle_pace() -> None:
-    """Placeholder until measured."""
+    """Lets threads wait passively if other work needs the cores; says so in one line. What the user has set stays."""
+    if WAITING in os.environ or "GOMP_SPINCOUNT" in os.environ:
+        return
+    cores, load = allowed_cores(), other_load()
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(wanted) if wanted.isdecimal() else cores
+    if threads > 1 and threads + load > cores + SPARE:
+        os.environ[WAITING] = "PASSIVE"
+        print(
+            f"other work takes {load:.1f} of {cores} cores, so threads wait passively; {WAITING}=ACTIVE is faster on an idle machine",
+            file=sys.stderr,
+        )
+
+
+def allowed_cores() -> int:
+    """How many cores this process may use, where the system tells; else how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def other_load() -> float:
+    """How many cores other work takes: now, and on average over the last minute, whichever is less; 0 where the system does not tell.
+
+    What ended a moment ago does not count, nor does what is over in a moment.
+    """
+    try:
+        average = os.getloadavg()[0]
+        running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1  # not this process
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return min(average, float(running))

@@ -1,0 +1,134 @@
+"""What version 0.1 wrote opens, evaluates and recommends; only to continue it is refused, in one line."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from factories import REPOSITORY, TINY, composed, make_catalogue, train_on
+from golden import code_of
+
+from ctl_lightning.evaluate import evaluate
+from ctl_lightning.models.checkpoint import FORMAT, checkpoint_of, read_checkpoint
+from ctl_lightning.reports.run_report import RunReport
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.compatibility import Compatibility
+from ctl_lightning.serving.recommender import Recommender
+
+LAST_OF_0_1 = "cc2b5368303168a0efebc507718cc14465d37009"
+"""The last commit of version 0.1."""
+
+OPTIONS_OF_ALL = {"dim": 16, "hidden": 16, "dropout": 0.0, "attention": "category", "squared": True}
+"""In version 0.1 every checkpoint had all of them."""
+
+RENAMED = {"loss.shift": "shift", "loss.temperature.logarithm": "temperature.logarithm"}
+"""Name of a weight today -> in version 0.1."""
+
+SOURCE = "ctl_lightning.data.stl.ShopTheLook"
+
+
+def as_0_1_wrote_it(run: Path, folder: Path) -> Path:
+    """A copy of a run directory, its checkpoints written as version 0.1 did: its plain description."""
+    shutil.copytree(run, folder)
+    for path in (folder / "checkpoints").glob("*.ckpt"):
+        old: dict[str, Any] = copy.deepcopy(torch.load(path, weights_only=True))
+        assert old.pop("format") == FORMAT
+        old["hyper_parameters"] = OPTIONS_OF_ALL | old["hyper_parameters"]
+        old["state_dict"] = {RENAMED.get(name, name): value for name, value in old["state_dict"].items()}
+        source = old["config"]["data"]["source"]
+        assert source.pop("name") == "shop_the_look"
+        source["_target_"] = SOURCE
+        old["config"]["data"]["_target_"] = "ctl_lightning.data.datamodule.TripletDataModule"
+        old["config"]["model"] |= OPTIONS_OF_ALL | {"_target_": "ctl_lightning.module.CompleteTheLook"}
+        torch.save(old, path)
+    return folder
+
+
+def evaluated(run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(RunReport, "draw", lambda *_: {})
+    evaluate(composed("evaluate", folder, f"ckpt_path={run}", "product_visible=false", "accelerator=cpu"))
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def test_a_run_and_its_catalogue_are_served_as_before(
+    served: tuple[Path, Path], tmp_path: Path, looks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = as_0_1_wrote_it(served[0], tmp_path / "old")
+    photo = next((looks / "images").rglob("*.jpg"))
+    answers = [Recommender.from_checkpoint(run, served[1]).recommend(photo, "Shoes") for run in (old, served[0])]
+    assert answers[0] == answers[1]
+    found = [evaluated(run, tmp_path / f"evaluated{n}", monkeypatch) for n, run in enumerate((old, served[0]))]
+    assert found[0]["test"] == found[1]["test"]
+
+
+def test_options_of_other_methods_and_old_names_of_weights_are_read(
+    looks: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train_on(looks, cache, tmp_path / "run", "+experiment=ibr")
+    old = as_0_1_wrote_it(run, tmp_path / "old")
+    state = torch.load(checkpoint_of(old), weights_only=True)["state_dict"]
+    assert "shift" in state
+    assert evaluated(old, tmp_path / "a", monkeypatch)["test"] == evaluated(run, tmp_path / "b", monkeypatch)["test"]
+    photos = sorted((looks / "images").rglob("*.jpg"))[:4]
+    found = [Compatibility(one).distances(photos[0], "Shoes", photos) for one in (old, run)]
+    assert np.array_equal(found[0], found[1])
+
+
+def test_it_is_not_continued_and_the_line_says_so(
+    served: tuple[Path, Path], tmp_path: Path, looks: Path, cache: Path
+) -> None:
+    old = as_0_1_wrote_it(served[0], tmp_path / "old")
+    last = old / "checkpoints" / "last.ckpt"
+    with pytest.raises(
+        InputError, match=r"an older version .* evaluated and served, but not continued; start a new run"
+    ):
+        train_on(looks, cache, tmp_path / "new", f"ckpt_path={last}", "trainer.max_epochs=2")
+    assert read_checkpoint(last)["format"] == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("experiment", ["hybrid", "ibr"])
+def test_what_the_code_of_0_1_writes_is_read(
+    experiment: str, looks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = subprocess.run(
+        ["git", "-C", str(REPOSITORY), "cat-file", "-e", LAST_OF_0_1], check=False, capture_output=True
+    )
+    if known.returncode:
+        pytest.skip("the history of version 0.1 is not in this checkout")
+    small = [word for word in TINY if not word.startswith("data.")]
+    sizes = ["data.stored_size=36", "data.image_size=32", "data.batch_size=4", "backbone.grid=4"]
+    with code_of(LAST_OF_0_1) as old:
+
+        def program(name: str, *words: str) -> None:
+            environment = os.environ | {"PYTHONPATH": str(old / "src"), "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, "-m", f"ctl_lightning.{name}", *words]
+            said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            assert said.returncode == 0, said.stderr
+
+        data = ["data=stl_fashion", f"data.root={looks}", f"paths.cache_dir={tmp_path / 'cache'}"]
+        program("train", f"+experiment={experiment}", *small, *sizes, *data, "hydra.run.dir=run")
+        if experiment == "hybrid":
+            program("catalogue", "ckpt_path=run", "catalogue=products", "hydra.run.dir=made")
+            photo = next((looks / "images").rglob("*.jpg"))
+            program("recommend", "ckpt_path=run", "catalogue=products", f"scene={photo}", "output=look.json")
+    run = tmp_path / "run"
+    before = json.loads((run / "results.json").read_text())["test"]
+    assert evaluated(run, tmp_path / "evaluated", monkeypatch)["test"] == before
+    if experiment == "hybrid":
+        answered = json.loads((tmp_path / "look.json").read_text())["categories"]
+        look = Recommender.from_checkpoint(run, tmp_path / "products").look(photo, k=5)
+        for old_answer, answer in zip(answered, look.answers, strict=True):
+            assert [one["product"] for one in old_answer["products"]] == [one.product for one in answer.products]
+            assert [one["distance"] for one in old_answer["products"]] == [one.distance for one in answer.products]
+        assert (
+            make_catalogue(run, tmp_path / "products", "change=set") == tmp_path / "products"
+        )  # and it is changed, too

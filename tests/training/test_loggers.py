@@ -1,0 +1,114 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from factories import TINY, Compose
+from hydra.core.hydra_config import HydraConfig
+from PIL import Image
+
+from ctl_lightning.runtime.csv_files import read_metrics
+from ctl_lightning.train import train
+from ctl_lightning.training import loggers
+from ctl_lightning.training.loggers import csv_logger
+
+
+def test_rows_of_the_continued_run_come_first(tmp_path: Path) -> None:
+    first = csv_logger(tmp_path, [])
+    first.log_metrics({"loss": 3.0}, step=1)
+    first.log_metrics({"loss": 2.0}, step=2)
+    first.save()
+    history = read_metrics(tmp_path / "metrics.csv")
+    second = csv_logger(tmp_path, history)
+    second.log_metrics({"loss": 1.0, "auc": 0.5}, step=3)
+    second.save()
+    assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path / "metrics.csv")] == [(1, 3), (2, 2), (3, 1)]
+
+
+def inspect(run: Path, *flags: str) -> Any:
+    found = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", *flags, "--json", str(run)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return found.stdout
+
+
+CURVES = {
+    *("train/loss", "train/active_triplets", "train/order_violations", "train/distance_positive"),
+    *("train/distance_negative", "train/images_per_second", "train/data_wait", "val/auc", "val/lift", "test/auc"),
+}
+PICTURES = ("retrieval", "attention", "classifier", "categories", "distances", "confusion", "embedding", "curves")
+TABLES = ("test/table", "test/categories", "test/confusion", "val/categories", "embedding")
+HISTOGRAMS = [f"{split}/distances_{kind}" for split in ("val", "test") for kind in ("positive", "negative")]
+
+
+def test_wandb_offline_gets_all_that_a_person_wants_to_see(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+    monkeypatch.setattr(loggers, "is_multirun", lambda: True)
+    options = (*TINY, "logger=wandb", "logger.wandb.offline=true", "upload_checkpoints=true")
+    sweep = SimpleNamespace(sweep=SimpleNamespace(dir="runs/sweeps/monday"))
+    monkeypatch.setattr(HydraConfig, "get", lambda: sweep)
+    for seed in (0, 1):
+        train(compose(*options, f"seed={seed}", run=f"run{seed}"))
+    import wandb
+
+    assert wandb.run is None
+    runs = sorted(tmp_path.glob("run*/wandb/offline-run-*"))
+    assert len(runs) == 2  # not merged into one
+    records = [row.get("rec", row) for row in map(json.loads, inspect(runs[0]).splitlines())]
+    keys = {key for record in records for key in record.get("history", {}).get("item", {})}
+    assert keys >= CURVES
+    for name in (*(f"pictures/{name}" for name in PICTURES), *TABLES, *HISTOGRAMS):
+        assert f"{name}._type" in keys, name
+    assert {"test/roc_table.nrows", "test/precision_recall_table.nrows"} <= keys
+    (run,) = (record["run"] for record in records if "run" in record)
+    assert (run["display_name"], run["run_group"], run["job_type"]) == ("synthetic-hybrid", "monday", "train")
+    assert run["tags"] == ["synthetic", "hybrid", "seed0"]
+    assert run["run_id"] == (tmp_path / "run0/wandb_id.txt").read_text().strip()
+    artifacts = [record["artifact"] for record in records if "artifact" in record]
+    assert [one["name"] for one in artifacts if one["type"] == "split"] == ["split-synthetic"]
+    models = [set(one["aliases"]) for one in artifacts if one["type"] == "model"]
+    assert models == [{"last", "latest"}, {"best", "latest"}]
+    media = [path for path in runs[0].rglob("media/images/**/*.*") if path.suffix in (".png", ".jpg")]
+    assert len(media) == len(PICTURES) + 2  # and the same scenes after the one epoch
+    assert all(max(Image.open(path).size) <= 1600 for path in media)
+    assert {path.suffix for path in media} == {".png", ".jpg"}
+    assert max(path.stat().st_size for path in media) < 600_000
+    text = inspect(runs[0], "--summary") + json.dumps(records)
+    for word in ("batch_size", "environment", "command", "test/all/lift"):
+        assert word in text, word
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_that_goes_on_is_the_same_run_at_weights_and_biases(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+    options = (*TINY, "logger=wandb", "logger.wandb.offline=true", "watch_epochs=0")
+    train(compose(*options))
+    (tmp_path / "run/results.json").unlink()  # killed before the end
+    train(compose(*options, "ckpt_path=auto"))
+    names = {path.name.rpartition("-")[2] for path in tmp_path.glob("run/wandb/offline-run-*")}
+    assert names == {(tmp_path / "run/wandb_id.txt").read_text().strip()}
+
+
+@pytest.mark.long
+def test_tensorboard_gets_metrics_and_pictures(compose: Compose, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(compose(*TINY, "logger=tensorboard"))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["scalars"]) >= CURVES
+    assert set(tags["images"]) >= {f"pictures/{name}" for name in (*PICTURES, "validation_retrieval")}
+    assert set(tags["histograms"]) == {*HISTOGRAMS}
+    assert {f"{name}/text_summary" for name in TABLES if name != "embedding"} <= set(tags["tensors"])
+    assert (tmp_path / "run/tensorboard/projector_config.pbtxt").exists()
