@@ -32,6 +32,14 @@ from ctl_lightning.training.module import CompleteTheLook
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+PROGRAMS = (
+    *("train", "evaluate", "prepare", "catalogue", "recommend", "rerank", "demo", "export", "benchmark", "paper"),
+    *("sweep_table", "check_splits"),
+)
+
+LATE = ("torch", "torchvision", "lightning", "torchmetrics", "wandb", "sklearn", "scipy", "pydantic")
+"""What `runtime` and the programs import within functions alone: they answer before it is there."""
+
 Compose = Callable[..., DictConfig]
 MakeData = Callable[..., TripletDataModule]
 

@@ -2,17 +2,13 @@
 
 import ast
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
-from factories import REPOSITORY
+from factories import LATE, PROGRAMS, REPOSITORY
 
 PACKAGE = REPOSITORY / "src" / "ctl_lightning"
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
-
-PROGRAMS = (
-    *("train", "evaluate", "prepare", "catalogue", "recommend", "rerank", "demo", "export", "benchmark", "paper"),
-    *("sweep_table", "check_splits"),
-)
 
 FLOORS = {
     "runtime": 1,
@@ -31,9 +27,6 @@ NEVER = {
     "metrics": ("lightning", "hydra", "omegaconf", "wandb"),
 }
 """Layer -> packages that it does not know, wherever in a file they are imported."""
-
-LATE = ("torch", "torchvision", "lightning", "torchmetrics", "wandb", "sklearn", "scipy", "pydantic")
-"""What `runtime` and the programs import within functions alone: they answer before it is there."""
 
 
 def layer_of(module: str) -> str:
@@ -177,3 +170,21 @@ def test_a_planted_circle_is_found() -> None:
         "c.py": "import ctl_lightning.a",
     }
     assert circles(planted) == ["ctl_lightning.a -> ctl_lightning.b -> ctl_lightning.c -> ctl_lightning.a"]
+
+
+TESTS = Path(__file__).parent
+
+
+def test_tests_mirror_the_packages_and_import_no_other_test() -> None:
+    folders = {path.parent.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")} - {
+        ".",
+        "slurm",
+        "programs",
+    }
+    packages = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
+    assert folders <= packages
+    assert {folder.partition("/")[0] for folder in packages} - {".", "benchmarks"} == {
+        folder.partition("/")[0] for folder in folders
+    }
+    for path in TESTS.rglob("*.py"):
+        assert not {name for name in imports(path.read_text()) if name.startswith(("test_", "conftest"))}, path

@@ -6,8 +6,9 @@ a training step takes many times as long; waiting passively then ends that, and 
 """
 
 import os
-import sys
 from pathlib import Path
+
+from ctl_lightning.runtime.launch import is_first
 
 WAITING = "OMP_WAIT_POLICY"
 """Read by libgomp when it is loaded: ACTIVE or PASSIVE."""
@@ -25,10 +26,10 @@ def settle_pace() -> None:
     threads = int(wanted) if wanted.isdecimal() else cores
     if threads > 1 and threads + load > cores + SPARE:
         os.environ[WAITING] = "PASSIVE"
-        print(
-            f"other work takes {load:.1f} of {cores} cores, so threads wait passively; {WAITING}=ACTIVE is faster on an idle machine",
-            file=sys.stderr,
-        )
+        if is_first():
+            print(
+                f"other work takes {load:.1f} of {cores} cores, so threads wait passively; {WAITING}=ACTIVE is faster on an idle machine"
+            )
 
 
 def allowed_cores() -> int:
