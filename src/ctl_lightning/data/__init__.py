@@ -1,1 +1,1 @@
-"""Files on disk -> triplets. Knows nothing of the model."""
+"""How files on disk become batches of triplets; nothing here depends on the model."""

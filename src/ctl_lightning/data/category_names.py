@@ -1,14 +1,14 @@
-"""Names of categories are paths, such as "Apparel & Accessories|Shoes"; a person calls them by their last part."""
+"""How a category name, a path such as "Apparel & Accessories|Shoes", is shortened for a person: to its last part."""
 
 from collections.abc import Sequence
 
 
 def last_part(category: str) -> str:
-    """What comes after the last bar."""
+    """The part of a category name after its last bar: "Shoes" of "Apparel & Accessories|Shoes"."""
     return category.rpartition("|")[2]
 
 
 def short_if_unique(category: str, categories: Sequence[str]) -> str:
-    """The last part, if no other category ends so; else all of it, with its bars as arrows."""
+    """The last part of a category name if no other category has the same; else the whole name, its bars as arrows."""
     last = last_part(category)
     return last if sum(last_part(other) == last for other in categories) == 1 else category.replace("|", " › ")

@@ -1,4 +1,4 @@
-"""The scene crop: what is left of a scene when the product's box is cut away (Kang et al. 2019, section 3.1)."""
+"""How a scene crop is made: what is left of a scene without the product's box (Kang et al. 2019, section 3.1)."""
 
 import math
 
@@ -9,11 +9,11 @@ def scene_crop(box: Box, margin: float) -> Box:
     """The largest of the four strips above, below, left and right of the box, after the box has grown by a margin.
 
     Args:
-        box: where the product sits.
-        margin: by how much each side of the box moves outwards, as a share of the image side.
+        box: box of the product in the scene.
+        margin: distance that each side of the box moves outwards, as a share of the image side, such as 0.05.
 
     Returns:
-        The strip as a box of its own; empty (no area) if the grown box covers the scene.
+        The strip as a box; empty (area 0) if the grown box covers the scene.
     """
     left, top = max(0.0, box[0] - margin), max(0.0, box[1] - margin)
     right, bottom = min(1.0, box[2] + margin), min(1.0, box[3] + margin)
@@ -28,7 +28,7 @@ def area(box: Box) -> float:
 
 
 def to_pixels(crop: Box, width: int, height: int) -> tuple[int, int, int, int]:
-    """A crop in whole pixels, rounded inwards, so that no pixel of the grown box comes back; at least one pixel."""
+    """(left, top, right, bottom) of a crop in pixels, rounded inwards to keep the grown box out; at least one pixel."""
     left, top, right, bottom = crop
     x0, y0 = math.ceil(left * width), math.ceil(top * height)
     x1, y1 = math.floor(right * width), math.floor(bottom * height)
@@ -37,5 +37,5 @@ def to_pixels(crop: Box, width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def crop_key(scene: str, box: Box) -> str:
-    """The image store's key of a scene crop."""
+    """Key of a scene crop in the image store."""
     return f"{scene}@{','.join(map(str, box))}"

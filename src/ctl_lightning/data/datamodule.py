@@ -1,4 +1,4 @@
-"""The LightningDataModule: from a source on disk to batches of triplets and evaluation pictures."""
+"""How a source on disk becomes batches of triplets and of evaluation pictures: the LightningDataModule."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -39,33 +39,36 @@ log = logging.getLogger(__name__)
 
 
 class TripletDataModule(PreparedData, LightningDataModule):
-    """Scene/positive/negative triplets for training; scene crops and catalogue for validation and test.
+    """Batches of triplets (or pairs) for training; of scene crops and catalogue products for validation and test.
 
     Args:
-        root: folder of the source's data.
-        source: the format of what is in it; or its name, a key of `sources.registry.SOURCES`, and its options.
-        cache_dir: where image stores are kept.
+        root: folder with the data of the source.
+        source: format of that data: a Source, or its options with `name`, a key of `sources.registry.SOURCES`.
+        cache_dir: folder in which image stores are kept.
         stored_size: side of the stored pictures, in pixels.
         aspect: how a picture becomes a square: "stretch", "pad" or "crop".
-        store: "packed", "litdata" or "none"; see `open_store`.
-        chunks_dir: where the chunks of "litdata" are kept; see `open_store`.
-        image_size: side of what the network sees of it.
-        augment: of training pictures: "none": their centres, as in evaluation; "crop": a random part, mirrored half of the time
-            (the paper's); "colour": and other brightness, contrast and saturation, changed on the device.
-        margin: by how much a box grows before it is cut away, as a share of the image side.
-        min_area: pairs whose scene crop is a smaller share of the scene are dropped.
-        exclude_categories: their products and pairs are left out.
-        max_bad_images: the share of unreadable images up to which the run goes on without them.
-        negatives: "uniform" (the paper's) or "pairs": see NegativeSampler; "in_batch": none are drawn, batches are of pairs.
-        same_category: "in_batch": so many pairs in a row are of one category, and are each other's negatives. What stands at the
-            border of two batches is cut; a pair without any negative does not count in the loss.
-        batch_size: triplets or pairs a step, of each process.
-        eval_batch_size: pictures a step of validation and test, of each process.
-        num_workers: loader processes; the result does not depend on it.
-        seed: of negatives, order and augmentation.
-        salt: of split and evaluation triplets: equal salt and data, equal numbers.
-        split_file: a published split to use in place of the salt's.
-        triplets_file: published evaluation triplets to use in place of the salt's.
+        store: kind of image store, "packed", "litdata" or "none"; see `open_store`.
+        chunks_dir: folder for the chunks of "litdata"; see `open_store`.
+        image_size: side of the part of a stored picture that the network sees, in pixels.
+        augment: change of training pictures: "none": their centres, as in evaluation; "crop": a random part, mirrored
+            half of the time (the paper's); "colour": that, and random colours (brightness, contrast, saturation),
+            changed on the device.
+        margin: distance that a box grows on each side before it is cut away, as a share of the image side, say 0.05.
+        min_area: smallest area of a scene crop, as a share of the scene, such as 0.2; pairs below it are dropped.
+        exclude_categories: names of categories to leave out, with their products and pairs.
+        max_bad_images: largest share of unreadable images, such as 0.01, up to which the run goes on without them.
+        negatives: source of negatives: "uniform" (the paper's) or "pairs": see NegativeSampler; "in_batch": none are
+            drawn, batches are of pairs.
+        same_category: size of the groups of "in_batch": the pairs of a group follow each other, are of one category,
+            and are each other's negatives. The border of two batches cuts a group; a pair without a negative does not
+            count in the loss.
+        batch_size: number of triplets or pairs that each process has in a training step.
+        eval_batch_size: number of pictures that each process has in a step of validation or test.
+        num_workers: number of loader processes; the result does not depend on it.
+        seed: random seed of negatives, order and augmentation.
+        salt: text hashed into split and evaluation triplets; equal salt and data give the same split and triplets.
+        split_file: published split.json to use in place of the split that the salt gives; None: the salt decides.
+        triplets_file: published triplets.jsonl to use in place of those that the salt gives; None: the salt decides.
     """
 
     def __init__(
@@ -131,7 +134,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
 
     @staticmethod
     def option_hints(options: Mapping[str, Any]) -> dict[str, Any]:
-        """The annotations of all options, with those of the source that is chosen; see `runtime.config`."""
+        """Option name -> type annotation, with those of the chosen source under "source"; see `runtime.config`."""
         hints = get_type_hints(TripletDataModule.__init__)
         source = options.get("source")
         nested = {"source": source_hints(source)} if isinstance(source, Mapping) else {}
@@ -139,7 +142,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
 
     @property
     def pictures(self) -> PictureViews:
-        """What the backbone is given of every image."""
+        """The part of every stored picture that the backbone sees."""
         return PictureViews(self.store, self.image_size, self.augment, self.seed)
 
     @property
@@ -147,25 +150,25 @@ class TripletDataModule(PreparedData, LightningDataModule):
         return self._features or self.pictures
 
     def feature_plan(self, backbone: Mapping[str, Any], views: int, dtype: FeatureType) -> FeaturePlan:
-        """What a file of features of all pictures of this data is to hold.
+        """Says what a file with the features of all pictures of this data has to hold.
 
         Args:
-            backbone: what identifies it: name, hash of its weights, layers, grid.
-            views: how many random views of each picture training chooses from; 0: it uses the centres.
-            dtype: of the stored numbers.
+            backbone: values that identify the backbone: name, hash of its weights, layers, grid.
+            views: number of random views of each picture that training chooses from; 0: it uses the centres.
+            dtype: type of the stored numbers, such as "float16".
         """
         crops = {crop_key(pair.scene, pair.box) for pairs in self.pairs.values() for pair in pairs}
         return FeaturePlan(self.store.content, self.image_size, backbone, sorted(crops), self.products, views, dtype)
 
     def use_features(self, plan: FeaturePlan, encode: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Path:
-        """Batches hold a frozen backbone's features from now on, in place of pictures. They are computed if the cache has none.
+        """From now on batches hold a frozen backbone's features, not pictures; computed now if the cache has none.
 
         Args:
-            plan: what `feature_plan` said.
-            encode: pictures, uint8 (B, 3, S, S) -> pooled (B, F) and regions (B, R, C).
+            plan: return value of `feature_plan`.
+            encode: function, pictures uint8 (B, 3, S, S) -> pooled (B, F) and regions (B, R, C).
 
         Returns:
-            The file of the features.
+            Path of the features file.
 
         Raises:
             InputError: no room on the disk; numbers too large for the type.
@@ -177,9 +180,9 @@ class TripletDataModule(PreparedData, LightningDataModule):
 
     @contextmanager
     def whole_scenes(self) -> Iterator[None]:
-        """Within it a test query sees its whole scene, with the product in it, in place of the scene crop: a control.
+        """In this context a test query sees its whole scene, product included, in place of the scene crop: a control.
 
-        What a method gains by it is look-alike search, not completing a look.
+        What a method gains from the whole scene is look-alike search, not completing a look.
         """
         scenes = sorted({pair.scene for pair in self.pairs["test"]})
         items = [ImageItem(scene, self.source.image_path(self.root, scene), None) for scene in scenes]
@@ -191,7 +194,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
             self._whole = None
 
     def query_images(self, task: EvaluationSet) -> EvaluationImages:
-        """The scene crops of a task's queries."""
+        """The scene crops (in `whole_scenes` the scenes) of the queries of an evaluation set."""
         keys, categories = zip(*task.queries, strict=True)
         if self._whole is None:
             return EvaluationImages(keys, categories, self._views)
@@ -199,11 +202,11 @@ class TripletDataModule(PreparedData, LightningDataModule):
         return EvaluationImages([scene_of[key] for key in keys], categories, self._whole)
 
     def product_images(self, task: EvaluationSet) -> EvaluationImages:
-        """The products of a task's catalogue."""
+        """The catalogue products of an evaluation set."""
         return EvaluationImages(task.products, task.product_category.tolist(), self._views)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of Triplet; of PairBatch if negatives are in the batch."""
+        """Loader of Triplet batches; of PairBatch batches if `negatives` is "in_batch"."""
         pairs = self.pairs["train"]
         dataset: Dataset[Any]
         if self.negatives == "in_batch":
@@ -226,22 +229,22 @@ class TripletDataModule(PreparedData, LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Changes the colours of training pictures, if `augment` says so."""
+        """Changes the colours of training pictures if `augment` is "colour"."""
         if self.augment != "colour" or not isinstance(batch, (Triplet, PairBatch)):
             return batch
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx  # type: ignore[union-attr]
         return jitter_batch(batch, self.seed, number, self._share.rank)
 
     def val_dataloader(self) -> list[DataLoader[EvaluationImage]]:
-        """Scene crops and catalogue of the validation split."""
+        """Two loaders for the validation split: its scene crops, and the catalogue."""
         return self.evaluation_loaders("validation", self._share)
 
     def test_dataloader(self) -> list[DataLoader[EvaluationImage]]:
-        """Scene crops and catalogue of the test split."""
+        """Two loaders for the test split: its scene crops, and the catalogue."""
         return self.evaluation_loaders("test", self._share)
 
     def evaluation_loaders(self, split: Split, share: Share) -> list[DataLoader[EvaluationImage]]:
-        """Scene crops and catalogue of a split, what a process has of them."""
+        """Two loaders for a split, with one process's share of the batches: its scene crops, and the catalogue."""
         task = self.evaluation(split)
         datasets = self.query_images(task), self.product_images(task)
         options = self._loader_options(persistent=split == "validation")
@@ -256,16 +259,16 @@ class TripletDataModule(PreparedData, LightningDataModule):
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch and the batch in it that come next, and a hash of each split's pairs, for the checkpoint."""
+        """For the checkpoint: the next epoch and batch, the number of processes, and a hash of each split's pairs."""
         epoch, batch = self._next_batch()
         return {"epoch": epoch, "batch": batch, "processes": self._share.processes, "pairs": self.pair_hashes()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the epoch, and the batch in it, of the run that is continued.
+        """Continues at the epoch, and the batch in it, that the checkpoint names.
 
         Raises:
-            InputError: that run had other training pairs: some of them may be in this run's test split; see also
-                `check_processes`.
+            InputError: the checkpoint's run had other pairs: some that it trained on may be in this run's test split;
+                also as `check_processes`.
         """
         if state_dict["pairs"] != self.pair_hashes():
             raise InputError(
@@ -276,7 +279,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
         self._first = state_dict["epoch"], state_dict.get("batch", 0)
 
     def check_processes(self, processes: int, state_dict: Mapping[str, Any] | None) -> None:
-        """Whether so many processes can train, from the start or from a state; arguments and errors as of the function."""
+        """Checks that `processes` processes can train from a state (None: the start); see `samplers.check_processes`."""
         check_processes(processes, len(self.pairs["train"]), self.batch_size, state_dict or {})
 
     @property
@@ -284,7 +287,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
         return Share(self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else Share()
 
     def _next_batch(self) -> tuple[int, int]:
-        """The epoch and the batch in it that training goes on with."""
+        """The epoch, and the batch in it, with which training goes on."""
         if self.trainer is None:
             return self._first
         fit = self.trainer.fit_loop
@@ -297,7 +300,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {
             "num_workers": self.num_workers,
-            # An epoch on features is over before new processes would have started.
+            # New processes would take longer to start than an epoch on features lasts.
             "persistent_workers": persistent and self.num_workers > 0,
             "pin_memory": on_gpu,
             "collate_fn": _as_it_is,  # the datasets make whole batches themselves

@@ -1,4 +1,4 @@
-"""What a split asks of a ranking: which product belongs to which scene crop, and which products it is ranked against."""
+"""What a split asks of a ranking: which product belongs to which scene crop, and which others it is ranked against."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,17 +20,17 @@ class EvaluationSet:
 
     Attributes:
         pairs: the N pairs.
-        categories: names, in the order of their indices.
-        products: ids of the catalogue's M products.
-        product_category: category of each product, (M,).
-        train_count: in how many training pairs each product is, (M,); 0: unseen.
-        queries: the distinct (key of a scene crop, category index), Q of them.
-        query: which query each pair has, (N,).
-        positive: which product each pair has, (N,).
-        negative: the product of each pair's seeded triplet, (N,).
-        category: category of each pair, (N,).
-        scene: number of each pair's scene, (N,); equal numbers, equal scenes.
-        masked: per pair, the other products that its scene names: neither hit nor error.
+        categories: category names in the order of their indices.
+        products: ids of the M catalogue products.
+        product_category: category index of each product, (M,).
+        train_count: number of training pairs that each product is in, (M,); 0: unseen.
+        queries: the Q distinct queries, each (key of a scene crop, category index).
+        query: index in `queries` of each pair's query, (N,).
+        positive: index in `products` of each pair's product, (N,).
+        negative: index in `products` of the negative of each pair's seeded triplet, (N,).
+        category: category index of each pair, (N,).
+        scene: scene number of each pair, (N,); pairs of one scene have equal numbers.
+        masked: for each pair, indices in `products` of the other products that its scene names: neither hit nor error.
     """
 
     pairs: tuple[Pair, ...]
@@ -59,14 +59,14 @@ def evaluation_set(
     triplets: Sequence[EvaluationTriplet],
     train_pairs: Sequence[Pair],
 ) -> EvaluationSet:
-    """Puts a split's pairs and their triplets into indices.
+    """Makes the evaluation set of a split, with indices in place of ids.
 
     Args:
         table: all pairs and the catalogue.
-        products: the catalogue's products that can be ranked.
-        pairs: of the split.
-        triplets: one for each of `pairs`.
-        train_pairs: of the training split.
+        products: ids of the catalogue products that can be ranked.
+        pairs: pairs of the split.
+        triplets: evaluation triplets, one for each of `pairs`, in their order.
+        train_pairs: pairs of the training split.
     """
     categories = tuple(table.products_of_category)
     category_index = {category: index for index, category in enumerate(categories)}

@@ -1,4 +1,4 @@
-"""An image file -> a square of pixels: upright, cropped, resized."""
+"""How an image file becomes a square of pixels: turned upright, cropped, resized."""
 
 import math
 import warnings
@@ -17,13 +17,13 @@ from ctl_lightning.data.pairs import Box
 Pixels = NDArray[np.uint8]
 
 Aspect = Literal["stretch", "pad", "crop"]
-"""How a picture becomes a square: stretched; whole, on white; its central square."""
+"""How a picture becomes a square: "stretch": stretched; "pad": whole, on white; "crop": its central square."""
 
 MAX_PIXELS = 80_000_000
-"""Larger pictures are refused before they are decoded: a file of a few kB can claim to hold gigabytes."""
+"""Most pixels of a picture; more are refused before decoding: a file of a few kB can claim to hold gigabytes."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow reads many more, some of them by starting other programs; what comes from the web does not choose."""
+"""Formats that are read. Pillow reads more, some by starting programs; a file from the web must not choose those."""
 
 WHITE = (255, 255, 255)
 
@@ -32,7 +32,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageItem(NamedTuple):
-    """One picture to decode: an image file, and which part of it (None: all of it)."""
+    """One picture to decode: its key, its image file, and the part of it to keep (None: all of it)."""
 
     key: str
     path: Path
@@ -66,7 +66,7 @@ def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
 
 
 def reason(error: OSError) -> str:
-    """Why a picture cannot be read, in a few words, without the place in memory that Pillow may name."""
+    """Why a picture cannot be read, in a few words, without the memory address that Pillow may name."""
     words = str(error)
     return "not an image" if words.startswith("cannot identify image file") else error.strerror or words
 
@@ -84,10 +84,10 @@ def to_square(image: Image.Image, crop: Box | None, size: int, aspect: Aspect) -
     """Crops and resizes an upright picture to uint8 (size, size, 3), RGB.
 
     Args:
-        image: of any mode.
-        crop: which part of it, normalised; None: all of it.
+        image: picture of any Pillow mode.
+        crop: part of the picture to keep, normalised to [0, 1]; None: all of it.
         size: side of the square, in pixels.
-        aspect: how it becomes a square.
+        aspect: how the picture becomes a square.
     """
     image = to_rgb(image)
     if crop is not None:
@@ -95,7 +95,7 @@ def to_square(image: Image.Image, crop: Box | None, size: int, aspect: Aspect) -
     if aspect == "stretch":
         image = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     elif aspect == "pad":
-        thinnest = math.ceil(max(image.size) / size)  # what would be less than a pixel wide becomes one
+        thinnest = math.ceil(max(image.size) / size)  # a side that would come out thinner than a pixel becomes one
         if min(image.size) < thinnest:
             image = image.resize((max(image.width, thinnest), max(image.height, thinnest)))
         image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=WHITE)
@@ -105,7 +105,7 @@ def to_square(image: Image.Image, crop: Box | None, size: int, aspect: Aspect) -
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB: what is transparent becomes white, as catalogue photos are; deeper pixels become 8 bits."""
+    """A picture of any mode as 8-bit RGB; transparent parts become white, like the background of catalogue photos."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
         # A mode of 32 bits does not say what white is.
@@ -125,7 +125,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def placed(width_over_height: float, aspect: Aspect) -> Box:
-    """Where in the stored square the whole picture lies: (0, 0, 1, 1) if stretched, inside it if padded, beyond it if cut."""
+    """Where the whole picture lies in its square: (0, 0, 1, 1) if stretched, inside it if padded, beyond if cropped."""
     width = height = 1.0
     if aspect == "pad":
         width, height = min(1.0, width_over_height), min(1.0, 1 / width_over_height)

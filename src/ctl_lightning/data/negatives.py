@@ -1,4 +1,4 @@
-"""Where the negative of a training or evaluation triplet comes from."""
+"""Which product becomes the negative of a training or evaluation triplet."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,16 +8,16 @@ from ctl_lightning.data.seeding import random_integers
 
 Sampled = Literal["uniform", "pairs"]
 Negatives = Literal[Sampled, "in_batch"]
-"""in_batch: none is drawn, the other products of the batch are the negatives."""
+"""Where negatives come from. "in_batch": none is drawn, the other products of the batch are the negatives."""
 
 
 class NegativeSampler:
-    """Draws a product of the positive's category that no pair of the scene names (design: positives are sets).
+    """Draws a product of the positive's category that no pair of the scene names: a scene may have several positives.
 
     Args:
-        table: all pairs of the source: what they name is never a negative.
-        usable: the products whose image can be read.
-        pairs: from whose products to draw if `negatives` is "pairs", in each category.
+        table: all pairs of the source; a product that any of them names for a scene is never a negative of that scene.
+        usable: ids of the products whose image can be read.
+        pairs: pairs whose products are drawn, category by category, if `negatives` is "pairs"; unused otherwise.
         negatives: "uniform": any product of the category (the paper's); "pairs": the product of a random one of `pairs`, so that
             a product is as often a negative as a positive, and its popularity teaches nothing.
     """
@@ -36,11 +36,11 @@ class NegativeSampler:
             self._pools = {category: sorted(products) for category, products in pools.items()}
 
     def exists(self, pair: Pair) -> bool:
-        """Whether the pair has any possible negative."""
+        """Whether the pair has at least one possible negative."""
         return any(self.allowed(pair, product) for product in self._pools.get(pair.category, ()))
 
     def draw(self, pair: Pair, *key: object) -> str:
-        """A negative for a pair that has one, chosen by `key`."""
+        """The negative that `key` chooses for a pair; the pair must have a possible one."""
         pool = self._pools[pair.category]
         for attempt in range(1000):
             product = pool[random_integers([len(pool)], *key, attempt)[0]]

@@ -1,4 +1,4 @@
-"""The one table of pairs: its schema, its validation, the split by scene, and the split file."""
+"""What a pair and the table of all pairs are, and how their files are read and validated."""
 
 import json
 import math
@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float]
 
 
 class IdRule(NamedTuple):
-    """What an id may look like. It becomes a part of paths and addresses, so it never has a slash in it."""
+    """What an id may look like, as pattern and in words; it is used in paths and addresses, so it never has a slash."""
 
     pattern: re.Pattern[str]
     words: str
@@ -44,9 +44,9 @@ class PairTable:
     """All pairs of a source, and its catalogue.
 
     Attributes:
-        pairs: every pair, without repetition, in the source's order.
-        catalogue: product -> category; also the products that are in no pair, which serve as negatives.
-        left_out: why -> how many pairs of the source are not among `pairs`.
+        pairs: every pair once, in the order of the source.
+        catalogue: product -> category; with the products that are in no pair, which serve as negatives.
+        left_out: reason -> number of pairs of the source that are not in `pairs` because of it.
     """
 
     pairs: tuple[Pair, ...]
@@ -55,7 +55,7 @@ class PairTable:
 
     @cached_property
     def products_of_scene(self) -> dict[str, frozenset[str]]:
-        """Scene -> every product that any of its pairs names: none of them is ever a negative for that scene."""
+        """Scene -> every product that any of its pairs names; none of these is ever a negative for that scene."""
         products = defaultdict(set)
         for pair in self.pairs:
             products[pair.scene].add(pair.product)
@@ -63,7 +63,7 @@ class PairTable:
 
     @cached_property
     def products_of_category(self) -> dict[str, tuple[str, ...]]:
-        """Category -> its products, both in alphabetical order."""
+        """Category -> its products; categories and products are in alphabetical order."""
         products = defaultdict(list)
         for product, category in sorted(self.catalogue.items()):
             products[category].append(product)
@@ -83,9 +83,9 @@ class PairTable:
 
 
 def catalogue_problems(content: object, where: Path, ids: IdRule) -> Iterator[str]:
-    """What is wrong with product -> category, a message an entry.
+    """What is wrong with an object of product -> category: one message for each bad entry.
 
-    A category is its full path: "Home & Garden|Decor" is not a part of another one.
+    A category is named by its full path; "Home & Garden|Decor" is no part of any other category.
     """
     if not isinstance(content, dict) or not content:
         yield f"{where}: expected a JSON object of product -> category"
@@ -109,13 +109,13 @@ def read_catalogue(path: Path, ids: IdRule) -> dict[str, str]:
 
 
 def parse_pair(line: str | bytes, where: str, catalogue: Mapping[str, str], ids: IdRule = HEX_ID) -> Pair:
-    """One line {"product", "scene", "bbox": [left, top, right, bottom]} of Shop-the-Look's format as a pair.
+    """Reads a pair from one line {"product", "scene", "bbox": [left, top, right, bottom]} of Shop-the-Look's format.
 
     Args:
-        line: one JSON object.
-        where: "FILE:LINE", for the message.
+        line: text of one JSON object.
+        where: place of the line for error messages, "FILE:LINE".
         catalogue: product -> category.
-        ids: what the ids may look like.
+        ids: rule that scene and product ids must follow.
 
     Raises:
         InputError: malformed JSON, a missing key, a bad id, a box that is empty or outside [0, 1], an unknown product.
@@ -147,16 +147,16 @@ def parse_pair(line: str | bytes, where: str, catalogue: Mapping[str, str], ids:
 def read_pairs(
     path: Path, catalogue: Mapping[str, str], ids: IdRule = HEX_ID, problems: list[str] | None = None
 ) -> tuple[Pair, ...]:
-    """Reads one JSON object a line; blank lines and repeated pairs are passed over.
+    """Reads a file with one JSON object on each line; skips blank lines and repeated pairs.
 
     Args:
-        path: the file.
+        path: file to read.
         catalogue: product -> category.
-        ids: what the ids may look like.
-        problems: takes the message of every malformed line, which is then passed over.
+        ids: rule that scene and product ids must follow.
+        problems: list to which the message of every malformed line is added, and the line skipped; None: see Raises.
 
     Raises:
-        InputError: names the first malformed line, if there is no list of problems to take it; there is no pair.
+        InputError: the first malformed line, if `problems` is None; a file without any pair.
     """
     pairs: dict[Pair, None] = {}
     with path.open("rb") as lines:

@@ -1,4 +1,4 @@
-"""The data of a protocol: the pairs of a source, cut, checked and split, with their pictures in a store. No batches yet."""
+"""Which pairs, pictures and triplets a protocol uses: those of a source, cropped, checked and split. No batches yet."""
 
 import logging
 import statistics
@@ -29,31 +29,31 @@ log = logging.getLogger(__name__)
 
 
 class PreparedData:
-    """What is known of the data before a batch is made.
+    """The data of a protocol before batches are made of it.
 
     Args:
-        root: folder of the source's data.
-        source: the format of what is in it.
-        cache_dir: where image stores are kept.
+        root: folder with the data of the source.
+        source: format of that data.
+        cache_dir: folder in which image stores are kept.
         stored_size: side of the stored pictures, in pixels.
         aspect: how a picture becomes a square: "stretch", "pad" or "crop".
-        store: "packed", "litdata" or "none"; see `open_store`.
-        chunks_dir: where the chunks of "litdata" are kept; see `open_store`.
-        margin: by how much a box grows before it is cut away, as a share of the image side.
-        min_area: pairs whose scene crop is a smaller share of the scene are dropped.
-        exclude_categories: their products and pairs are left out.
-        max_bad_images: the share of unreadable images up to which the run goes on without them.
-        salt: of split and evaluation triplets: equal salt and data, equal numbers.
-        split_file: a published split to use in place of the salt's.
-        triplets_file: published evaluation triplets to use in place of the salt's.
-        least_train_pairs: fewer pairs in the training split are an error.
+        store: kind of image store, "packed", "litdata" or "none"; see `open_store`.
+        chunks_dir: folder for the chunks of "litdata"; see `open_store`.
+        margin: distance that a box grows on each side before it is cut away, as a share of the image side, say 0.05.
+        min_area: smallest area of a scene crop, as a share of the scene, such as 0.2; pairs below it are dropped.
+        exclude_categories: names of categories to leave out, with their products and pairs.
+        max_bad_images: largest share of unreadable images, such as 0.01, up to which the run goes on without them.
+        salt: text hashed into split and evaluation triplets; equal salt and data give the same split and triplets.
+        split_file: published split.json to use in place of the split that the salt gives; None: the salt decides.
+        triplets_file: published triplets.jsonl to use in place of those that the salt gives; None: the salt decides.
+        least_train_pairs: smallest number of pairs in the training split; with fewer `setup` raises InputError.
 
     Attributes:
-        table: all pairs and the catalogue, once `read_table` was called.
-        store: of all pictures, once `setup` was called.
-        pairs: of each split, likewise.
-        triplets: of each evaluation split, likewise.
-        dropped: why -> how many pairs are in no split.
+        table: all pairs and the catalogue; set by `read_table`.
+        store: image store of all pictures; set by `setup`.
+        pairs: split -> its pairs; filled by `setup`.
+        triplets: evaluation split -> its evaluation triplets, one for each pair; filled by `setup`.
+        dropped: reason -> number of pairs that are in no split because of it; filled by `setup`.
 
     Raises:
         ValueError: an option out of its range.
@@ -110,15 +110,15 @@ class PreparedData:
 
     @property
     def categories(self) -> list[str]:
-        """Names, in the order of their indices."""
+        """Category names in the order of their indices."""
         return list(self.table.products_of_category)
 
     def prepare_data(self) -> None:
-        """Makes what the source can make; once a machine."""
+        """Lets the source make what it can make; called once on each machine."""
         self.source.prepare(self.root)
 
     def read_table(self) -> None:
-        """Reads the pairs and the catalogue, which takes seconds and tells the categories. `setup` does it if nobody has.
+        """Reads the pairs and the catalogue, and so the categories, in seconds. `setup` calls it if nobody has.
 
         Raises:
             InputError: unreadable source, a category with a single product.
@@ -132,10 +132,10 @@ class PreparedData:
                 )
 
     def setup(self, stage: str | None = None) -> None:
-        """Cuts the crops, opens the store, splits by scene. Does nothing the second time.
+        """Computes the scene crops, opens the store, splits by scene. Does nothing when called again.
 
         Raises:
-            InputError: as `read_table`; too many bad images, an empty split.
+            InputError: as `read_table`; too many bad images; a split without enough pairs.
         """
         if self.pairs:
             return
@@ -195,7 +195,7 @@ class PreparedData:
         return store
 
     def summary(self) -> str:
-        """One line: how many pairs, crops and products there are, and what was dropped."""
+        """One line with the number of pairs, products and categories, the median scene crop, and what was dropped."""
         areas = [area(scene_crop(pair.box, self.margin)) for pairs in self.pairs.values() for pair in pairs]
         counts = ", ".join(f"{len(self.pairs[split]):,} {split}" for split in SPLITS)
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count) or "none"
@@ -205,15 +205,15 @@ class PreparedData:
         )
 
     def write_protocol_files(self, folder: Path) -> None:
-        """Writes split.json and triplets.jsonl: ids only, they can be published and read back by `split_file`, `triplets_file`."""
+        """Writes split.json and triplets.jsonl, ids only, to publish, and for `split_file` and `triplets_file`."""
         split_of_scene = {pair.scene: split for split, pairs in self.pairs.items() for pair in pairs}
         write_split(folder / "split.json", split_of_scene, None if self.split_file else self.salt)
         write_triplets(folder / "triplets.jsonl", self.triplets)
 
     def evaluation(self, split: Split) -> EvaluationSet:
-        """What `split` asks of a ranking."""
+        """The evaluation set of a split."""
         return evaluation_set(self.table, self.products, self.pairs[split], self.triplets[split], self.pairs["train"])
 
     def pair_hashes(self) -> dict[str, str]:
-        """See `splits.pair_hashes`."""
+        """Split -> a hash of its pairs; see `splits.pair_hashes`."""
         return pair_hashes(self.pairs)

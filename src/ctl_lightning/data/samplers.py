@@ -1,4 +1,4 @@
-"""In which order training items come, and which of them each of several processes has."""
+"""In which order items come, and which of them each of several processes has."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from ctl_lightning.runtime.errors import InputError
 
 
 class Share(NamedTuple):
-    """Which part of all batches a process has: the one of number `rank` of `processes`."""
+    """The part of all batches that one process has: that of process number `rank`, from 0, of `processes`."""
 
     rank: int = 0
     processes: int = 1
@@ -21,17 +21,17 @@ class Share(NamedTuple):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Every index once an epoch, as (epoch, index), in an order that depends on seed and epoch alone.
 
-    What is left over when all processes have had whole batches is left out. Of W processes with batches of B, each has B items
-    of every W · B in a row: what one process would have with batches of W · B.
+    Items that do not fill a whole batch for every process are left out. With W processes and batches of B items, each
+    process has B of every W · B consecutive items: together the batch of a single process with batches of W · B.
 
     Args:
-        categories: of each item.
-        seed: of the run.
-        start: tells the current epoch, and how many of its batches are done. Asked when an iteration begins: Lightning
-            announces the epoch of a resumed run only after its loader has begun to fetch.
-        batch_size: of one process.
-        same_category: about so many items in a row are of one category.
-        share: of this process.
+        categories: category of each item.
+        seed: random seed of the run.
+        start: function that returns the current epoch and the number of its batches that are done. Called when an
+            iteration begins: Lightning announces the epoch of a resumed run only after its loader has begun to fetch.
+        batch_size: number of items in a batch of one process.
+        same_category: number of consecutive items, roughly, that are of one category; 1: categories are mixed.
+        share: share of this process.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self._share = share
 
     def __len__(self) -> int:
-        """So many items this process has an epoch."""
+        """Number of items that this process has in a whole epoch."""
         return len(self._categories) // (self._batch_size * self._share.processes) * self._batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -67,14 +67,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class DealtBatches(Sampler[int]):
-    """Items in order, but whole batches are dealt to the processes by turns: each is then computed as one process alone does.
+    """Items in order, whole batches dealt to the processes in turn: each batch is the same as with a single process.
 
-    Every process has equally many, as what they do in step needs: when the last turn has too few, the first batch comes again.
+    Every process gets the same number of batches, because they work in step: if the last turn has too few batches, the
+    first batch comes again.
 
     Args:
-        count: of items.
-        batch_size: of the loader.
-        share: of this process.
+        count: number of items.
+        batch_size: batch size of the loader.
+        share: share of this process.
     """
 
     def __init__(self, count: int, batch_size: int, share: Share) -> None:
@@ -93,7 +94,7 @@ class DealtBatches(Sampler[int]):
 def _in_groups(
     order: NDArray[np.int64], categories: NDArray[np.int64], size: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Brings `order` into groups of one category, as equal in size as can be, at most `size`; the groups in random order."""
+    """Rearranges `order` into groups of one category, at most `size` long and of nearly equal size, in random order."""
     groups: list[NDArray[np.int64]] = []
     for category in range(categories.max() + 1):
         members = order[categories == category]
@@ -102,17 +103,17 @@ def _in_groups(
 
 
 def check_processes(processes: int, pairs: int, batch_size: int, state: Mapping[str, Any]) -> None:
-    """Whether so many processes can train, from the start or from what a checkpoint says of the data.
+    """Checks that this number of processes can train, from the start or from a checkpoint.
 
     Args:
-        processes: how many.
-        pairs: to train on.
-        batch_size: of one process.
-        state: of `TripletDataModule.state_dict`; empty: from the start.
+        processes: number of processes.
+        pairs: number of training pairs.
+        batch_size: batch size of one process.
+        state: the checkpoint's `TripletDataModule.state_dict`; empty: training starts from the beginning.
 
     Raises:
-        InputError: too few pairs for one step of all of them; a run that was stopped within an epoch, of which another number of
-            processes would have other batches.
+        InputError: too few pairs for one step of all processes; the checkpoint was saved within an epoch by another
+            number of processes, which has other batches.
     """
     if processes * batch_size > pairs:
         raise InputError(

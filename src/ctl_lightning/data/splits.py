@@ -1,4 +1,4 @@
-"""Which pairs are trained on and which are measured: the rule, split files, evaluation triplets, and what is published of them."""
+"""Which pairs are for training and which for evaluation: the rule, split files, triplets, and their publication."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ RULE = (
 )
 
 LISTED: tuple[Split, ...] = ("validation", "test")
-"""Splits whose scenes are listed; every other scene is one to train on."""
+"""Splits whose scenes a published split file lists; every other known scene is in the training split."""
 
 
 def published_split(
@@ -34,12 +34,12 @@ def published_split(
     """The content of a published split file.
 
     Args:
-        data: name of the data set.
-        scenes: all that are known.
-        salt: of the rule.
-        counts: of the whole data set, as its authors publish them.
-        known: of what the ids were taken.
-        triplets: the published evaluation triplets; None: there are none.
+        data: name of the data set, such as "stl_fashion".
+        scenes: ids of all scenes that are known.
+        salt: salt of the split rule.
+        counts: published numbers of the whole data set, such as {"pairs": 72198}.
+        known: sentence that says from which part of the data set the ids were taken.
+        triplets: file of the published evaluation triplets; None: there are none.
     """
     placed = {scene: split_of(scene, salt) for scene in sorted(set(scenes))}
     return {
@@ -73,7 +73,7 @@ def read_published(path: Path) -> dict[str, Any]:
 
 
 def split_problems(content: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with a published split by itself: an id in the wrong place, twice, or not counted."""
+    """What is wrong with a published split by itself: an id in the wrong split or listed twice, a wrong count."""
     seen: Counter[str] = Counter()
     for split in LISTED:
         for scene in content[split]:
@@ -91,9 +91,9 @@ def triplet_problems(path: Path, content: Mapping[str, Any], table: PairTable | 
     """What is wrong with published evaluation triplets.
 
     Args:
-        path: as `write_triplets` wrote it.
-        content: of the split file beside it.
-        table: the pairs that they are of; None: not here.
+        path: triplets file, as `write_triplets` wrote it.
+        content: content of the split file beside it.
+        table: all pairs of the data and the catalogue; None: the data is not here, only the file's hash is checked.
     """
     if sha256_of(path) != content["triplets_sha256"]:
         yield f"{path}: its sha256 is not the one that was published"
@@ -114,7 +114,7 @@ def triplet_problems(path: Path, content: Mapping[str, Any], table: PairTable | 
 
 
 def hash_fraction(*key: object) -> float:
-    """A number in [0, 1) that depends on nothing but `key`: equal on every platform and library version."""
+    """A number in [0, 1) that depends on `key` alone: the same on every platform and library version."""
     digest = hashlib.sha256("|".join(map(str, key)).encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
@@ -126,13 +126,13 @@ def split_of(scene: str, salt: str) -> Split:
 
 
 def write_split(path: Path, split: Mapping[str, Split], salt: str | None) -> None:
-    """Writes scene -> split, sorted, so that equal splits are equal files; beside it the counts, and the salt if it made the split."""
+    """Writes scene -> split, sorted so that equal splits are equal files; with counts, and the salt if it was used."""
     content = {"salt": salt, "scenes_in_split": Counter(split.values()), "split_of_scene": dict(split)}
     write_text(path, json.dumps(content, indent=0, sort_keys=True) + "\n")
 
 
 def read_split(path: Path) -> dict[str, Split]:
-    """Reads what `write_split` wrote. Raises InputError if it is not such a file."""
+    """Reads scene -> split from a file of `write_split`. Raises InputError: not such a file."""
     try:
         split = json.loads(path.read_text(encoding="utf-8"))["split_of_scene"]
         if not set(split.values()) <= set(SPLITS):
@@ -154,7 +154,7 @@ class EvaluationTriplet(NamedTuple):
 
 
 def write_triplets(path: Path, triplets: dict[Split, list[EvaluationTriplet]]) -> None:
-    """Writes one JSON object a line, split by split, in the order of the pairs."""
+    """Writes one JSON object on each line, split by split, in the order of the pairs."""
     rows = [
         {
             "split": split,
@@ -170,7 +170,7 @@ def write_triplets(path: Path, triplets: dict[Split, list[EvaluationTriplet]]) -
 
 
 def read_triplets(path: Path) -> dict[tuple[str, Box, str], str]:
-    """Reads what `write_triplets` wrote: (scene, box, positive) -> negative. Raises InputError with the line."""
+    """Reads (scene, box, positive) -> negative from a file of `write_triplets`. Raises InputError with the line."""
     negatives = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -188,7 +188,7 @@ def read_triplets(path: Path) -> dict[tuple[str, Box, str], str]:
 
 
 def evaluation_triplet(pair: Pair, negatives: NegativeSampler, salt: str) -> EvaluationTriplet:
-    """The pair with a negative that a hash of its ids and the salt chooses: it depends on no order and no seed of a run."""
+    """The pair with a negative chosen by a hash of ids, box and salt; no order and no random seed of a run matters."""
     negative = negatives.draw(pair, "evaluation", salt, pair.scene, pair.box, pair.product)
     return EvaluationTriplet(pair.scene, pair.box, pair.product, negative)
 
@@ -197,13 +197,13 @@ def split_pairs(pairs: Sequence[Pair], split_file: str | None, salt: str, root: 
     """Splits pairs by their scene.
 
     Args:
-        pairs: all of them.
-        split_file: as `write_split` wrote it; None: the rule decides.
-        salt: of the rule.
-        root: folder of the data, for messages.
+        pairs: pairs to split.
+        split_file: split file, as `write_split` wrote it; None: the rule decides.
+        salt: salt of the split rule.
+        root: folder of the data, for error messages.
 
     Raises:
-        InputError: the file is not readable, or does not have a scene.
+        InputError: the file is not readable, or lacks a scene of `pairs`.
     """
     given = read_split(Path(split_file)) if split_file else {}
     found: dict[Split, list[Pair]] = {split: [] for split in SPLITS}
@@ -217,13 +217,13 @@ def split_pairs(pairs: Sequence[Pair], split_file: str | None, salt: str, root: 
 def evaluation_triplets(
     pairs: Sequence[Pair], negatives: NegativeSampler, salt: str, triplets_file: str | None, table: PairTable
 ) -> list[EvaluationTriplet]:
-    """One seeded triplet a pair: the rule's, or that of a published file.
+    """One seeded triplet for each pair: chosen by the rule, or read from a published file.
 
     Args:
-        pairs: of an evaluation split.
-        negatives: where the rule's negatives come from.
-        salt: of the rule.
-        triplets_file: as `write_triplets` wrote it; None: the rule decides.
+        pairs: pairs of an evaluation split.
+        negatives: sampler from which the rule draws negatives.
+        salt: salt of the rule.
+        triplets_file: triplets file, as `write_triplets` wrote it; None: the rule decides.
         table: all pairs and the catalogue.
 
     Raises:
@@ -252,5 +252,5 @@ def evaluation_triplets(
 
 
 def pair_hashes(pairs: Mapping[Split, Sequence[Pair]]) -> dict[str, str]:
-    """Split -> a hash of its pairs: equal for two runs that learned from the same and were measured on the same."""
+    """Split -> a hash of its pairs: equal for two runs with the same pairs in that split, in the same order."""
     return {split: hashlib.sha256("\n".join(map(repr, own)).encode()).hexdigest() for split, own in pairs.items()}

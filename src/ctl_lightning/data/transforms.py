@@ -1,4 +1,4 @@
-"""Random changes of colour, on the device where the pictures are."""
+"""How the colours of training pictures are changed at random, on the device where the pictures are."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from ctl_lightning.data.seeding import random_integers
 from ctl_lightning.data.triplets import PairBatch, Triplet
 
 STRENGTH = 0.3
-"""Brightness, contrast and saturation become 1 - STRENGTH to 1 + STRENGTH times what they were."""
+"""Range of the change: brightness, contrast and saturation are multiplied by 1 - STRENGTH to 1 + STRENGTH."""
 
 DRAWS = 16
-"""So many draws a batch of pictures: torchvision draws once a call, and a call a picture would keep a GPU waiting."""
+"""Number of draws for a batch: torchvision draws once a call, and a call for each picture would keep a GPU waiting."""
 
 
 def jitter_colours(pictures: Tensor, seed: int) -> Tensor:
@@ -28,10 +28,10 @@ def jitter_batch(batch: Triplet | PairBatch, seed: int, number: int, rank: int) 
     """Changes the colours of all pictures of a training batch.
 
     Args:
-        batch: of pictures; features stay as they are.
-        seed: of the run.
-        number: of the batch in the run.
-        rank: of the process: each has pictures of its own.
+        batch: training batch; its pictures are changed, features stay as they are.
+        seed: random seed of the run.
+        number: number of the batch in the run.
+        rank: number of the process, from 0; each process draws for its own pictures.
     """
     own = (rank,) if rank else ()
     changed: dict[str, Any] = {

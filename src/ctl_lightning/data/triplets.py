@@ -1,4 +1,4 @@
-"""Pairs -> training triplets and evaluation triplets. Every random choice is a hash of what it is for."""
+"""How pairs become batches for training and evaluation. Every random choice is a hash of what it is for."""
 
 from collections.abc import Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -19,7 +19,7 @@ Batch = TypeVar("Batch")
 
 
 class Triplet(NamedTuple):
-    """B scene crops, positives, negatives: uint8 pictures (B, 3, S, S) each, or their features; and category indices (B,)."""
+    """B scene crops, positives, negatives, each uint8 pictures (B, 3, S, S) or features; and category indices (B,)."""
 
     scene: Tensor | CachedFeatures
     positive: Tensor | CachedFeatures
@@ -28,12 +28,12 @@ class Triplet(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """B scene crops and their products, as in `Triplet`, which are each other's negatives.
+    """B scene crops and their products, as in `Triplet`; the products of the batch are each other's negatives.
 
     Attributes:
-        category: indices, (B,).
-        identity: a number of each product, (B,): equal numbers, equal products.
-        named: the numbers of all products that any pair of the scene names, (B, N), filled up with -1: never negatives.
+        category: category index of each pair, (B,).
+        identity: number of each product, (B,); equal numbers are equal products.
+        named: numbers of all products that any pair of the scene names, (B, N), padded with -1; never negatives.
     """
 
     scene: Tensor | CachedFeatures
@@ -44,9 +44,9 @@ class PairBatch(NamedTuple):
 
 
 class _TrainingPairs(Dataset[Batch], Generic[Batch]):
-    """What both kinds of training batches have in common: items are asked for by (epoch, index), a whole batch at once.
+    """What both kinds of training batches have in common: items are requested by (epoch, index), a whole batch at once.
 
-    A batch is then copied from the store once and not collated. It depends on nothing but those keys, and on the seed of the run.
+    So a batch is copied from the store once and not collated. It depends only on those keys and the run's random seed.
     """
 
     def __init__(self, pairs: Sequence[Pair], categories: Iterable[str], views: Views) -> None:
@@ -62,7 +62,7 @@ class _TrainingPairs(Dataset[Batch], Generic[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: Keys) -> Batch:
-        """A batch of the items of (epoch, index)."""
+        """A batch of the items with these keys, (epoch, index) each."""
         raise NotImplementedError
 
     def _scenes(self, keys: Keys) -> Tensor | CachedFeatures:
@@ -80,14 +80,14 @@ class _TrainingPairs(Dataset[Batch], Generic[Batch]):
 
 
 class TripletDataset(_TrainingPairs[Triplet]):
-    """Training triplets.
+    """Batches of training triplets.
 
     Args:
         pairs: the training pairs.
-        categories: in the order of their indices.
-        views: of scene crops and products.
-        negatives: where negatives come from.
-        seed: of the run.
+        categories: category names in the order of their indices.
+        views: views of scene crops and products.
+        negatives: sampler that draws the negatives.
+        seed: random seed of the run.
     """
 
     def __init__(
@@ -98,22 +98,22 @@ class TripletDataset(_TrainingPairs[Triplet]):
         self._seed = seed
 
     def __getitems__(self, keys: Keys) -> Triplet:
-        """A batch of the triplets of (epoch, index)."""
+        """A batch of the triplets with these keys, (epoch, index) each."""
         negatives = self._seen("negative", [self.negative(*key) for key in keys], keys)
         return Triplet(self._scenes(keys), self._positives(keys), negatives, self._categories(keys))
 
     def negative(self, epoch: int, index: int) -> str:
-        """The negative of a triplet."""
+        """Product id of the negative of a triplet."""
         return self._negatives.draw(self.pairs[index], "negative", self._seed, epoch, index)
 
 
 class PairDataset(_TrainingPairs[PairBatch]):
-    """Training pairs.
+    """Batches of training pairs.
 
     Args:
         pairs: the training pairs.
-        table: all pairs of the source: what they name is never a negative.
-        views: of scene crops and products.
+        table: all pairs of the source; a product that any of them names for a scene is never a negative of that scene.
+        views: views of scene crops and products.
     """
 
     def __init__(self, pairs: Sequence[Pair], table: PairTable, views: Views) -> None:
@@ -125,7 +125,7 @@ class PairDataset(_TrainingPairs[PairBatch]):
         }
 
     def __getitems__(self, keys: Keys) -> PairBatch:
-        """A batch of the pairs of (epoch, index)."""
+        """A batch of the pairs with these keys, (epoch, index) each."""
         pairs = [self.pairs[index] for _, index in keys]
         identity = torch.tensor([self._identity[pair.product] for pair in pairs])
         named = pad_sequence(
@@ -135,9 +135,7 @@ class PairDataset(_TrainingPairs[PairBatch]):
 
 
 class EvaluationImage(NamedTuple):
-    """Pictures to embed, uint8 (B, 3, S, S), or their features; the indices of their categories (B,), and their places in the
-    list of all pictures (B,).
-    """
+    """Pictures to embed, uint8 (B, 3, S, S), or features; category indices (B,); places in the list of all (B,)."""
 
     image: Tensor | CachedFeatures
     category: Tensor
@@ -145,12 +143,12 @@ class EvaluationImage(NamedTuple):
 
 
 class EvaluationImages(Dataset[EvaluationImage]):
-    """Scene crops or products as they are measured with, and their categories.
+    """Batches of scene crops or products, as evaluation sees them, and their categories.
 
     Args:
-        keys: of the store.
-        categories: index of each picture's category.
-        views: of scene crops and products.
+        keys: store key of each picture.
+        categories: category index of each picture.
+        views: views of scene crops and products.
     """
 
     def __init__(self, keys: Sequence[str], categories: Sequence[int], views: Views) -> None:
@@ -166,7 +164,7 @@ class EvaluationImages(Dataset[EvaluationImage]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> EvaluationImage:
-        """A batch."""
+        """A batch of the pictures at these indices."""
         images = self._views.evaluation([self.keys[index] for index in indices])
         categories = torch.tensor([self._categories[index] for index in indices])
         return EvaluationImage(images, categories, torch.tensor(indices))

@@ -1,1 +1,1 @@
-"""Formats of data on disk: each says which pairs there are, and where the image of an id lies."""
+"""Which formats of data on disk can be read: each says which pairs there are, and where the image of an id lies."""

@@ -1,4 +1,4 @@
-"""The files of a published data set: its metadata, once and unchanged; its images, as many as live."""
+"""How a published data set is fetched: its metadata once and unchanged, and those of its images that still exist."""
 
 import hashlib
 import json
@@ -24,15 +24,15 @@ FETCHED = "fetched.json"
 
 @dataclass(frozen=True)
 class Downloader:
-    """How politely and how stubbornly files are fetched.
+    """Fetches files, with limits on load and on repetitions.
 
     Attributes:
-        connections: at most so many requests at a time.
-        requests_per_second: at most so many; None: as many as the connections allow.
-        timeout: seconds without a byte after which a request is given up; a file may take ten times as long.
-        retries: how often a request is repeated after 429, 5xx, a timeout, a broken connection or a broken image.
-        retry_dead: ask again for what was dead in an earlier run.
-        offline: fetch nothing and use what is there.
+        connections: largest number of requests at a time.
+        requests_per_second: largest number of requests in a second; None: as many as the connections allow.
+        timeout: seconds without a byte after which a request is given up; a whole file may take ten times as long.
+        retries: number of repetitions of a request after 429, 5xx, a timeout, a broken connection or a broken image.
+        retry_dead: whether to ask again for files that were dead in an earlier run.
+        offline: whether to fetch nothing and use what is there.
     """
 
     connections: int
@@ -49,17 +49,17 @@ class Downloader:
             raise ValueError("requests_per_second must be above 0, or null")
 
     def metadata(self, files: Sequence[Remote], root: Path) -> list[str]:
-        """Fetches the files of a data set that are not there; notes the hash of each before it gets its name.
+        """Fetches the metadata files that are not there; the hash of each is noted before the file gets its name.
 
         Args:
-            files: small in number, large in size, and all of them needed.
+            files: metadata files of a data set: few, large, and all of them needed.
             root: folder of the data.
 
         Returns:
-            The names of the files that came from `files`' addresses, now or earlier.
+            Names of the files that were fetched, now or in an earlier run.
 
         Raises:
-            InputError: a file is not there and cannot be fetched, or is not the one that it should be.
+            InputError: a file is not there and cannot be fetched, or has another hash than it should have.
         """
         noted: dict[str, dict[str, str]] = _read_json(root / FETCHED) if (root / FETCHED).exists() else {}
 
@@ -93,14 +93,14 @@ class Downloader:
         return sorted(noted)
 
     def images(self, files: Sequence[Remote], root: Path) -> Report:
-        """Fetches the images that are not there. Each is decoded before it gets its name; the dead ones are listed.
+        """Fetches the images that are not there. Each is decoded before it gets its name; dead ids are listed.
 
         Args:
-            files: the images.
-            root: folder of the data; the list of dead ids, `dead_images.jsonl`, is kept in it.
+            files: images to fetch.
+            root: folder of the data, which also has the list of dead ids, `dead_images.jsonl`.
 
         Raises:
-            InputError: a host does not answer or refuses, the disk is full, another process fetches into `root`.
+            InputError: a host does not answer or refuses, the disk is full, or another process fetches into `root`.
         """
         listing = root / DEAD
         listed = _read_dead(listing)
@@ -172,7 +172,7 @@ def _read_json(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _read_dead(path: Path) -> dict[tuple[str, str], str]:
-    """(id, address) -> why it is dead. An id is asked for again at another address."""
+    """(id, address) -> reason why it is dead. An id whose address has changed is asked for again."""
     known = {}
     if path.exists():
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

@@ -13,10 +13,10 @@ from ctl_lightning.data.pairs import Box
 Colour = tuple[int, int, int]
 
 SEASONS = 2
-"""So many seasons, linings and wall colours."""
+"""Number of seasons, of linings and of wall colours."""
 
 PATTERNS = 4
-"""So many patterns and garment colours: pattern n goes with colour n."""
+"""Number of patterns and of garment colours: pattern n goes with colour n."""
 
 SCENE_SIZE = (128, 160)
 PRODUCT_SIZE = (96, 96)
@@ -29,7 +29,7 @@ SKIN: Colour = (225, 185, 155)
 ROOM: Colour = (226, 222, 214)
 
 DECIDERS = {"Hats": ("Tops", "Bags", "Pants", "Shoes"), "Shoes": ("Hats", "Tops", "Bags", "Pants")}
-"""What is sold -> the garments that its lines go with. All of them are in the scene crop of what is sold."""
+"""Garment sold -> the garments that its lines go with, one each. All are in the scene crop of the garment sold."""
 
 BOXES: dict[str, Box] = {
     "Hats": (0.32, 0.02, 0.68, 0.15),
@@ -38,7 +38,7 @@ BOXES: dict[str, Box] = {
     "Shoes": (0.28, 0.87, 0.72, 0.97),
     "Bags": (0.33, 0.43, 0.67, 0.62),
 }
-"""Where each garment sits before the figure is jittered; in the order in which they are drawn."""
+"""Box of each garment before the figure is shifted and scaled; garments are drawn in this order."""
 
 
 SKIN_PARTS: tuple[Box, ...] = (
@@ -48,11 +48,11 @@ SKIN_PARTS: tuple[Box, ...] = (
     (0.40, 0.76, 0.46, 0.91),
     (0.54, 0.76, 0.60, 0.91),
 )
-"""Head, hands and ankles."""
+"""Boxes of head, hands and ankles before the figure is shifted and scaled."""
 
 
 class SceneTruth(NamedTuple):
-    """What decides in one scene: the season, and colour and box of every garment."""
+    """What decides in one scene: its season, and the colour number and the box of every garment."""
 
     season: int
     colours: dict[str, int]
@@ -60,7 +60,7 @@ class SceneTruth(NamedTuple):
 
 
 class Attributes(NamedTuple):
-    """What a product shows: its colour, its pattern, and the season of its lining."""
+    """What a product shows: the number of its colour, of its pattern, and of the season of its lining."""
 
     colour: int
     pattern: int
@@ -68,18 +68,18 @@ class Attributes(NamedTuple):
 
 
 def category_name(kind: str, decider: str) -> str:
-    """The category of the line of `kind` that goes with the garment `decider`."""
+    """Category of the products of `kind` that go with the garment `decider`, such as "Hats|To go with shoes"."""
     return f"{kind}|To go with {decider.lower()}"
 
 
 def kind_and_decider(category: str) -> tuple[str, str]:
-    """The inverse of `category_name`."""
+    """The kind and the decider of a category: the inverse of `category_name`."""
     kind, line = category.split("|")
     return kind, line.removeprefix("To go with ").capitalize()
 
 
 def draw_scene(loyalty: float, random: Generator) -> tuple[Image.Image, SceneTruth, list[tuple[str, Attributes]]]:
-    """One figure between its walls. Returns the image, what decides in it, and the (category, attributes) chosen for it."""
+    """Draws a figure between two walls. Returns image, what decides in it, and the chosen (category, attributes)."""
     walls = random.integers(SEASONS, size=2)
     season = int(walls[0] ^ walls[1])
     worn = {garment: Attributes(*random.integers((PATTERNS, PATTERNS, SEASONS)).tolist()) for garment in BOXES}
@@ -116,7 +116,7 @@ def draw_scene(loyalty: float, random: Generator) -> tuple[Image.Image, SceneTru
 
 
 def draw_product(kind: str, attributes: Attributes, random: Generator) -> Image.Image:
-    """One garment on white, with its lining as a rim."""
+    """Draws one garment on white, with its lining as a rim."""
     image = Image.new("RGB", PRODUCT_SIZE, (255, 255, 255))
     left, top, right, bottom = BOXES[kind]
     scale = random.uniform(0.70, 0.80) / max((right - left) * SCENE_SIZE[0], (bottom - top) * SCENE_SIZE[1])
@@ -213,7 +213,7 @@ def _shapes(garment: str) -> Iterator[tuple[Literal["polygon", "ellipse"], list[
 
 @cache
 def _pattern(pattern: int, size: tuple[int, int], large: bool) -> Image.Image:
-    """Plain, stripes, dots or bars, as a mask."""
+    """Mask of a pattern: 0 plain, 1 stripes, 2 dots, 3 bars."""
     period = 14 if large else 8
     y, x = np.mgrid[: size[1], : size[0]]
     stripe = (y % period) < period * 0.35

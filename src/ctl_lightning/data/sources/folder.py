@@ -1,4 +1,4 @@
-"""Anyone's own data: pairs.jsonl, categories.json and a folder of images, with a checker that tells every problem at once."""
+"""How anyone's own data is read and checked: pairs.jsonl, categories.json and images/, all problems at once."""
 
 import json
 import os
@@ -21,7 +21,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
 def images_below(folder: Path) -> dict[str, list[Path]]:
-    """Name without its ending -> the image files of that name in `folder` and the folders in it, in alphabetical order."""
+    """File name without its ending -> the image files of that name anywhere below `folder`, in alphabetical order."""
     found: dict[str, list[Path]] = {}
     for where, _, names in os.walk(folder, followlinks=True):
         for name in names:
@@ -33,11 +33,11 @@ def images_below(folder: Path) -> dict[str, list[Path]]:
 
 @dataclass(frozen=True)
 class LooksFolder(Source):
-    """The format of one's own data.
+    """The format of anyone's own data.
 
-    `pairs.jsonl` has a pair a line, {"scene": ID, "product": ID, "bbox": [left, top, right, bottom]}, the box normalised to
-    [0, 1]; `categories.json` is one object, product ID -> category; the image of an ID is `ID.jpg`, `.jpeg`, `.png` or `.webp`
-    anywhere below `images/`.
+    `pairs.jsonl` has one pair on each line, {"scene": ID, "product": ID, "bbox": [left, top, right, bottom]}, the box
+    normalised to [0, 1]; `categories.json` is one object, product ID -> category; the image of an ID is `ID.jpg`,
+    `.jpeg`, `.png` or `.webp` anywhere below `images/`.
     """
 
     _found: dict[Path, dict[str, list[Path]]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -53,13 +53,13 @@ class LooksFolder(Source):
         return table
 
     def image_path(self, root: Path, image: str) -> Path:
-        """Where the image of a scene's or product's id lies; where it would be looked for first, if there is none."""
+        """Image file of a scene or product id; if there is none, the first path at which it is looked for."""
         if root not in self._found:
             self._found[root] = images_below(root / IMAGES)
         return self._found[root].get(image, [root / IMAGES / f"{image}.jpg"])[0]
 
     def check(self, root: Path) -> list[str]:
-        """Every problem of the files in `root`, a line each: of format, of missing images, of images that cannot be decoded."""
+        """Every problem of the files in `root`, one message each: wrong format, missing or undecodable images."""
         self._found.pop(root, None)
         table, problems = self._read(root)
         for category, products in table.products_of_category.items():
@@ -109,7 +109,7 @@ class LooksFolder(Source):
 
 
 def _object(repeated: list[str], entries: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object; notes the keys that occur more than once, which JSON allows and `dict` would hide."""
+    """A JSON object as a dict; adds repeated keys, which JSON allows and `dict` would hide, to `repeated`."""
     content = dict(entries)
     if len(content) < len(entries):
         counts = Counter(key for key, _ in entries)

@@ -1,4 +1,4 @@
-"""Many files over HTTP at once: politely, stubbornly, and host by host."""
+"""How files are fetched over HTTP, many at once: politely, with repetitions, and with a record of each host."""
 
 import asyncio
 import math
@@ -20,39 +20,39 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.progress import Progress
 
 BACKOFF = 0.5
-"""Seconds before the first repetition; twice as long before every further one, at most a minute."""
+"""Seconds before the first repetition of a request; twice as long before every further one, at most a minute."""
 
 LONGEST_WAIT = 600.0
-"""Seconds of a Retry-After that are obeyed; a host that asks for more is left alone until the next run."""
+"""Longest Retry-After that is obeyed, in seconds; a host that asks for more is left alone until the next run."""
 
 MAX_BYTES = 64_000_000
-"""No file that we fetch is larger."""
+"""Largest file that is fetched, in bytes."""
 
 REFUSED_IN_A_ROW = 50
-"""So many files of a host refused one after the other mean that it refuses us, not that they are gone."""
+"""Number of files refused in a row that means that a host refuses us, not that the files are gone."""
 
 SECONDS_A_NOTE = 20.0
-"""How often the dead ids are noted while a download goes on."""
+"""Seconds between two notes of the dead ids while a download goes on."""
 
 
 Check = Callable[[Remote, bytes], None]
-"""Raises OSError for a body that is not what was asked for, which is then asked for again."""
+"""Raises OSError for a body that is not what was asked for; the file is then asked for again."""
 
 
 def fetch(
     files: Sequence[Remote], limits: Limits, check: Check, note: Callable[[Report], None], shown: Progress
 ) -> Report:
-    """Fetches files. Each gets its name when it is whole and checked.
+    """Fetches files. A file gets its name only when it is whole and checked.
 
     Args:
-        files: the files.
-        limits: how politely and how stubbornly.
-        check: of every body, in a thread.
-        note: is told of the dead from time to time, and at the end, also of one that an error brings about.
-        shown: is advanced by one a file.
+        files: files to fetch.
+        limits: connections, rate, timeout and repetitions.
+        check: function that checks every body, called in a thread.
+        note: function that saves the report's dead ids; called from time to time and at the end, also after an error.
+        shown: progress display, advanced by one for each file.
     """
     for folder in {file.path.parent for file in files}:
-        for left in folder.glob(f".*{UNFINISHED}"):  # by a process that was killed
+        for left in folder.glob(f".*{UNFINISHED}"):  # left by a process that was killed
             left.unlink()
     session = _Session(limits, check, note, shown)
     try:
@@ -66,12 +66,12 @@ UNFINISHED = ".fetching"
 
 
 class _AgainError(Exception):
-    """The host may have it, but not this time.
+    """The file was not fetched this time, but the host may have it.
 
     Attributes:
-        wait: seconds that the host asked for.
-        answered: it sent something else.
-        unknown_host: its name has no address.
+        wait: seconds that the host asked us to wait; None: it did not say.
+        answered: whether the host sent something, but not what was asked for.
+        unknown_host: whether the host's name has no address.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class _AgainError(Exception):
 
 
 class _DeadError(Exception):
-    """The host does not have it. `refused`: it did not say so clearly."""
+    """The host does not have the file. `refused`: whether it refused without clearly saying so."""
 
     def __init__(self, why: str, *, refused: bool = False) -> None:
         super().__init__(why)
@@ -91,13 +91,14 @@ class _DeadError(Exception):
 
 @dataclass
 class _Host:
-    """What is known of a host.
+    """What a download knows of a host.
 
     Attributes:
-        paused_until: as it asked.
-        arrived: how many files came from it.
-        failed_in_a_row: how many files in a row failed.
-        refused: name -> why, of the files that were refused in a row: dead if another answer follows, else perhaps alive.
+        paused_until: time (`time.monotonic`) before which the host asked for no requests.
+        arrived: number of files that came from it.
+        failed_in_a_row: number of files in a row that failed.
+        refused: name -> reason, for the files refused in a row; dead if a clear answer follows or the download ends,
+            perhaps alive if the host is given up for them.
     """
 
     paused_until: float = 0.0
@@ -107,7 +108,7 @@ class _Host:
 
 
 class _Session:
-    """One download. The event loop fetches; threads check and write."""
+    """One download: the event loop fetches, threads check and write."""
 
     def __init__(self, limits: Limits, check: Check, note: Callable[[Report], None], shown: Progress) -> None:
         self.report = Report()
@@ -118,11 +119,11 @@ class _Session:
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self._connections = asyncio.Semaphore(limits.connections)
         self._hosts: dict[str, _Host] = {}
-        self._next_slot = 0.0  # of the rate limit
+        self._next_slot = 0.0  # when the rate limit allows another request
         self._noted = time.monotonic()
 
     async def fetch(self, files: Sequence[Remote]) -> None:
-        """Fetches them all."""
+        """Fetches all files; the result is in `report`."""
         began = time.monotonic()
         seconds = self._limits.timeout
         timeout = aiohttp.ClientTimeout(total=10 * seconds, sock_connect=seconds, sock_read=seconds)
@@ -134,7 +135,7 @@ class _Session:
                 aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers, trust_env=True) as session,
                 asyncio.TaskGroup() as workers,
             ):
-                # More than connections: those that wait before a repetition hold none.
+                # More workers than connections: one that waits before a repetition holds no connection.
                 for _ in range(min(4 * self._limits.connections, len(files))):
                     workers.create_task(self._work(session, queue))
             for host in self._hosts.values():
@@ -165,7 +166,7 @@ class _Session:
                 self._note(self.report)
 
     async def _one(self, session: aiohttp.ClientSession, file: Remote, name: str, host: _Host) -> None:
-        """Fetches one file, and learns from it about its host."""
+        """Fetches one file and updates what is known of its host."""
         try:
             size = await self._stubbornly(session, file, host)
         except _AgainError as failure:
@@ -179,7 +180,7 @@ class _Session:
             return
         except _DeadError as dead:
             if dead.refused:
-                if name in self.report.given_up:  # asked for before that
+                if name in self.report.given_up:  # this file was asked for before the host was given up
                     self.report.failed[file.name] = str(dead)
                     return
                 host.refused[file.name] = str(dead)
@@ -197,7 +198,7 @@ class _Session:
             self.report.bytes += size
             self.report.fetched += 1
             host.arrived += 1
-        # It answers clearly, so what it refused before is gone.
+        # The host answers clearly, so the files that it refused before are gone.
         host.failed_in_a_row = 0
         self.report.dead |= host.refused
         host.refused.clear()
@@ -206,7 +207,7 @@ class _Session:
         self.report.given_up.setdefault(name, why)
 
     async def _stubbornly(self, session: aiohttp.ClientSession, file: Remote, host: _Host) -> int:
-        """Fetches and keeps one file, with repetitions. Returns its size. Raises _DeadError or _AgainError."""
+        """Fetches and keeps one file, with repetitions. Returns its size in bytes. Raises _DeadError or _AgainError."""
         for attempt in range(self._limits.retries + 1):
             try:
                 body = await self._request(session, file.url, host)
@@ -237,7 +238,7 @@ class _Session:
             async with self._connections:
                 await self._turn()
                 return await _answer(session, url)
-        except (aiohttp.NonHttpUrlClientError, ValueError):  # UnicodeError too: a host name that cannot be one
+        except (aiohttp.NonHttpUrlClientError, ValueError):  # UnicodeError too, of an impossible host name
             raise _DeadError("not an address") from None
         except aiohttp.TooManyRedirects:
             raise _AgainError("too many redirects") from None
@@ -289,7 +290,7 @@ async def _answer(session: aiohttp.ClientSession, url: str) -> bytes:
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date."""
+    """Seconds that a Retry-After header asks for, as a number or a date; None: no header, or not readable."""
     if header is None:
         return None
     try:

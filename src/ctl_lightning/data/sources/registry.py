@@ -1,4 +1,4 @@
-"""Every format of data by its name. A config and a checkpoint name a key, never a class."""
+"""Which format of data has which name. Configs and checkpoints have that name, never a class."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -20,12 +20,12 @@ SOURCES: dict[str, type[Source]] = {
 
 
 def make_source(options: Mapping[str, Any]) -> Source:
-    """Makes a source of its `name`, a key of SOURCES, and its own options.
+    """Makes a source from its options, with `name`, a key of SOURCES, among them.
 
     Raises:
-        InputError: no such source.
+        InputError: no source of that name.
         ValueError: an option out of its range.
-        TypeError: an option that it does not have, or one that is missing.
+        TypeError: an option that the source does not have, or a missing one.
     """
     name = options.get("name", options.get("_target_"))
     if name not in SOURCES:
@@ -36,7 +36,7 @@ def make_source(options: Mapping[str, Any]) -> Source:
 
 
 def source_hints(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The annotations of the options of the source that they name."""
+    """Option name -> type annotation, for the source that `options` names."""
     hints: dict[str, Any] = {"name": Literal[tuple(SOURCES)]}
     kind: Any = SOURCES.get(options.get("name", ""))
     if kind is None:

@@ -1,4 +1,4 @@
-"""What is fetched over HTTP: files, limits, and what became of them."""
+"""What a download over HTTP is given and what it reports: files, limits, and the outcome."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Remote(NamedTuple):
-    """A file to fetch: its id or name, where from, where to, and its hash if it is known."""
+    """A file to fetch: its id or name, its address, the path to write, and its hash (None: not known)."""
 
     name: str
     url: str
@@ -15,7 +15,7 @@ class Remote(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How politely and how stubbornly files are fetched; see `Downloader`."""
+    """Limits of a download; see `Downloader`."""
 
     connections: int
     requests_per_second: float | None
@@ -28,14 +28,14 @@ class Report:
     """What a download did.
 
     Attributes:
-        there: how many files were there before.
-        fetched: how many arrived.
-        retries: how many requests were repeated.
-        bytes: how many bytes arrived.
-        seconds: how long it took.
-        dead: name -> why it is not to be had.
-        failed: name -> why it could not be fetched this time.
-        given_up: host -> why it was left alone before all of its files were asked for.
+        there: number of files that were there before.
+        fetched: number of files that arrived.
+        retries: number of repeated requests.
+        bytes: number of bytes that arrived.
+        seconds: duration of the download.
+        dead: name -> reason why the file cannot be had at all.
+        failed: name -> reason why the file could not be fetched this time.
+        given_up: host -> reason why it was left alone before all of its files were asked for.
     """
 
     there: int = 0

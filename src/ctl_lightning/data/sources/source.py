@@ -1,4 +1,4 @@
-"""What a format of data on disk is asked for."""
+"""What every format of data on disk can be asked for."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,31 +12,31 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """A format of files on disk: the two methods without a default, and what else it can say of its data.
+    """A format of files on disk. Every format defines `read` and `image_path`; the other methods do nothing by default.
 
     Attributes:
-        published: how many `pairs`, `products` and so on there are, as its authors publish them; None: nobody does.
+        published: published numbers of the data set, such as {"pairs": 72198, "products": 38111}; None: there are none.
     """
 
     published: Mapping[str, int] | None = None
 
     def read(self, root: Path) -> PairTable:
-        """Reads the pairs and the catalogue. Raises InputError."""
+        """Reads the pairs and the catalogue. Raises InputError: files missing or malformed."""
         raise TypeError(f"{type(self).__name__} does not read")
 
     def image_path(self, root: Path, image: str) -> Path:
-        """Where the image of a scene's or product's id lies."""
+        """Image file of a scene or product id."""
         raise TypeError(f"{type(self).__name__} has no images")
 
     def prepare(self, root: Path) -> None:
-        """Makes what can be made; nothing, if the files are fetched, or the user's."""
+        """Makes the files that can be made; nothing, if they are fetched or are the user's own."""
 
     def check(self, root: Path) -> list[str]:
-        """Every problem of the files in `root`, a line each, of a format that looks at all of them."""
+        """Every problem of the files in `root`, one message each; empty if the format does not look for them all."""
         return []
 
     def metadata(self, root: Path) -> list[Remote]:
-        """The few files that say what there is, if they can be fetched."""
+        """The few files that list pairs and products, if they can be fetched."""
         return []
 
     def images(self, root: Path) -> list[Remote]:
@@ -44,8 +44,8 @@ class Source:
         return []
 
     def check_fetched(self, root: Path, names: Sequence[str]) -> None:
-        """Compares metadata files that were fetched, of these names, with what is published of them. Raises InputError."""
+        """Compares fetched metadata files of these names with the published numbers. Raises InputError: they differ."""
 
     def truth(self, root: Path) -> "Truth | None":
-        """What decides in every look, where that is known."""
+        """What decides in every look, where it is known (synthetic looks); None: not known."""
         return None

@@ -1,4 +1,4 @@
-"""Shop-the-Look's own files (Kang et al. 2019, section 4): pairs, categories and images by id, on disk and on the web."""
+"""How Shop-the-Look's files are read and fetched (Kang et al. 2019, section 4): pairs, categories, images by id."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ class ShopTheLook(Source):
     """The format of the public Shop-the-Look release.
 
     Attributes:
-        pairs_file: one JSON object a line, {"product", "scene", "bbox": [left, top, right, bottom]}.
-        categories_file: one JSON object, product -> category path such as "Apparel & Accessories|Shoes".
-        images_dir: the folder of images; the image of an id `ab...` is `ab/<id>.jpg` in it.
-        metadata_url: where both files are published; None: nowhere.
-        images_url: the image of an id `abcdef...` is `ab/cd/ef/<id>.jpg` below it; None: nowhere.
-        sha256: the hashes of the published files that are known, by file name.
-        published: how many `pairs` and `products` there are, as published.
+        pairs_file: file with one JSON object on each line, {"product", "scene", "bbox": [left, top, right, bottom]}.
+        categories_file: file with one JSON object, product -> category path such as "Apparel & Accessories|Shoes".
+        images_dir: folder of images; the image of an id `ab...` is `ab/<id>.jpg` in it.
+        metadata_url: address below which both files are published; None: nowhere.
+        images_url: address below which the image of an id `abcdef...` is `ab/cd/ef/<id>.jpg`; None: nowhere.
+        sha256: file name -> hash of the published file, for the hashes that are known.
+        published: published numbers of the data set, such as {"pairs": 72198, "products": 38111}.
     """
 
     pairs_file: str
@@ -33,7 +33,7 @@ class ShopTheLook(Source):
     published: Mapping[str, int] | None = None
 
     def metadata(self, root: Path) -> list[Remote]:
-        """Both files, if they are published."""
+        """The pairs file and the categories file, if they are published."""
         if self.metadata_url is None:
             return []
         url, known = self.metadata_url.rstrip("/"), self.sha256 or {}
@@ -43,7 +43,7 @@ class ShopTheLook(Source):
         ]
 
     def images(self, root: Path) -> list[Remote]:
-        """Every scene and product of the files in `root`, if they are published. Raises InputError: they cannot be read."""
+        """The image of every scene and product in `root`'s files, if published. Raises InputError: unreadable files."""
         if self.images_url is None:
             return []
         table, url = self.read_metadata(root), self.images_url.rstrip("/")
@@ -59,23 +59,23 @@ class ShopTheLook(Source):
         return table
 
     def read_metadata(self, root: Path) -> PairTable:
-        """Reads and validates both files, whether or not there are images. Raises InputError with the line."""
+        """Reads and validates both files, whether or not there are images. Raises InputError with file and line."""
         self._require(root, self.categories_file, self.pairs_file)
         catalogue = read_catalogue(root / self.categories_file, HEX_ID)
         return PairTable(read_pairs(root / self.pairs_file, catalogue), catalogue)
 
     def check_fetched(self, root: Path, names: Sequence[str]) -> None:
-        """Compares files that were fetched with the published counts, which stand in for hashes that are not known.
+        """Compares the fetched files with the published numbers, which stand in for hashes that are not known.
 
         Raises:
-            InputError: there are not as many pairs and products as were published.
+            InputError: the number of pairs or products is not the published one.
         """
         if self.pairs_file not in names:
             return
         table, published = self.read_metadata(root), self.published or {}
         in_pairs = len({pair.product for pair in table.pairs})
         with (root / self.pairs_file).open("rb") as file:
-            lines = sum(1 for line in file if line.strip())  # it is not said whether repeated ones were counted
+            lines = sum(1 for line in file if line.strip())  # the authors may have counted repeated pairs
         found = {"pairs": {len(table.pairs), lines}, "products": {len(table.catalogue), in_pairs}}
         for name, counts in found.items():
             if name in published and published[name] not in counts:
@@ -94,5 +94,5 @@ class ShopTheLook(Source):
                 )
 
     def image_path(self, root: Path, image: str) -> Path:
-        """Where the image of a scene's or product's id lies."""
+        """Image file of a scene or product id."""
         return root / self.images_dir / image[:2] / f"{image}.jpg"

@@ -1,4 +1,4 @@
-"""Exact Street2Shop (Hadi Kiapour et al., ICCV 2015): the first data set of Kang et al. 2019, in its published files."""
+"""How Exact Street2Shop (Hadi Kiapour et al., ICCV 2015), Kang et al. 2019's first data set, is read as published."""
 
 import json
 import math
@@ -19,7 +19,7 @@ META, PHOTOS, IMAGES = "meta", "photos", "images"
 
 
 class _Street(NamedTuple):
-    """One pair as published: a product was found in a part of a street photo."""
+    """One pair as published: the box, (left, top, right, bottom) in pixels, of a product in a street photo."""
 
     photo: int
     product: str
@@ -31,18 +31,19 @@ class _Street(NamedTuple):
 class Street2Shop(Source):
     """Reads `{train,test}_pairs_CATEGORY.json` and `retrieval_CATEGORY.json` below `meta/`, and the images of photos.
 
-    The image of photo 47 is any file below `images/` whose name is that number (`47.jpg`, `000000047.png`). `photos/*.txt`
-    has `id,url` lines, for those who want to fetch what still lives. A product is shown by several shop photos: it is
-    represented by the one with the lowest number that is there. Ids are `47` for scenes, `CATEGORY/PRODUCT` for products.
-    All of a product's shop photos are asked for, because nobody knows which of their addresses still live.
-    The published division into train and test is not used: like Kang et al., this package splits by scene.
-    Boxes are in pixels, so a pair whose scene is not there, or whose box lies outside of it, is left out and counted.
+    The image of photo 47 is any file below `images/` whose name is that number (`47.jpg`, `000000047.png`).
+    `photos/*.txt` has `id,url` lines, for those who want to fetch the photos that still exist. A product is shown by
+    several shop photos; of those that are there, the one with the lowest number is used. Ids are `47` for scenes,
+    `CATEGORY/PRODUCT` for products. All shop photos of a product are fetched, because nobody knows which of their
+    addresses still work. The published division into train and test is not used: like Kang et al., this package splits
+    by scene. Boxes are in pixels, so a pair is left out and counted if its scene is not there or its box lies outside
+    the scene.
     """
 
     _paths: dict[Path, dict[str, Path]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def images(self, root: Path) -> list[Remote]:
-        """Every photo that a pair or a product needs and that `photos/*.txt` has an address for."""
+        """Every photo that a pair or a product needs and for which `photos/*.txt` has an address."""
         street, shop = self._published(root)
         addresses = _addresses(root)
         there = _by_number(root)
@@ -87,11 +88,11 @@ class Street2Shop(Source):
         return PairTable(tuple(pairs), catalogue, left_out)
 
     def image_path(self, root: Path, image: str) -> Path:
-        """Where the image of a scene's or product's id lies."""
+        """Image file of a scene or product id; `read` must have been called for `root`."""
         return self._paths[root][image]
 
     def _published(self, root: Path) -> tuple[list[_Street], dict[str, list[int]]]:
-        """The pairs, and product -> its shop photos in ascending order."""
+        """The pairs as published, and product -> the numbers of its shop photos in ascending order."""
         retrievals = sorted((root / META).rglob("retrieval_*.json"))
         street: list[_Street] = []
         shop: dict[str, list[int]] = {}
@@ -134,7 +135,7 @@ def _number(entry: Mapping[str, Any], key: str, where: str) -> int:
 
 
 def _box(entry: Mapping[str, Any], where: str) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) in pixels."""
+    """The box of an entry, (left, top, right, bottom) in pixels."""
     box = entry.get("bbox")
     sides: list[Any] = [box.get(side) for side in ("left", "top", "width", "height")] if isinstance(box, dict) else []
     if not sides or not all(type(side) in (int, float) and math.isfinite(side) for side in sides):
@@ -146,7 +147,7 @@ def _box(entry: Mapping[str, Any], where: str) -> tuple[float, float, float, flo
 
 
 def _normalised(box: tuple[float, float, float, float], size: tuple[int, int]) -> Box | None:
-    """The part of a pixel box that lies in its picture, in [0, 1]; None if there is none."""
+    """The part of a pixel box that lies inside its picture, normalised to [0, 1]; None: no part does."""
     (left, right), (top, bottom) = (
         (max(0.0, box[axis] / size[axis]), min(1.0, box[axis + 2] / size[axis])) for axis in (0, 1)
     )
@@ -165,7 +166,7 @@ def _by_number(root: Path) -> dict[int, Path]:
 
 
 def _addresses(root: Path) -> dict[int, str]:
-    """Photo -> address, from lines `000000047,http://...`."""
+    """Photo number -> address, read from lines such as `000000047,http://...`."""
     addresses = {}
     for path in sorted((root / PHOTOS).glob("*.txt")):
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):

@@ -1,4 +1,4 @@
-"""Synthetic looks: rendered figures with a compatibility that is known exactly. A test bed, not evidence about fashion.
+"""How synthetic looks with an exactly known compatibility are rendered. A test bed, not evidence about fashion.
 
 What a scene shows
     A figure between two walls, dressed in a hat, a top, a bag, pants and shoes, each of some colour and pattern. The
@@ -6,24 +6,24 @@ What a scene shows
 
 What a product shows
     A hat or a pair of shoes on white: its colour, its pattern and, as a rim, its lining. Worn, the lining is hidden:
-    otherwise a garment of the scene would give the season away. Hats and shoes are sold in four lines each, every
-    line to go with another garment; the line is the category, and the photo does not show it.
+    otherwise a garment of the scene would give the season away. Hats and shoes are sold in four lines each, and each
+    line goes with a different garment; the line is the category, and the photo does not show it.
 
 What goes together
     *Global*: the lining's season is the scene's season.
     *Local*: the pattern is the one that goes with the colour of the garment that the category names. Which region
     decides is therefore known.
     A person follows each of the two rules with probability `loyalty`, independently, and otherwise picks any other
-    season or pattern. That is the whole noise, so the likelihood ratio of a product given a scene and a category is
+    season or pattern. There is no other noise, so the likelihood ratio of a product given a scene and a category is
     known, and with it the *oracle*: no method can have a higher expected AUC.
 
 Why each distance alone has a ceiling below the oracle
     *Global*: it compares a scene crop with a product and is not told the category, which neither picture shows: what is
-    left of the local rule is its mean over the four lines. Only the attention knows the category. (Short of learning
-    single photos by heart.)
-    *Local*: it is a sum over regions, and with `backbone=small` none of them sees both walls. Such a sum is uncorrelated
-    with the season, so the ceiling is the local rule alone. This one is no theorem: a sum can still order three of the four
-    combinations of walls right at the price of the fourth. Whether training finds that is a matter of measurement.
+    left of the local rule is its mean over the four lines. Only the attention knows the category. (Unless the global
+    distance learns single photos by heart.)
+    *Local*: it is a sum over regions, and with `backbone=small` no region sees both walls. Such a sum is uncorrelated
+    with the season, so the ceiling is the local rule alone. This ceiling is not proven: a sum can still order three of
+    the four combinations of walls right at the price of the fourth. Whether training finds that has to be measured.
 """
 
 import hashlib
@@ -61,12 +61,12 @@ log = logging.getLogger(__name__)
 Knowledge = Literal["oracle", "global", "local"]
 
 FORMAT = 4
-"""Counts up when equal parameters would be rendered otherwise, so that old renderings are not taken for new ones."""
+"""Format version; goes up when equal parameters render other files, so that old files are not taken for new."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What the generator knows of its own looks, by id."""
+    """What the generator knows of its looks: `loyalty`, scene id -> what decides in it, product id -> what it shows."""
 
     loyalty: float
     looks: dict[str, SceneTruth]
@@ -76,9 +76,9 @@ class Truth:
         """Minus the log-likelihood ratio of each product given the pair's scene and category, (len(products),).
 
         Args:
-            pair: whose scene and category.
-            products: products of that category.
-            knowledge: of everything (the oracle), or of what the global or the local distance can know (the ceilings).
+            pair: pair with the scene and the category.
+            products: ids of products of that category.
+            knowledge: "oracle": everything is known; "global", "local": what that distance can know (the ceilings).
         """
         look = self.looks[pair.scene]
         shown = np.array([self.products[product] for product in products])
@@ -91,7 +91,7 @@ class Truth:
         return -np.log(patterns) - np.log(seasons)
 
     def _ratio(self, follows: NDArray[np.bool_], levels: int) -> NDArray[np.float64]:
-        """How much likelier than in the whole catalogue, where every season and every pattern is equally frequent."""
+        """Likelihood ratio to the catalogue, where each of the `levels` seasons or patterns is equally frequent."""
         return np.where(follows, self.loyalty, (1 - self.loyalty) / (levels - 1)) * levels
 
     def deciding_box(self, pair: Pair) -> Box:
@@ -101,13 +101,13 @@ class Truth:
 
 @dataclass(frozen=True)
 class SyntheticLooks(Source):
-    """Renders the looks into a folder of Shop-the-SceneTruth's own format, once, and reads them like any other.
+    """Renders the looks once, into a folder in Shop-the-Look's own format, and reads them like real data.
 
     Attributes:
-        scenes: how many figures; each gives two pairs: a hat and a pair of shoes.
-        variants: how many products there are of each of the 256 combinations of category, colour, pattern and lining.
-        loyalty: the probability with which a person follows each of the two rules; 1 - loyalty is noise.
-        seed: equal parameters render equal bytes.
+        scenes: number of scenes, with a figure each; a scene gives two pairs, one for its hat and one for its shoes.
+        variants: number of products of each of the 256 combinations of category, colour, pattern and lining.
+        loyalty: probability that a person follows a rule, the same for both rules; 1 - loyalty is noise.
+        seed: random seed of the rendering; equal parameters render equal bytes.
     """
 
     scenes: int
@@ -128,7 +128,7 @@ class SyntheticLooks(Source):
         return root / hashlib.sha256(key.encode()).hexdigest()[:12]
 
     def prepare(self, root: Path) -> None:
-        """Renders what is missing below `root`, which is kept; the last file to be written is the pairs file."""
+        """Renders the looks below `root` unless they are there. The pairs file is written last and marks the end."""
         folder = self._folder(root)
         if (folder / self._files.pairs_file).exists():
             return
@@ -170,11 +170,11 @@ class SyntheticLooks(Source):
         write_text(folder / self._files.pairs_file, "".join(json.dumps(row) + "\n" for row in rows))
 
     def read(self, root: Path) -> PairTable:
-        """Reads the rendered files with the reader of the real data."""
+        """Reads the rendered files with the reader of Shop-the-Look."""
         return self._files.read(self._folder(root))
 
     def image_path(self, root: Path, image: str) -> Path:
-        """Where the image of a scene's or product's id lies."""
+        """Image file of a scene or product id."""
         return self._files.image_path(self._folder(root), image)
 
     def truth(self, root: Path) -> Truth:

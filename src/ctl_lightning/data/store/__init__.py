@@ -1,1 +1,1 @@
-"""Pictures, or features of them, by key: made once, mapped into memory."""
+"""How pictures, or their features, are stored by key: made once, then mapped into memory."""

@@ -1,4 +1,4 @@
-"""Every scene crop and product by key: from one memory-mapped file, from chunks, or decoded anew each time."""
+"""How the image store of scene crops and products is opened: a memory-mapped file, chunks, or decoding every time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,21 +27,22 @@ def open_store(
     max_bad: float,
     chunks_dir: Path | None = None,
 ) -> ImageStore:
-    """Opens the store of exactly these items, and makes it first if the cache does not have it.
+    """Opens the store of exactly these items; makes it first if the cache does not have it.
 
-    The file's name is a hash of the items, their files' sizes and times, size and aspect, so that a change is seen without
-    reading all images; the index has the hash of the images themselves, so that nothing is packed again because files have
-    other times. A process that finds another one at work on the same store waits for it; one that is killed loses little.
+    The name of the store's file is a hash of the items, the sizes and times of their files, size and aspect, so that a
+    change is seen without reading all images. The index has a hash of the images themselves, so that nothing is packed
+    again only because file times differ. A process that finds another one at work on the same store waits; a killed one
+    loses little.
 
     Args:
-        items: what to store; keys are unique.
+        items: pictures to store; their keys are unique.
         size: side of the stored squares, in pixels.
         aspect: how a picture becomes a square.
-        cache_dir: where stores are kept.
+        cache_dir: folder in which stores are kept.
         kind: "packed": one memory-mapped file; "litdata": chunks, which can be streamed; "none": the images are checked once
-            and decoded anew each time.
-        max_bad: the share of images that may be missing or unreadable.
-        chunks_dir: where LitData's chunks are kept, a folder; None: in the cache.
+            and decoded every time.
+        max_bad: largest share of images that may be missing or unreadable, such as 0.01.
+        chunks_dir: folder for LitData's chunks; None: the cache.
 
     Raises:
         InputError: too many images are missing or unreadable; no room on the disk; litdata is not installed.
@@ -66,14 +67,14 @@ def open_store(
 def picture_items(
     source: Source, root: Path, table: PairTable, pairs: Sequence[Pair], margin: float
 ) -> list[ImageItem]:
-    """The pictures that a store of these data holds: the scene crops of pairs, and all products.
+    """The pictures to store: the scene crops of `pairs`, and all products of the catalogue.
 
     Args:
-        source: the format of the data.
-        root: their folder.
-        table: with the catalogue.
-        pairs: whose scenes are cut.
-        margin: by how much a box grows before it is cut away.
+        source: format of the data.
+        root: folder of the data.
+        table: table with the catalogue.
+        pairs: pairs whose scene crops are stored.
+        margin: distance that a box grows on each side before it is cut away, as a share of the image side.
     """
     crops = {
         key: ImageItem(key, source.image_path(root, pair.scene), scene_crop(pair.box, margin))
@@ -94,7 +95,7 @@ def _open(plan: Plan, path: Path, kind: StoreKind, chunks_dir: Path | None) -> I
     make_once(checked, lambda: check(plan, checked))
     index = read_index(checked)
     if kind == "litdata":
-        from ctl_lightning.data.store.litdata import open_chunks  # an extra: imported by those who ask for it
+        from ctl_lightning.data.store.litdata import open_chunks  # an optional dependency: imported only for this kind
 
         with FileLock(path.with_suffix(".chunks.lock")):
             return open_chunks(

@@ -1,4 +1,4 @@
-"""What a frozen backbone says of every scene crop and product, computed once and kept in memory-mapped files."""
+"""How the features of a frozen backbone are computed once for all pictures, and kept in memory-mapped files."""
 
 import hashlib
 import json
@@ -25,33 +25,33 @@ from ctl_lightning.runtime.progress import progress
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Counts up when equal descriptions would be stored as other bytes, so that old files are not taken for new ones."""
+"""Format version; goes up when equal plans would be stored as other bytes, so that old files are not taken for new."""
 
 SECONDS_A_NOTE = 5.0
-"""So often what is done is noted: what a killed computation loses at most."""
+"""Seconds between two notes of the progress: the most that a killed computation loses."""
 
 FeatureType = Literal["float16", "bfloat16"]
 _TORCH = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class CachedFeatures(NamedTuple):
-    """Of B pictures: `pooled` (B, F) and, of scene crops, `regions` (B, R, C); of products R = 0: no method looks at them."""
+    """Features of B pictures: `pooled` (B, F), `regions` (B, R, C). Products have R = 0: no method uses theirs."""
 
     pooled: Tensor
     regions: Tensor
 
 
 class FeaturePlan(NamedTuple):
-    """What a file of features holds. Equal plans are equal features, up to the device's rounding.
+    """What a features file holds. Equal plans have equal features, up to the rounding of the device.
 
     Attributes:
-        store: `ImageStore.content`, a hash of all pictures.
-        image_size: side of what the backbone sees of them.
-        backbone: what identifies the backbone: name, hash of its weights, layers, grid.
+        store: hash of all pictures, `ImageStore.content`.
+        image_size: side of the part of a stored picture that the backbone sees, in pixels.
+        backbone: values that identify the backbone: name, hash of its weights, layers, grid.
         crops: keys of the scene crops, which have pooled vectors and regions.
-        products: keys of the products, which have pooled vectors.
-        views: how many random views each picture has beside its centre.
-        dtype: of the numbers.
+        products: keys of the products, which have only pooled vectors.
+        views: number of random views of each picture beside its centre.
+        dtype: type of the stored numbers, such as "float16".
     """
 
     store: str
@@ -64,11 +64,11 @@ class FeaturePlan(NamedTuple):
 
     @property
     def keys(self) -> list[str]:
-        """Of all pictures, in the order of the rows."""
+        """Keys of all pictures in the order of the rows: scene crops, then products."""
         return [*self.crops, *self.products]
 
     def fingerprint(self) -> str:
-        """A hash of all of it."""
+        """A hash of the whole plan and the format version."""
         return hashlib.sha256(json.dumps([FORMAT, *self]).encode()).hexdigest()[:20]
 
 
@@ -76,12 +76,12 @@ class FeatureViews:
     """Features in place of pictures. Cheap to send to a worker process: the file is mapped there anew, not copied.
 
     Args:
-        path: what `open_features` made.
-        plan: of it.
-        seed: of the run; it chooses among the random views.
+        path: features file that `open_features` made.
+        plan: plan of that file.
+        seed: random seed of the run; it chooses among the random views.
 
     Attributes:
-        path: of the file.
+        path: the features file.
     """
 
     def __init__(self, path: Path, plan: FeaturePlan, seed: int) -> None:
@@ -101,7 +101,7 @@ class FeatureViews:
             )
 
     def training(self, images: Sequence[str], draws: Sequence[tuple[object, ...]]) -> CachedFeatures:
-        """One of the random views of each image; the centre if there are none."""
+        """The random view of each image that its draw chooses; the centre if there are no random views."""
         if not self._views:
             return self.evaluation(images)
         return self._take(images, [1 + random_integers([self._views], "view", self._seed, *draw)[0] for draw in draws])
@@ -119,7 +119,7 @@ class FeatureViews:
         return CachedFeatures(*(torch.from_numpy(np.asarray(part)).view(_TORCH[self._dtype]) for part in chosen))
 
     def _mapped(self) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-        """The pooled vectors and the regions of all views, a row each."""
+        """The pooled vectors and the regions of all views, mapped into memory, one row for each view."""
         if self._arrays is None:
             # Read-only: a writable map of a file larger than the memory is refused by the system.
             numbers = np.load(self.path, mmap_mode="r")
@@ -136,7 +136,7 @@ class FeatureViews:
 
 
 def features_file(plan: FeaturePlan, cache_dir: Path) -> Path:
-    """Where the features of this plan are, or would be."""
+    """Path of the features file of this plan, whether or not it exists."""
     return cache_dir / "features" / f"{plan.fingerprint()}.npy"
 
 
@@ -149,19 +149,20 @@ def open_features(
     num_workers: int,
     seed: int,
 ) -> FeatureViews:
-    """Opens the features of exactly this plan, and computes them first if the cache does not have them.
+    """Opens the features of exactly this plan; computes them first if the cache does not have them.
 
-    The file's name is a hash of the plan, so other pictures, weights, layers or options are never taken for these. A process
-    that finds another one at work on them waits for it; one that is killed loses a few seconds of work.
+    The file's name is a hash of the plan: features of other pictures, weights, layers or options are never used by
+    mistake. A process that finds another one at work on the same file waits for it; a killed one loses a few seconds of
+    work.
 
     Args:
-        plan: what to store.
-        cache_dir: where features are kept.
-        pictures: (keys, views) -> the centre of each image and its random views, uint8 (B · (1 + views), 3, S, S).
-        encode: pictures -> pooled (B, F) and regions (B, R, C), finite.
-        batch_size: so many pictures are encoded at a time.
-        num_workers: processes that read pictures.
-        seed: of the run.
+        plan: what the features file has to hold.
+        cache_dir: folder in which features are kept.
+        pictures: function, (keys, views) -> centre and random views of each image, uint8 (B · (1 + views), 3, S, S).
+        encode: function, pictures -> pooled (B, F) and regions (B, R, C), all finite.
+        batch_size: number of pictures encoded at a time.
+        num_workers: number of processes that read pictures.
+        seed: random seed of the run.
 
     Raises:
         InputError: no room on the disk; numbers too large for the type.
@@ -172,7 +173,7 @@ def open_features(
 
 
 class _Blocks(Dataset[Tensor]):
-    """The pictures of (start, end) rows of a plan; in loader processes, so that a GPU need not wait for them."""
+    """The pictures of blocks (start, end) of a plan's rows, read in loader processes: a GPU need not wait for them."""
 
     def __init__(
         self, plan: FeaturePlan, pictures: Callable[[Sequence[str], int], Tensor], blocks: Sequence[tuple[int, int]]
@@ -188,7 +189,7 @@ class _Blocks(Dataset[Tensor]):
 
 
 def _blocks(plan: FeaturePlan, done: int, size: int) -> list[tuple[int, int]]:
-    """(start, end) of the rows that are left, `size` at a time; none has crops and products: these have no regions to store."""
+    """(start, end) of blocks of up to `size` rows to do; none mixes crops and products, which store no regions."""
     blocks = []
     while done < len(plan.crops) + len(plan.products):
         end = min(done + size, len(plan.crops) if done < len(plan.crops) else len(plan.crops) + len(plan.products))
@@ -208,7 +209,7 @@ def _compute(
     keys, views = plan.keys, 1 + plan.views
     pooled, regions = encode(pictures(keys[:1], 0))
     shapes = (len(keys), views, *pooled.shape[1:]), (len(plan.crops), views, *regions.shape[1:])
-    # The pooled vectors of all pictures, then the regions of the crops. Numpy has no bfloat16: bits, as whole numbers.
+    # The pooled vectors of all pictures, then the regions of the crops; bits as int16, because numpy has no bfloat16.
     sizes = [2 * math.prod(shape) for shape in shapes]
     partial, journal = path.with_suffix(".partial"), path.with_suffix(".journal")
     done = _read_journal(journal) if partial.exists() else 0
@@ -257,7 +258,7 @@ def _numbers(values: Tensor, dtype: FeatureType) -> bytes:
 
 
 def _read_journal(path: Path) -> int:
-    """How many rows are done."""
+    """Number of rows that are done."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

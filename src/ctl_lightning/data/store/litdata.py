@@ -1,4 +1,4 @@
-"""The image store as LitData's chunks (docs/scaling.md)."""
+"""How the image store is kept in LitData's chunks (docs/scaling.md)."""
 
 import logging
 import multiprocessing
@@ -27,17 +27,17 @@ log = logging.getLogger(__name__)
 CHUNK = "64MB"
 
 LAST_FILE = "index.json"
-"""LitData writes it when all chunks are there."""
+"""File that LitData writes when all chunks are there."""
 
 
 class ChunkedStore:
-    """Random access to chunks. A worker process opens them anew.
+    """Image store with random access to chunks. Each worker process opens the chunks itself.
 
     Args:
-        folder: of the chunks.
-        keys: of the stored pictures, in the order in which they were written.
-        index: of the images.
-        listing: of the bad ones.
+        folder: folder of the chunks.
+        keys: keys of the stored pictures, in the order in which they were written.
+        index: index of the checked images.
+        listing: file that lists the images that cannot be read.
     """
 
     def __init__(self, folder: Path, keys: Sequence[str], index: Index, listing: Path) -> None:
@@ -61,18 +61,18 @@ class ChunkedStore:
 
 
 def open_chunks(items: Sequence[ImageItem], aspect: Aspect, index: Index, listing: Path, folder: Path) -> ChunkedStore:
-    """Opens the chunks of these items, and writes them first, on all cores, if `folder` does not have them.
+    """Opens the chunks of these items; writes them first, on all cores, if `folder` does not have them.
 
     Args:
-        items: what to store; keys are unique.
+        items: pictures to store; their keys are unique.
         aspect: how a picture becomes a square.
-        index: of these items; those that cannot be read are left out.
-        listing: of those.
-        folder: where the chunks are or will be.
+        index: index of these items; the images that it calls bad are left out.
+        listing: file that lists the images that cannot be read.
+        folder: folder in which the chunks are or will be.
     """
     readable = [item for item in items if item.key not in index.bad]
     if not (folder / LAST_FILE).exists():
-        shutil.rmtree(folder, ignore_errors=True)  # of a killed process
+        shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
         log.info(
             "writing %d images at %d x %d pixels as chunks, once: %s", len(readable), index.size, index.size, folder
         )
@@ -89,7 +89,7 @@ def open_chunks(items: Sequence[ImageItem], aspect: Aspect, index: Index, listin
                 verbose=False,
             )
         finally:
-            # LitData changes it for the whole process, and every loader process would then take seconds to start.
+            # LitData changes it for the whole process, and then every loader process takes seconds to start.
             multiprocessing.set_start_method(start_method, force=True)
     return ChunkedStore(folder, [item.key for item in readable], index, listing)
 

@@ -1,4 +1,4 @@
-"""Pictures by key: views of one memory-mapped file, or decoded anew each time."""
+"""How a picture is looked up by its key: in one memory-mapped file, or decoded every time."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +16,9 @@ class ImageStore(Protocol):
 
     Attributes:
         size: side of the squares, in pixels.
-        content: a hash of the image files' bytes, keys, crops, size and aspect: equal hash, equal pictures, on any machine.
-        bad: key -> why its image could not be read; these keys have no picture.
-        listing: a file with a line for each of the bad, if there are any.
+        content: hash of image files, keys, crops, size and aspect; equal hash, equal pictures, on any machine.
+        bad: key -> reason why its image could not be read; these keys have no picture.
+        listing: text file with a line for each bad image; it exists only if there are any.
     """
 
     size: int
@@ -27,11 +27,11 @@ class ImageStore(Protocol):
     listing: Path
 
     def __getitem__(self, key: str) -> Pixels:
-        """The picture of a key, uint8 (size, size, 3), RGB; not to be written to."""
+        """The picture of a key, uint8 (size, size, 3), RGB; it must not be written to."""
 
 
 class PackedStore:
-    """Random access to one file. Cheap to send to a worker process: the file is mapped there anew, not copied."""
+    """Image store in one memory-mapped file. Cheap to send to a worker process, which maps the file itself."""
 
     def __init__(self, path: Path) -> None:
         index = read_index(path.with_suffix(".json"))
@@ -52,7 +52,7 @@ class PackedStore:
             )
 
     def __getitem__(self, key: str) -> Pixels:
-        """A view of the file, uint8 (size, size, 3)."""
+        """The picture of a key as a view of the file, uint8 (size, size, 3)."""
         if self._pixels is None:
             self._pixels = np.load(self._path, mmap_mode="r")
         return self._pixels[self._rows[key]]
@@ -62,7 +62,7 @@ class PackedStore:
 
 
 class DecodedImages:
-    """Decodes a picture each time it is asked for: no disk space, but slower (`benchmark` says how much)."""
+    """Image store that decodes a picture every time: needs no disk space, but is slower (`benchmark` says how much)."""
 
     def __init__(self, plan: Plan, index: Index, listing: Path) -> None:
         self.listing = listing
@@ -72,7 +72,7 @@ class DecodedImages:
         self._items = {item.key: item for item in plan.items}
 
     def __getitem__(self, key: str) -> Pixels:
-        """Raises InputError if the file has broken or gone since it was checked."""
+        """The picture of a key. Raises InputError: its file has broken or gone since it was checked."""
         item = self._items[key]
         try:
             return decode(item, self.size, self._aspect)

@@ -1,4 +1,4 @@
-"""How an image store is made: in parallel, block by block, so that a killed process goes on where it was."""
+"""How an image store is made: in parallel, block by block, so that after a kill the next process goes on from there."""
 
 import hashlib
 import json
@@ -21,20 +21,20 @@ from ctl_lightning.runtime.progress import progress
 log = logging.getLogger(__name__)
 
 FORMAT = 4
-"""Counts up when equal items would be stored as other bytes, so that old files are not taken for new ones."""
+"""Format version; goes up when equal items would be stored as other bytes, so that old files are not taken for new."""
 
 BLOCK = 256
-"""So many pictures are written, then noted as done: what a killed packing loses at most."""
+"""Number of pictures written before they are noted as done: the most that a killed packing loses."""
 
 
 class Plan(NamedTuple):
-    """What a store holds. Equal plans are equal bytes.
+    """What a store holds. Equal plans give equal bytes.
 
     Attributes:
-        items: the pictures.
+        items: pictures to store.
         size: side of the squares, in pixels.
         aspect: how a picture becomes a square.
-        versions: size and time of each item's file; None: it is missing.
+        versions: size in bytes and time in ns of each item's file; None: the file is missing.
     """
 
     items: Sequence[ImageItem]
@@ -43,11 +43,11 @@ class Plan(NamedTuple):
     versions: Sequence[tuple[int, int] | None]
 
     def fingerprint(self) -> str:
-        """A hash of what is seen without reading any image; not of where the files lie."""
+        """A hash of what is known without reading an image, such as file sizes; not of where the files lie."""
         return self._digest(self.versions)[:20]
 
     def content(self, hashes: Sequence[str]) -> str:
-        """A hash of the images themselves; `hashes`: of each item's file."""
+        """A hash of the images themselves, made from `hashes`, the hash of each item's file."""
         return self._digest(hashes)
 
     def _digest(self, files: Sequence[object]) -> str:
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
 
 
 def version_of(path: Path) -> tuple[int, int] | None:
-    """Size and time of a file; None: it is missing."""
+    """Size in bytes and modification time in ns of a file; None: it is missing."""
     try:
         status = os.stat(path)
     except OSError:
@@ -67,7 +67,7 @@ def version_of(path: Path) -> tuple[int, int] | None:
 
 
 class Index(NamedTuple):
-    """What lies beside a store."""
+    """Content of the index file beside a store: see `ImageStore`; `keys` are in the order of the rows."""
 
     size: int
     content: str
@@ -76,7 +76,7 @@ class Index(NamedTuple):
 
 
 def read_index(path: Path) -> Index:
-    """Reads the index at `path`. Raises InputError that says what to delete."""
+    """Reads the index file at `path`. Raises InputError: not readable; it says what to delete."""
     try:
         return Index(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
@@ -86,12 +86,16 @@ def read_index(path: Path) -> Index:
 
 
 def listing_of(path: Path) -> Path:
-    """Where the bad images of the store or index at `path` are listed."""
+    """Path of the text file that lists the bad images of the store or index at `path`."""
     return path.with_name(path.name.partition(".")[0] + ".bad.txt")
 
 
 def _adopt(plan: Plan, path: Path) -> bool:
-    """Takes over the store of the same images under other times: after a copy or a second download, nothing is decoded again."""
+    """Reuses a store of the same images with other file times (a copy, a second download): nothing is decoded again.
+
+    Returns:
+        Whether there was such a store.
+    """
     keys = [item.key for item in plan.items]
     equal = []
     for other in path.parent.glob("*.npy"):
@@ -121,7 +125,7 @@ def _adopt(plan: Plan, path: Path) -> bool:
 
 
 def _hash(path: Path) -> str:
-    """Of a file's bytes; empty if it cannot be opened."""
+    """The sha256 of a file's bytes; empty if it cannot be opened."""
     try:
         return sha256_of(path)
     except OSError:
@@ -129,7 +133,7 @@ def _hash(path: Path) -> str:
 
 
 def pack(plan: Plan, path: Path) -> None:
-    """Makes the store at `path`, its index beside it. Raises InputError: no room on the disk."""
+    """Makes the store at `path` and its index beside it. Raises InputError: no room on the disk."""
     if _adopt(plan, path):
         return
     partial, journal = path.with_suffix(".partial"), path.with_suffix(".journal")
@@ -155,7 +159,7 @@ def pack(plan: Plan, path: Path) -> None:
 
 
 def check(plan: Plan, path: Path) -> None:
-    """Makes the index at `path` alone: every image is decoded once and not kept."""
+    """Makes only the index, at `path`: every image is decoded once and not kept."""
     journal = path.with_suffix(".journal")
     blocks = _in_blocks(plan, "checking", journal, lambda row, pixels: None, lambda: None)
     _write_index(path, plan, blocks)
@@ -163,7 +167,7 @@ def check(plan: Plan, path: Path) -> None:
 
 
 class _Block(NamedTuple):
-    """What became of `BLOCK` items in a row: the hashes of their files, and key -> why one cannot be read."""
+    """Result for `BLOCK` items in a row: first row, hashes of their files, and key -> why its image cannot be read."""
 
     start: int
     hashes: list[str]
@@ -173,7 +177,7 @@ class _Block(NamedTuple):
 def _in_blocks(
     plan: Plan, verb: str, journal: Path, write: Callable[[int, Pixels], None], sync: Callable[[], None]
 ) -> list[_Block]:
-    """Decodes every item on all cores and gives it to `write`; notes block after block in `journal`, to go on there."""
+    """Decodes every item on all cores and passes it to `write`; notes finished blocks in `journal`, to resume there."""
 
     def attempt(row: int) -> tuple[str, str | None]:
         item = plan.items[row]
@@ -214,7 +218,7 @@ def _in_blocks(
 
 
 def _read_journal(path: Path) -> dict[int, _Block]:
-    """The blocks that are done. Takes away what a killed process has not written whole."""
+    """First row -> block, for the blocks that are done. Removes lines that a killed process has not written whole."""
     if not path.exists():
         return {}
     blocks = []

@@ -1,4 +1,4 @@
-"""What the network is given of an image: a picture cut out of the stored one. (Or features of it: data/features.py.)"""
+"""Which part of a stored picture the network sees in training and evaluation (its features: store/features.py)."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -13,27 +13,28 @@ from ctl_lightning.data.store.features import CachedFeatures
 from ctl_lightning.data.store.packed import ImageStore
 
 Augment = Literal["none", "crop", "colour"]
-"""none: the centre; crop: a random part, mirrored half of the time (the paper's); colour: that, and a change of colours."""
+"""Change of training pictures: "none": the centre; "crop": a random part, mirrored half of the time (the paper's);
+"colour": that, and a change of colours."""
 
 
 class Views(Protocol):
-    """Batches of what the network is given. `images` are keys of the store: all scene crops, or all products."""
+    """Batches of what the network sees. `images` are keys of the store: all of scene crops, or all of products."""
 
     def training(self, images: Sequence[str], draws: Sequence[tuple[object, ...]]) -> Tensor | CachedFeatures:
-        """A view of each image, which is a function of its draw and the seed of the run."""
+        """A view of each image; it depends only on the image's draw and the random seed of the run."""
 
     def evaluation(self, images: Sequence[str]) -> Tensor | CachedFeatures:
-        """The view of each image that is measured with."""
+        """The view of each image that evaluation uses."""
 
 
 class PictureViews:
-    """Pictures, uint8 (B, 3, S, S).
+    """Batches of pictures, uint8 (B, 3, S, S).
 
     Args:
-        store: of scene crops and products.
-        size: S, of what is cut out of the stored picture.
-        augment: of training views. Colours are not changed here but on the device; see `jitter_colours`.
-        seed: of the run.
+        store: image store of scene crops and products.
+        size: side S of the part that is cut out of the stored picture, in pixels.
+        augment: change of training pictures. Colours are not changed here but on the device; see `jitter_colours`.
+        seed: random seed of the run.
     """
 
     def __init__(self, store: ImageStore, size: int, augment: Augment, seed: int) -> None:
@@ -43,7 +44,7 @@ class PictureViews:
         self._seed = seed
 
     def training(self, images: Sequence[str], draws: Sequence[tuple[object, ...]]) -> Tensor:
-        """A random part of each picture, mirrored half of the time; the centres if there is no augmentation."""
+        """A random part of each picture, mirrored half of the time; its centre if `augment` is "none"."""
         if self._augment == "none":
             return self.evaluation(images)
         pictures = self._empty(len(images))
@@ -84,13 +85,13 @@ class PictureViews:
         return self._store[image][start:end, start:end]
 
     def _empty(self, count: int) -> Tensor:
-        """Room for pictures, uint8 (count, S, S, 3); in a worker it is shared memory: a batch is not copied on its way."""
+        """An empty tensor for pictures, uint8 (count, S, S, 3); in a worker it is shared memory, to save a copy."""
         pictures = torch.empty((count, self._size, self._size, 3), dtype=torch.uint8)
         return pictures if get_worker_info() is None else pictures.share_memory_()  # type: ignore[no-untyped-call]
 
 
 def centre(stored: int, size: int) -> tuple[int, int]:
-    """Start and end of the central `size` of `stored` pixels."""
+    """Start and end of the central `size` pixels of a side of `stored` pixels."""
     start = (stored - size) // 2
     return start, start + size
 
