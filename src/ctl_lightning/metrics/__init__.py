@@ -1,1 +1,1 @@
-"""How well a distance ranks and classifies, and how sure a number is."""
+"""How well a distance ranks and classifies, and how certain each number is."""

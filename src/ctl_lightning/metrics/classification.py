@@ -1,4 +1,4 @@
-"""Compatible or not, and how probably: what a distance says of a single (scene, product)."""
+"""Is a single (scene, product) compatible, and how probably? Answers from its distance, and how good they are."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,20 +23,20 @@ from ctl_lightning.metrics.intervals import Floats, Interval, interval, ratio_in
 from ctl_lightning.metrics.retrieval import PairScores
 
 BINS = 10
-"""Of the reliability curve and of the expected calibration error; of equal width."""
+"""Number of bins, of equal width, of the reliability curve and of the expected calibration error."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A distance's threshold, and a logistic curve that turns it into a probability (Platt 1999).
+    """A threshold on the distance, and a logistic curve that turns a distance into a probability (Platt 1999).
 
-    Both are of as many compatible as incompatible products: the probability is that of a world in which one product in two goes
-    with the scene. Scale the odds p / (1 - p) for another.
+    Both are fitted to as many compatible as incompatible products: the probability is that of a world in which one
+    product in two goes with the scene. Scale the odds p / (1 - p) for another world.
 
     Attributes:
-        threshold: a product at this distance or nearer is called compatible.
-        slope: of the log-odds, per unit of distance; negative if nearer products are likelier.
-        intercept: the log-odds at distance 0.
+        threshold: distance up to which a product is called compatible.
+        slope: slope of the log-odds per unit of distance; negative if nearer products are likelier to be compatible.
+        intercept: log-odds at distance 0.
     """
 
     threshold: float
@@ -44,25 +44,25 @@ class Classifier:
     intercept: float
 
     def is_compatible(self, distances: Floats) -> NDArray[np.bool_]:
-        """Distances (...) -> (...)."""
+        """Distances (...) -> whether each is compatible, (...)."""
         return distances <= self.threshold
 
     def probability(self, distances: Floats | float) -> Floats:
-        """Distances (...) -> (...)."""
+        """Distances (...) -> probabilities of being compatible, (...)."""
         return 0.5 * (1 + np.tanh(0.5 * (self.intercept + self.slope * distances)))  # the logistic without overflow
 
     def plain(self) -> dict[str, float]:
-        """Plain values, for a checkpoint."""
+        """The attributes as plain values, for a checkpoint."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """2 N samples: of N pairs the products that were chosen, then their seeded negatives.
+    """2 N samples from N pairs: first the pairs' own products, then their seeded negatives.
 
     Attributes:
-        distance: (2 N,).
-        compatible: the truth, (2 N,).
+        distance: distance of each sample, (2 N,).
+        compatible: whether each sample is truly compatible, (2 N,).
         scene: number of each sample's scene, (2 N,).
     """
 
@@ -72,7 +72,7 @@ class Samples:
 
 
 def samples_of(scores: PairScores, scenes: Integers) -> Samples:
-    """The samples of N scored pairs and the numbers of their scenes, (N,)."""
+    """The samples of N scored pairs, where `scenes` holds the number of each pair's scene, (N,)."""
     count = len(scores.positive)
     return Samples(
         np.concatenate([scores.positive, scores.negative]),
@@ -82,17 +82,17 @@ def samples_of(scores: PairScores, scenes: Integers) -> Samples:
 
 
 def fit_classifier(judged: Samples) -> Classifier:
-    """The threshold with the most right answers on these samples, and their logistic curve: to be used on others.
+    """Fits the threshold with the most right answers, and the logistic curve, to samples; for use on other samples.
 
-    Among equally good thresholds the middle one is taken. The curve's fit is scikit-learn's, with a ridge so weak that it only keeps
-    the slope finite where the samples can be told apart without an error.
+    Of equally good thresholds the middle one is taken. scikit-learn fits the curve, with a ridge so weak that it only
+    keeps the slope finite where the samples can be told apart without an error.
     """
     order = np.argsort(judged.distance, kind="stable")
     distance, compatible = judged.distance[order], judged.compatible[order]
-    last = np.append(np.flatnonzero(np.diff(distance)), len(distance) - 1)  # of each run of equal distances
+    last = np.append(np.flatnonzero(np.diff(distance)), len(distance) - 1)  # last index of each run of equal distances
     right = np.append(0, np.cumsum(np.where(compatible, 1, -1))[last])
     best = np.flatnonzero(right == right.max())
-    place = int(best[len(best) // 2])  # so many distinct distances are called compatible
+    place = int(best[len(best) // 2])  # number of distinct distances that are called compatible
     levels = distance[last]
     borders = np.concatenate([[np.nextafter(levels[0], -np.inf)], (levels[:-1] + levels[1:]) / 2, levels[-1:]])
     scale = float(distance.std()) or 1.0
@@ -103,16 +103,16 @@ def fit_classifier(judged: Samples) -> Classifier:
 
 
 def classifier_results(classifier: Classifier, judged: Samples, chosen_on: int) -> dict[str, Any]:
-    """What the classifier is worth on samples that it was not chosen on.
+    """How good the classifier is on samples that it was not fitted to.
 
     Args:
-        classifier: threshold and curve.
-        judged: the samples.
-        chosen_on: number of validation pairs that chose it; noted.
+        classifier: threshold and logistic curve.
+        judged: samples to measure it on.
+        chosen_on: number of validation pairs that it was fitted to; returned as "pairs".
 
     Returns:
-        The classifier's numbers, "pairs" that chose it, and with 95 % intervals "accuracy", "precision", "recall", "f1"
-        and "brier"; without intervals "expected_calibration_error", and "roc_auc" and "average_precision" over all samples.
+        The classifier's attributes, "pairs", and with 95 % intervals "accuracy", "precision", "recall", "f1" and
+        "brier"; without intervals "expected_calibration_error", and "roc_auc" and "average_precision" over all samples.
     """
     said, truth = classifier.is_compatible(judged.distance), judged.compatible
     hit, probability = (said & truth).astype(float), classifier.probability(judged.distance)
@@ -137,14 +137,15 @@ def classifier_results(classifier: Classifier, judged: Samples, chosen_on: int) 
 def calibration_error(probability: Floats, truth: NDArray[np.bool_]) -> float:
     """Σ over bins of (share of samples) · |mean probability - share of true ones| (Naeini et al. 2015, bins of equal width).
 
-    Without an interval: it is biased upwards, resampling biases it once more, and a bootstrap interval does not hold the truth.
+    It has no interval: it is biased upwards, resampling biases it once more, and a bootstrap interval would miss the
+    truth.
 
     >>> calibration_error(np.array([0.75, 0.75, 0.25, 0.25]), np.array([True, True, False, False]))
     0.25
 
     Args:
-        probability: of each sample, (N,).
-        truth: of each sample, (N,).
+        probability: probability of each sample to be compatible, (N,).
+        truth: whether each sample is compatible, (N,).
     """
     given = torch.from_numpy(probability), torch.from_numpy(truth.astype(np.int64))
     with _double():
@@ -152,7 +153,7 @@ def calibration_error(probability: Floats, truth: NDArray[np.bool_]) -> float:
 
 
 def roc_auc(distance: Floats, truth: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve of samples, (N,) each, of which the near ones should be the true ones.
+    """Area under the ROC curve; distances and truth of the samples, (N,) each. True samples should be the near ones.
 
     >>> roc_auc(np.array([0.1, 0.2, 0.3, 0.4]), np.array([True, False, True, False]))
     0.75
@@ -162,7 +163,9 @@ def roc_auc(distance: Floats, truth: NDArray[np.bool_]) -> float:
 
 
 def average_precision(distance: Floats, truth: NDArray[np.bool_]) -> float:
-    """Σ over thresholds of (gain of recall) · precision of samples, (N,) each, of which the near ones should be the true ones.
+    """Σ over thresholds of (gain of recall) · precision; distances and truth of the samples, (N,) each.
+
+    True samples should be the near ones.
 
     >>> average_precision(np.array([0.1, 0.2, 0.3]), np.array([True, False, True])).__round__(4)
     0.8333
@@ -172,21 +175,21 @@ def average_precision(distance: Floats, truth: NDArray[np.bool_]) -> float:
 
 
 def roc_curve(distance: Floats, truth: NDArray[np.bool_]) -> Floats:
-    """False and true positive rates over all thresholds, (2, n), of samples (N,)."""
+    """False and true positive rates over all n thresholds, (2, n); distances and truth of the samples, (N,) each."""
     with _double():
         false_rate, true_rate, _ = binary_roc(*_as_scores(distance, truth))
     return torch.stack([false_rate, true_rate]).numpy()
 
 
 def precision_recall_curve(distance: Floats, truth: NDArray[np.bool_]) -> Floats:
-    """Recall and precision over all thresholds, (2, n), of samples (N,)."""
+    """Recall and precision over all n thresholds, (2, n); distances and truth of the samples, (N,) each."""
     with _double():
         precision, recall, _ = binary_precision_recall_curve(*_as_scores(distance, truth))
     return torch.stack([recall, precision]).numpy()
 
 
 def _as_scores(distance: Floats, truth: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-    """Scores in [0, 1] in the reverse order of the distances, and the truth: torchmetrics takes others for logits."""
+    """Scores in [0, 1], in reverse order of the distances, and the truth; torchmetrics takes others for logits."""
     levels, place = np.unique(distance, return_inverse=True)
     scores = 1 - place / max(1, len(levels) - 1)
     return torch.from_numpy(scores), torch.from_numpy(truth.astype(np.int64))
@@ -194,7 +197,7 @@ def _as_scores(distance: Floats, truth: NDArray[np.bool_]) -> tuple[Tensor, Tens
 
 @contextmanager
 def _double() -> Iterator[None]:
-    """Within it torchmetrics divides counts in double precision, for which it has no option."""
+    """Makes torchmetrics divide counts in double precision within this block; it has no option for that."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -204,5 +207,5 @@ def _double() -> Iterator[None]:
 
 
 def bins(probability: Floats) -> Integers:
-    """Which bin each probability is in, (N,)."""
+    """Index of the bin that each probability is in, (N,)."""
     return np.minimum((probability * BINS).astype(np.int64), BINS - 1)

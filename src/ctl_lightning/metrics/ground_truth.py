@@ -1,4 +1,4 @@
-"""What can be measured where the truth is known: the best AUC that there can be, and whether the attention finds what decides."""
+"""Where the truth is known: what is the best possible AUC, and does the attention find the garment that decides?"""
 
 import math
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from ctl_lightning.metrics.retrieval import score_pairs
 def region_centre(
     region: int, grid: int, stored: int, size: int, box: Box, margin: float, place: Box
 ) -> tuple[float, float]:
-    """Where in the whole scene, (x, y) in [0, 1], the centre of a region of an evaluation picture lies.
+    """Position (x, y) in the whole scene, both in [0, 1], of the centre of a region of an evaluation picture.
 
     Args:
-        region: index, row by row.
-        grid: regions are grid x grid.
-        stored: side of the stored crop, in pixels.
-        size: side of its centre that the network sees.
-        box: of the pair, which was cut away.
-        margin: that the box was grown by.
-        place: where in the stored square the crop lies; see `placed`.
+        region: index of the region, row by row.
+        grid: side of the grid of regions, which has grid x grid of them.
+        stored: side of the stored scene crop, in pixels.
+        size: side of its centre part that the network sees, in pixels.
+        box: box of the pair, which was cut away.
+        margin: how much the box was grown before, as a share of the image side.
+        place: where in the stored square the scene crop lies; see `placed`.
     """
     row, column = divmod(region, grid)
     left, top, right, bottom = scene_crop(box, margin)
@@ -38,7 +38,7 @@ def region_centre(
 
 
 def truth_results(task: EvaluationSet, truth: Truth) -> dict[str, Any]:
-    """{"oracle": {"auc": ...}, "ceilings": {"global": ..., "local": ...}}: the best AUC that there can be on these pairs."""
+    """{"oracle": {"auc": ...}, "ceilings": {"global": ..., "local": ...}}: the best possible AUC on these pairs."""
     knowledge: tuple[Knowledge, ...] = ("oracle", "global", "local")
     auc = {
         known: interval(score_pairs(task, truth_distances(task, truth, known)).auc, task.scene) for known in knowledge
@@ -47,7 +47,7 @@ def truth_results(task: EvaluationSet, truth: Truth) -> dict[str, Any]:
 
 
 def truth_distances(task: EvaluationSet, truth: Truth, knowledge: Knowledge) -> Any:
-    """The generator's own distance as a function of query indices (n,) and product indices (m,) -> (n, m)."""
+    """The generator's own distance, as a function: query indices (n,) and product indices (m,) -> distances (n, m)."""
     pair_of_query = {query: pair for query, pair in zip(task.query.tolist(), task.pairs, strict=True)}
     rows: dict[int, Floats] = {}
 
@@ -72,18 +72,19 @@ def attention_results(
     """How well the attention finds the garment that decides.
 
     Args:
-        task: the pairs.
-        attention: a_i of every query, (Q, R).
-        boxes: of the deciding garment of each pair.
-        places: of each pair's scene crop in its stored square.
-        stored_size: see `region_centre`.
-        image_size: see `region_centre`.
-        margin: see `region_centre`.
+        task: pairs to measure.
+        attention: attention weights a_i of every query, (Q, R).
+        boxes: box of the deciding garment of each pair.
+        places: where each pair's scene crop lies in its stored square; see `placed`.
+        stored_size: side of the stored scene crops, in pixels.
+        image_size: side of their centre part that the network sees, in pixels.
+        margin: how much each box was grown before it was cut away, as a share of the image side.
 
     Returns:
         {"attention": {"pointing": share of pairs whose heaviest region has its centre in the deciding garment,
-        "pointing_uniform": the same for a region drawn at random, as uniform attention and chance would,
-        "energy": mean weight of all regions whose centre lies in it, "energy_uniform": the same for equal weights}}
+        "pointing_uniform": the same for a region drawn at random, as uniform attention and chance would, "energy":
+        total weight of the regions whose centre lies in it, mean over pairs, "energy_uniform": the same for equal
+        weights}}
     """
     grid = math.isqrt(attention.shape[1])
     inside = np.zeros((len(task.pairs), grid * grid))

@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap intervals that resample scenes, since the pairs of a scene depend on each other."""
+"""How certain is a number? Bootstrap intervals that resample scenes, as pairs of one scene depend on each other."""
 
 from collections.abc import Callable
 
@@ -21,10 +21,10 @@ def interval(values: Floats, scenes: Integers, statistic: Callable[..., Floats] 
     """A statistic of pairs with its 95 % percentile bootstrap interval (Efron & Tibshirani 1993, section 13.3).
 
     Args:
-        values: of each pair, (N,); NaN: has none.
+        values: one value per pair, (N,); NaN for a pair without a value.
         scenes: number of each pair's scene, (N,).
         statistic: np.mean or np.median.
-        seed: of the resampling.
+        seed: random seed of the resampling.
     """
     if statistic is np.mean:
         return ratio_interval(values, np.ones(len(values)), scenes, seed)
@@ -42,10 +42,10 @@ def ratio_interval(numerators: Floats, denominators: Floats, scenes: Integers, s
     """Σ numerators / Σ denominators with its 95 % interval: a mean, or a precision, a recall or an F1 of counts.
 
     Args:
-        numerators: of each pair, (N,); NaN: the pair does not count.
-        denominators: of each pair, (N,).
+        numerators: one numerator per pair, (N,); NaN for a pair that does not count.
+        denominators: one denominator per pair, (N,).
         scenes: number of each pair's scene, (N,).
-        seed: of the resampling.
+        seed: random seed of the resampling.
     """
     known = ~np.isnan(numerators)
     numerators, denominators, scenes = numerators[known], denominators[known], scenes[known]
@@ -69,14 +69,15 @@ def sums_by_scene(values: Floats, scenes: Integers) -> Floats:
 def paired_difference(first: Floats, second: Floats, scenes: Integers, seed: int = 0) -> Interval:
     """The mean of first - second over the same pairs, its 95 % interval, and the p-value of "there is no difference".
 
-    The p-value is that of the same bootstrap (Efron & Tibshirani 1993, section 15.4): twice the smaller share of resampled differences
-    that lie on one side of 0, those at 0 on both, and never below 2 / (resamples + 1).
+    The p-value is that of the same bootstrap (Efron & Tibshirani 1993, section 15.4): twice the smaller share of
+    resampled differences that lie on one side of 0, where those at 0 count on both sides, and never below 2 /
+    (resamples + 1).
 
     Args:
-        first: of each pair, (N,); NaN: has none.
-        second: likewise.
+        first: first value of each pair, (N,); NaN for a pair without a value.
+        second: second value of each pair, (N,); NaN likewise.
         scenes: number of each pair's scene, (N,).
-        seed: of the resampling.
+        seed: random seed of the resampling.
 
     Returns:
         {"value", "low", "high", "p"}
@@ -95,14 +96,14 @@ def paired_difference(first: Floats, second: Floats, scenes: Integers, seed: int
 
 
 def as_text(found: Interval) -> str:
-    """ "0.610 [0.580, 0.640]"; nothing of nothing."""
+    """Text such as "0.610 [0.580, 0.640]"; empty if there is no value."""
     if found["value"] is None:
         return ""
     return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 def _draws(count: int, seed: int) -> Integers:
-    """How often each of `count` scenes is in each of the resamples: (RESAMPLES, count)."""
+    """How often each of `count` scenes is drawn in each resample, (RESAMPLES, count)."""
     generator = np.random.Generator(np.random.PCG64(seed))
     return generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
 

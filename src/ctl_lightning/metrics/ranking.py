@@ -1,4 +1,4 @@
-"""Who is how far from whom: what was embedded of a split, by one process or several, and the distances between its scenes and products."""
+"""How far is each product of a split from each scene? Gathers the embeddings of all processes, gives distances."""
 
 from typing import Any, Literal, Protocol
 
@@ -15,47 +15,47 @@ from ctl_lightning.runtime.errors import InputError
 
 
 class Ranked(Protocol):
-    """What is asked of the queries and products of a split."""
+    """What a ranking must give for the queries and products of a split."""
 
     def distances(self, queries: Integers, products: Integers) -> Floats:
-        """Query indices (n,) and product indices (m,) -> (n, m)."""
+        """Query indices (n,) and product indices (m,) -> distances (n, m)."""
 
     def attention(self) -> Floats:
-        """a_i of every query, (Q, R); R = 0 if the method has no regions."""
+        """Attention weights a_i of every query, (Q, R); R = 0 if the method has no regions."""
 
 
 class Measure(Protocol):
-    """What measures: a network of ours, or anything else with these two."""
+    """What computes distances: a network of ours, or any object with these two methods."""
 
     def query(self, style: SceneStyle) -> Tensor | None:
-        """q (B, D) with distances 2 - q·p; None: there is no such form."""
+        """Vectors q (B, D) with distances 2 - q·p; None if there is no such form."""
 
     def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
-        """Every scene to every product, (M, D) -> (B, M)."""
+        """Distance of every scene to every product, products (M, D) -> (B, M)."""
 
 
 class QueryMeasure:
-    """d = 2 - q·p of one vector q a scene, for who has vectors and no network of ours."""
+    """d = 2 - q·p with one vector q per scene, for users who have vectors and no network of ours."""
 
     def query(self, style: SceneStyle) -> Tensor:
-        """q is what was given of the scene, (B, D)."""
+        """The scenes' vectors themselves, (B, D)."""
         return style.scene
 
     def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
-        """(M, D) -> (B, M)."""
+        """Distance of every scene to every product, products (M, D) -> (B, M)."""
         return query_distance(style.scene, products)
 
 
 class Ranking:
     """Embedded scene crops and products, and the distances between them.
 
-    Where one vector q says all of a query, its products are in double precision: no two distances are equal by rounding, so the ranks are
-    those that a catalogue gives, whatever computes its products.
+    Where the distance is 2 - q·p, the inner products q·p are in double precision: no two distances are equal by
+    rounding, so the ranks are those that a catalogue gives, whatever computes its inner products.
 
     Args:
-        measure: whose distances; a network.
-        styles: of Q queries.
-        products: f_p, (M, D).
+        measure: what computes the distances, usually a network.
+        styles: style embeddings of Q queries.
+        products: style embeddings f_p of the products, (M, D).
     """
 
     def __init__(self, measure: Measure, styles: SceneStyle, products: Tensor) -> None:
@@ -68,7 +68,7 @@ class Ranking:
 
     @torch.no_grad()
     def distances(self, queries: Integers, products: Integers) -> Floats:
-        """Query indices (n,) and product indices (m,) -> (n, m)."""
+        """Query indices (n,) and product indices (m,) -> distances (n, m)."""
         device = self.products.device
         rows = torch.from_numpy(queries).to(device)
         if self._queries is not None:
@@ -79,7 +79,7 @@ class Ranking:
         return distance.double().cpu().numpy()
 
     def attention(self) -> Floats:
-        """a_i of every query, (Q, R); R = 0 if the method has no regions."""
+        """Attention weights a_i of every query, (Q, R); R = 0 if the method has no regions."""
         return self.styles.attention.double().cpu().numpy()
 
 
@@ -89,14 +89,14 @@ STATES: dict[Kind, tuple[str, ...]] = {
     "scenes": ("scene_place", "scene", "regions", "attention"),
     "products": ("product_place", "product"),
 }
-"""What is kept of each kind of picture; the places come first."""
+"""Names of the states that are kept for each kind of picture; the places come first."""
 
 
 class CatalogueRanking(Metric):
     """Exact ranking of a catalogue for scenes that are embedded batch by batch, in one process or several.
 
-    Batches come in any order, from whatever process; torchmetrics gathers them. What came twice, as padded samplers deal it, counts
-    once. Nothing may be missing: a ranking of a part of the catalogue is another task.
+    Batches come in any order, from any process; torchmetrics gathers them. What came twice, because a sampler padded
+    its share, counts once. Nothing may be missing: ranking a part of the catalogue is another task.
 
     >>> ranking = CatalogueRanking().expecting(scenes=1, products=3)
     >>> ranking.update(torch.tensor([0]), torch.tensor([[2.0, 0.0]]), "scenes")  # q of one scene
@@ -106,8 +106,8 @@ class CatalogueRanking(Metric):
     array([[0. , 0.8, 2. ]])
 
     Args:
-        measure: whose distances: a network, or anything with `query` and `distances`; None: d = 2 - q·p.
-        options: of torchmetrics.Metric.
+        measure: what computes the distances: a network, or any object with `query` and `distances`; None: d = 2 - q·p.
+        options: options of torchmetrics.Metric.
     """
 
     is_differentiable = False
@@ -121,24 +121,24 @@ class CatalogueRanking(Metric):
 
     def __init__(self, measure: Measure | None = None, **options: Any) -> None:
         super().__init__(**options)
-        # In a tuple: a network that is measured is no part of its metric, nor its weights of the metric's state.
+        # In a tuple, so that neither the network becomes a part of the metric nor its weights of the metric's state.
         self._measure: tuple[Measure] = (measure or QueryMeasure(),)
         self._expected: dict[Kind, int] = {"scenes": 0, "products": 0}
         for name in (*STATES["scenes"], *STATES["products"]):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def expecting(self, scenes: int, products: int) -> "CatalogueRanking":
-        """Says how many scenes and products there are in all. Returns this metric, emptied."""
+        """Sets how many scenes and products there are in all. Returns this metric, emptied."""
         self.reset()
         self._expected = {"scenes": scenes, "products": products}
         return self
 
     def update(self, place: Tensor, embedded: Tensor | SceneStyle, kind: Kind) -> None:
-        """Takes up a batch.
+        """Adds a batch.
 
         Args:
-            place: of each scene or product in the list of all of them, whole numbers, (B,).
-            embedded: f_p of products, (B, D); the styles of scenes, or their q, (B, D).
+            place: index of each scene or product in the list of all of them, whole numbers, (B,).
+            embedded: for products f_p, (B, D); for scenes their SceneStyle, or vectors q, (B, D).
             kind: "scenes" or "products".
         """
         parts: tuple[Tensor, ...]
@@ -151,7 +151,7 @@ class CatalogueRanking(Metric):
             getattr(self, name).append(part)
 
     def compute(self) -> Ranking:
-        """The ranking of all that the processes embedded.
+        """The ranking of everything that the processes embedded.
 
         Raises:
             InputError: a scene or a product is missing; an embedding is not finite.
@@ -163,7 +163,7 @@ class CatalogueRanking(Metric):
         return Ranking(self._measure[0], styles, products)
 
     def _ordered(self, kind: Kind) -> list[Tensor]:
-        """The parts of all scenes or products, by their places, those that came twice once."""
+        """The parts of all scenes or products, in the order of their places; what came twice appears once."""
         found = [getattr(self, name) for name in STATES[kind]]
         # Lists in one process, tensors after torchmetrics has gathered them from several.
         place, *parts = (torch.cat(list(part)) if isinstance(part, list) and part else part for part in found)
@@ -182,11 +182,11 @@ class CatalogueRanking(Metric):
 
 
 class FixedRanking:
-    """Distances that are equal for every scene.
+    """Distances that are the same for every scene.
 
     Args:
-        distances: of M products, (M,).
-        queries: how many, Q.
+        distances: distance of each of M products, (M,).
+        queries: number of queries Q.
     """
 
     def __init__(self, distances: Floats, queries: int) -> None:
@@ -194,9 +194,9 @@ class FixedRanking:
         self._queries = queries
 
     def distances(self, queries: Integers, products: Integers) -> Floats:
-        """Query indices (n,) and product indices (m,) -> (n, m)."""
+        """Query indices (n,) and product indices (m,) -> distances (n, m)."""
         return np.tile(self._distance[products], (len(queries), 1))
 
     def attention(self) -> Floats:
-        """None: (Q, 0)."""
+        """No attention weights, (Q, 0)."""
         return np.zeros((self._queries, 0))

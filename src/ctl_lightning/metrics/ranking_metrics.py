@@ -1,7 +1,8 @@
-"""Ranking metrics over batches, as torchmetrics, for who has distances and none of our data: hit rate, matched AUC, lift.
+"""Hit rate, matched AUC and lift as torchmetrics, batch by batch, for users who have distances and none of our data.
 
-B queries, M products; a distance is smaller where a product goes better with a query. Ties count half. All sums are in double
-precision and are gathered from several processes. `retrieval.score_pairs` computes the same for a whole split, pair by pair.
+Shapes: B queries, M products. A smaller distance means that a product goes better with a query. Ties count half. All
+sums are in double precision and are gathered from all processes. `retrieval.score_pairs` computes the same for a whole
+split, pair by pair.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from ctl_lightning.metrics.retrieval import matched_weights, mean_over_first, ne
 
 
 class _Mean(Metric):
-    """The mean of a value of each query; queries without a value, NaN, do not count."""
+    """Mean of one value per query; queries without a value (NaN) do not count."""
 
     is_differentiable = False
     higher_is_better = True
@@ -36,7 +37,7 @@ class _Mean(Metric):
         self.count += len(known)
 
     def compute(self) -> Tensor:
-        """The mean, a scalar; NaN: no query has a value."""
+        """The mean, a scalar; NaN if no query has a value."""
         return self.total / self.count
 
 
@@ -49,8 +50,8 @@ class HitRate(_Mean):
     0.5
 
     Args:
-        k: how many.
-        options: of torchmetrics.Metric.
+        k: number of nearest candidates among which the own product is a hit, such as 10.
+        options: options of torchmetrics.Metric.
     """
 
     def __init__(self, k: int, **options: Any) -> None:
@@ -58,22 +59,23 @@ class HitRate(_Mean):
         self._k = k
 
     def update(self, distance: Tensor, positive: Tensor, candidates: Tensor | None = None) -> None:
-        """Takes up B queries.
+        """Adds B queries.
 
         Args:
-            distance: of queries and products, (B, M).
+            distance: distance of every query to every product, (B, M).
             positive: column of each query's own product, (B,).
-            candidates: which products each query is ranked against, bool, (B, M), such as those of its category that its scene does
-                not name; None: all.
+            candidates: which products each query is ranked against, bool, (B, M), such as those of its category that
+                its scene does not name; None: all.
         """
         table, own = _numpy(distance), positive.cpu().numpy()
         self._add((1 + nearer(table, own, _allowed(table, own, candidates)) <= self._k).astype(float))
 
 
 class MatchedAUC(_Mean):
-    """AUC against negatives of the positive's kind, which popularity hardly wins.
+    """AUC against negatives of the positive's kind, at which popularity hardly wins.
 
-    A product that was trained on is compared with such products, weighted by how often they were; one that was not, with such.
+    A product that was seen in training is compared with seen ones, weighted by how often they were seen; an unseen
+    product with unseen ones.
 
     >>> metric = MatchedAUC()
     >>> distance = torch.tensor([[0.5, 0.1, 0.9, 0.2]])
@@ -82,16 +84,16 @@ class MatchedAUC(_Mean):
     0.75
 
     Args:
-        options: of torchmetrics.Metric.
+        options: options of torchmetrics.Metric.
     """
 
     def update(self, distance: Tensor, positive: Tensor, train_count: Tensor, candidates: Tensor | None = None) -> None:
-        """Takes up B queries; those without a negative of their kind do not count.
+        """Adds B queries; those without a negative of their kind do not count.
 
         Args:
-            distance: of queries and products, (B, M).
+            distance: distance of every query to every product, (B, M).
             positive: column of each query's own product, (B,).
-            train_count: in how many training pairs each product is, (M,).
+            train_count: number of training pairs that each product is in, (M,); 0: unseen.
             candidates: see `HitRate.update`.
         """
         table, own = _numpy(distance), positive.cpu().numpy()
@@ -100,7 +102,7 @@ class MatchedAUC(_Mean):
 
 
 class Lift(_Mean):
-    """AUC minus the AUC with other scenes in the query's place: what is gained by looking at the scene.
+    """AUC minus the AUC with other scenes in the query's place: the gain from looking at the scene.
 
     >>> metric = Lift()
     >>> distance = torch.tensor([[0.1, 0.5, 0.9]])  # its product is the nearest of three
@@ -110,15 +112,15 @@ class Lift(_Mean):
     0.75
 
     Args:
-        options: of torchmetrics.Metric.
+        options: options of torchmetrics.Metric.
     """
 
     def update(self, distance: Tensor, others: Tensor, positive: Tensor, candidates: Tensor | None = None) -> None:
-        """Takes up B queries.
+        """Adds B queries.
 
         Args:
-            distance: of queries and products, (B, M).
-            others: the same with P other scenes in each query's place, (P, B, M); NaN where there is none.
+            distance: distance of every query to every product, (B, M).
+            others: distances with P other scenes in each query's place, (P, B, M); NaN where there is no other scene.
             positive: column of each query's own product, (B,).
             candidates: see `HitRate.update`.
         """
@@ -135,7 +137,7 @@ def _numpy(distance: Tensor) -> Floats:
 
 
 def _allowed(distance: Floats, positive: Any, candidates: Tensor | None) -> Floats:
-    """1 for the negatives of each query, (B, M)."""
+    """1 for the negatives of each query, else 0, (B, M)."""
     allowed = np.ones(distance.shape) if candidates is None else candidates.cpu().numpy().astype(float)
     allowed[np.arange(len(allowed)), positive] = 0
     return allowed

@@ -1,4 +1,4 @@
-"""What re-ranking gains: the order that another system gave, and ours, of the same candidates."""
+"""How much does it gain to re-rank, by our distance, the candidates that another system ordered?"""
 
 import numpy as np
 
@@ -7,22 +7,22 @@ from ctl_lightning.metrics.intervals import Floats, Interval, interval, paired_d
 from ctl_lightning.metrics.retrieval import Distances
 
 CANDIDATES = 20
-"""So many products each list has, the true one among them."""
+"""Number of products in each list, the true one among them."""
 
 
 def reranking_results(
     task: EvaluationSet, distances: Distances, seed: int = 0
 ) -> dict[str, dict[str, Interval | float]]:
-    """nDCG (Järvelin & Kekäläinen 2002) of lists that two simple systems gave, before and after they are ordered by distance.
+    """nDCG (Järvelin & Kekäläinen 2002) of lists from two simple systems, before and after ordering them by distance.
 
-    A list holds a pair's product and random products of its category that no pair of the scene names. The systems: "shuffled", which
-    knows nothing, and "popularity", which puts first what is in the most training pairs. Products that a system, or the distance,
-    holds for equal share the mean gain of their places.
+    A list holds a pair's product and random products of its category that no pair of the scene names. The systems are
+    "shuffled", which knows nothing, and "popularity", which puts first the products in the most training pairs.
+    Products that a system, or the distance, cannot tell apart share the mean gain of their places.
 
     Args:
-        task: the pairs and the catalogue.
-        distances: of queries and products.
-        seed: of the lists.
+        task: pairs and catalogue.
+        distances: function that gives the distances of queries to products.
+        seed: random seed of the lists.
 
     Returns:
         {system: {"candidates": mean length of the lists, "given": nDCG before, "reranked": after, "gain": the difference with "p"}}
@@ -54,11 +54,13 @@ def reranking_results(
 
 
 def ndcg(distance: Floats, relevant: int) -> float:
-    """nDCG of a list with one relevant item, whose gain is 1 / log2(1 + rank); equal distances share their places' mean.
+    """nDCG of a list with one relevant item, whose gain is 1 / log2(1 + rank).
+
+    Items at equal distances share the mean gain of their places.
 
     Args:
-        distance: of each item, (n,); the smaller, the earlier.
-        relevant: which item it is.
+        distance: distance of each item, (n,); the smaller, the earlier in the list.
+        relevant: index of the relevant item.
     """
     own = distance[relevant]
     first, last = int((distance < own).sum()), int((distance <= own).sum())
@@ -66,5 +68,5 @@ def ndcg(distance: Floats, relevant: int) -> float:
 
 
 def order(distances: Floats) -> Integers:
-    """(n,) -> the indices of the candidates, the nearest first; equal ones stay in the order that they came in."""
+    """Distances (n,) of candidates -> their indices, the nearest first; equal ones keep their order."""
     return np.argsort(distances, kind="stable")

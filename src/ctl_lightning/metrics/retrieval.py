@@ -1,4 +1,4 @@
-"""Exact ranking metrics: every pair's product against all products of its category.
+"""Exact ranking metrics: how does every pair's product rank among all products of its category?
 
 All ranking is by distance, smaller is better (torchmetrics' retrieval metrics ignore items whose score is not positive).
 """
@@ -18,22 +18,23 @@ Distances = Callable[[Integers, Integers], Floats]
 HITS = (1, 5, 10, 50)
 PERMUTATIONS = 10
 CHUNK = 256
-"""Pairs ranked at a time: bounds the memory to CHUNK x products of a category."""
+"""Number of pairs ranked at a time: limits the memory to CHUNK x products of a category."""
 
 
 @dataclass(frozen=True)
 class PairScores:
-    """How each of N pairs was ranked, (N,) each.
+    """How each of N pairs was ranked; every attribute is (N,).
 
     Attributes:
         auc: share of the negatives that are farther than the positive; ties count half.
-        auc_matched: the same against negatives of the positive's kind: for a seen positive the seen ones, weighted by their training
-            frequency; for an unseen one the unseen ones. NaN where there are none.
-        auc_shuffled: mean `auc` when the pair is given the scene crops of other scenes' pairs of its category. NaN where there are none.
-        rank: 1 + how many negatives are nearer, + half of the ties.
+        auc_matched: the same against negatives of the positive's kind: for a seen positive the seen ones, weighted by
+            their training frequency; for an unseen one the unseen ones. NaN where there are none.
+        auc_shuffled: mean `auc` when the pair is given the scene crops of other scenes' pairs of its category. NaN
+            where there are none.
+        rank: 1 + number of nearer negatives + half of the ties.
         correct: whether the positive of the seeded triplet is nearer than its negative; ½ for a tie.
-        positive: the distance of that positive.
-        negative: the distance of that negative.
+        positive: distance of the positive of the seeded triplet.
+        negative: distance of the negative of the seeded triplet.
     """
 
     auc: Floats
@@ -49,9 +50,9 @@ def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0
     """Ranks every pair's product against all products of its category, the scene's other products masked.
 
     Args:
-        task: the pairs and the catalogue.
-        distances: of queries and products.
-        shuffle_seed: which other scenes stand in for a pair's own in `auc_shuffled`.
+        task: pairs and catalogue.
+        distances: function that gives the distances of queries to products.
+        shuffle_seed: random seed for choosing the other scenes that stand in for a pair's own in `auc_shuffled`.
     """
     auc, matched, shuffled, rank, near, far = (np.full(len(task.pairs), np.nan) for _ in range(6))
     for category in range(len(task.categories)):
@@ -76,14 +77,14 @@ def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0
                     continue
                 other = distances(task.query[pairs[donor[given]]], products)
                 foreign[turn, given] = weighted_auc(other, positive[given], allowed[given])
-            # By way of the differences: a method that ignores the scene loses exactly nothing, whatever the rounding of a mean.
+            # Through the differences: a method that ignores the scene loses exactly nothing, whatever a mean rounds.
             shuffled[at] = auc[at] - mean_over_first(auc[at] - foreign)
     correct = (near < far) + 0.5 * (near == far)
     return PairScores(auc, matched, shuffled, rank, correct, near, far)
 
 
 def _weights(task: EvaluationSet, pairs: Integers, products: Integers) -> tuple[Floats, Floats]:
-    """How much each product counts as a negative of each pair, for `auc` and for `auc_matched`: (n, m) each."""
+    """Weight of each product as a negative of each pair, for `auc` and for `auc_matched`, (n, m) each."""
     allowed = np.ones((len(pairs), len(products)))
     for row, pair in enumerate(pairs):
         allowed[row, np.isin(products, task.masked[pair])] = 0
@@ -96,19 +97,19 @@ def matched_weights(allowed: Floats, positive: Integers, train_count: Integers) 
     """Weights of the negatives of the positive's kind: seen ones by their training frequency, or unseen ones.
 
     Args:
-        allowed: 1 for each query's negatives, (n, m).
+        allowed: 1 for the negatives of each query, else 0, (n, m).
         positive: column of each query's own product, (n,).
-        train_count: in how many training pairs each product is, (m,).
+        train_count: number of training pairs that each product is in, (m,).
 
     Returns:
-        (n, m)
+        Weights, (n, m).
     """
     seen = train_count[positive] > 0
     return allowed * np.where(seen[:, None], train_count, train_count == 0)
 
 
 def weighted_auc(distance: Floats, positive: Integers, weight: Floats) -> Floats:
-    """Weighted share of the negatives (n, m) that are farther than column `positive` (n,); NaN without negatives: (n,)."""
+    """Weighted share of negatives (n, m) farther than column `positive` (n,) -> (n,); NaN without negatives."""
     own = np.take_along_axis(distance, positive[:, None], axis=1)
     farther = (distance > own) + 0.5 * (distance == own)
     with np.errstate(invalid="ignore"):
@@ -116,20 +117,20 @@ def weighted_auc(distance: Floats, positive: Integers, weight: Floats) -> Floats
 
 
 def nearer(distance: Floats, positive: Integers, allowed: Floats) -> Floats:
-    """How many negatives are nearer than the positive, ties by half: (n,)."""
+    """Number of negatives that are nearer than the positive, ties counted half, (n,)."""
     own = np.take_along_axis(distance, positive[:, None], axis=1)
     return (((distance < own) + 0.5 * (distance == own)) * allowed).sum(1)
 
 
 def _donors(scenes: Integers, seed: int) -> Integers:
-    """For each of the permutations, whose scene crop each of n pairs is given: (permutations, n); -1 for a pair's own scene."""
+    """Index of the pair that gives each of n pairs its scene crop, (permutations, n); -1 if it has the same scene."""
     generator = np.random.Generator(np.random.PCG64(seed))
     donors = np.stack([generator.permutation(len(scenes)) for _ in range(PERMUTATIONS)])
     return np.where(scenes[donors] == scenes, -1, donors)
 
 
 def mean_over_first(values: Floats) -> Floats:
-    """The mean over the first dimension of what is not NaN, (P, n) -> (n,); NaN where there is nothing."""
+    """Mean over the first dimension of the values that are not NaN, (P, n) -> (n,); NaN where there are none."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0).sum(0) / known.sum(0)
@@ -138,7 +139,7 @@ def mean_over_first(values: Floats) -> Floats:
 def summarise(
     task: EvaluationSet, scores: PairScores, seed: int = 0
 ) -> dict[str, dict[str, Interval] | dict[str, dict[str, Interval]]]:
-    """All metrics over all pairs, over those with a seen and with an unseen product, and by category.
+    """All metrics over all pairs, over those with a seen product, those with an unseen one, and by category.
 
     Returns:
         {"all": {METRIC: {"value", "low", "high"}}, "seen": ..., "unseen": ..., "by_category": {category: ...}}

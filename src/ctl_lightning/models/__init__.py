@@ -1,1 +1,4 @@
-"""The methods, a file each: pictures -> embeddings -> distance. Plain torch; knows neither Lightning nor Hydra nor the data."""
+"""How each method turns pictures into embeddings and distances, one file per method.
+
+Plain torch: nothing here knows Lightning, Hydra or the data.
+"""

@@ -1,4 +1,6 @@
-"""BPR-DAE, its visual part (Song et al. 2017, NeuroStylist: Neural Compatibility Modeling for Clothing Matching)."""
+"""The method `bpr_dae`: BPR-DAE, visual part only (Song et al. 2017, NeuroStylist: Neural Compatibility Modeling for
+Clothing Matching).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +11,11 @@ from ctl_lightning.models.components.pooled_network import PooledNetwork
 
 
 class AutoEncoder(nn.Module):
-    """Feature -> code -> feature, one sigmoid layer each way (section 3.3).
+    """Encodes a feature and decodes it again: one sigmoid layer, then one linear layer (section 3.3).
 
     Args:
-        features: F.
-        dim: D, of the code.
+        features: width F of the backbone feature.
+        dim: width D of the code.
     """
 
     def __init__(self, features: int, dim: int) -> None:
@@ -22,29 +24,33 @@ class AutoEncoder(nn.Module):
         self.decoder = nn.Linear(dim, features)
 
     def code(self, feature: Tensor) -> Tensor:
-        """(B, F) -> (B, D), from 0 to 1."""
+        """Features (B, F) -> codes (B, D), each number between 0 and 1."""
         return torch.sigmoid(self.encoder(feature))
 
     def error(self, feature: Tensor) -> Tensor:
-        """½ |v - v̂|² of each feature, (B, F) -> (B,). The target has no gradient: a tuned backbone shall not become flat."""
+        """½ |v - v̂|² of each feature v, (B, F) -> (B,).
+
+        The target v has no gradient: it would teach a tuned backbone to give flat features.
+        """
         return 0.5 * (self.decoder(self.code(feature)) - feature.detach()).square().sum(-1)
 
 
 class DualAutoEncoder(PooledNetwork):
     """Two auto-encoders, one for scenes and one for products; the compatibility is the inner product of their codes.
 
-    d = -h_s·h_p, where smaller is better, as everywhere here. It is trained with `bpr_loss` + γ times the penalty (`loss=bpr`,
-    loss.reconstruction). Where it departs: the text of products and the term that ties text to picture are not there (this data
-    has no text); the decoder is linear, since the features of today's backbones are not between 0 and 1; Adam in place of
-    stochastic gradient descent; features are scaled to a mean square of 1, so that γ means the same for every backbone.
+    d = -h_s·h_p, where smaller is better, as everywhere here. It is trained with `BPRLoss`, which adds γ times the
+    penalty (`loss=bpr`, loss.reconstruction). Differences from the paper: the text of products and the loss term that
+    ties text to picture are left out (this data has no text); the decoder is linear, since the features of today's
+    backbones are not between 0 and 1; Adam instead of stochastic gradient descent; features are scaled to a mean square
+    of 1, so that γ means the same for every backbone.
 
     Args:
-        backbone: frozen or not.
-        categories: how many; it does not look at them.
-        dim: D, of the codes.
+        backbone: image network, frozen or tuned.
+        categories: number of categories; this method does not use it.
+        dim: width D of the codes.
     """
 
-    losses = ("bpr", "triplet", "logistic")  # its distance is no length, as the contrastive loss needs
+    losses = ("bpr", "triplet", "logistic")  # not contrastive, which needs a distance that is a length
 
     def __init__(self, backbone: Backbone, categories: int, *, dim: int) -> None:
         require_positive(dim=dim)
@@ -53,24 +59,24 @@ class DualAutoEncoder(PooledNetwork):
         self.products = AutoEncoder(backbone.pooled_features, dim)
 
     def scene_vector(self, pooled: Tensor) -> Tensor:
-        """(B, F) -> h_s (B, D)."""
+        """Pooled features of scene crops (B, F) -> codes h_s (B, D)."""
         return self.scenes.code(_scaled(pooled))
 
     def product_vector(self, pooled: Tensor) -> Tensor:
-        """(B, F) -> h_p (B, D)."""
+        """Pooled features of products (B, F) -> codes h_p (B, D)."""
         return self.products.code(_scaled(pooled))
 
     def penalty(self, scene: Tensor, products: Tensor) -> Tensor:
-        """The mean reconstruction error of scenes + that of products, a feature's: a scalar."""
+        """Mean reconstruction error of scenes + that of products, divided by the width F: a scalar."""
         error = self.scenes.error(_scaled(scene)).mean() + self.products.error(_scaled(products)).mean()
         return error / scene.shape[1]
 
     def distance(self, style: SceneStyle, product: Tensor) -> Tensor:
-        """Each scene to its own product, (B, D) -> (B,)."""
+        """Distance of each scene to its own product, products (B, D) -> (B,)."""
         return -(style.scene * product).sum(-1)
 
     def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
-        """Every scene to every product, (M, D) -> (B, M)."""
+        """Distance of every scene to every product, products (M, D) -> (B, M)."""
         return -style.scene @ products.T
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint as plain data: found, read, and added to. No class that it names is imported."""
+"""How a checkpoint is found, read as plain data, and added to. No class that it names is imported."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,16 +13,16 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing
 
 FORMAT = 2
-"""Counts up when checkpoints are written in another way; what is older is read by `_upgraded`. Version 0.1 wrote none, which means 1."""
+"""Version of the checkpoint format; `_upgraded` reads older ones. Package version 0.1 wrote none, which means 1."""
 
 MONITOR = "val/auc"
-"""What chooses the best checkpoint, and what a sweep maximises."""
+"""Metric that chooses the best checkpoint and that a sweep maximises."""
 
 NETWORK = "network."
-"""What the names of the network's weights begin with."""
+"""Prefix of the names of the network's weights in a checkpoint."""
 
 RENAMED_WEIGHTS = {"shift": "loss.shift", "temperature.logarithm": "loss.temperature.logarithm"}
-"""Name in a checkpoint of format 1 -> name of today."""
+"""Name of a weight in a checkpoint of format 1 -> its name today."""
 
 SOURCES = {
     "ctl_lightning.data.synthetic.SyntheticLooks": "synthetic",
@@ -30,17 +30,17 @@ SOURCES = {
     "ctl_lightning.data.street2shop.Street2Shop": "street2shop",
     "ctl_lightning.data.folder.LooksFolder": "folder",
 }
-"""Class that a checkpoint of format 1 names as the source of its data -> name of today. Nothing that it names is imported."""
+"""Class that a checkpoint of format 1 names as its data source -> name of that source today. No class is imported."""
 
 LAST = Path("checkpoints/last.ckpt")
-"""Where a run directory has its last checkpoint."""
+"""Path of the last checkpoint within a run directory."""
 
 
 def checkpoint_of(path: Path) -> Path:
-    """The checkpoint that a path means: a run directory means its best one, or the last of a method that learns nothing.
+    """The checkpoint file that a path means: of a run directory its best, or its last if the method learns nothing.
 
     Raises:
-        InputError: a directory without checkpoints.
+        InputError: a directory without checkpoints, or one where it is not clear which is the best.
     """
     if not path.is_dir():
         return path
@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint as plain data; no class that the file names is imported.
 
     Raises:
-        InputError: missing, unreadable, or not a checkpoint of this program.
+        InputError: the file is missing, unreadable, or not a checkpoint of this program.
     """
     if not path.is_file():
         raise InputError(f"ckpt_path={path}: no such file; checkpoints are in a run directory's folder checkpoints")
@@ -84,7 +84,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _upgraded(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint of format 1 as it would be written today; its `format` stays, as Lightning reads the file itself to continue it."""
+    """A checkpoint of format 1 as it would be written today.
+
+    Its `format` stays 1, so that no run continues it: to do so, Lightning reads the file itself, without this upgrade.
+    """
     options = checkpoint["hyper_parameters"]
     if options["method"] in METHODS:
         others = {name for kind in METHODS.values() for name in own_options(kind)} - own_options(
@@ -103,7 +106,7 @@ def _upgraded(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def fits_this_revision(path: Path) -> Iterator[None]:
-    """Within it the network of a checkpoint is made. Raises InputError: another revision wrote it."""
+    """Turns errors from making a checkpoint's network in this block into InputError: another revision wrote it."""
     try:
         yield
     except (InputError, TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
@@ -117,11 +120,11 @@ def network_of(checkpoint: Mapping[str, Any], path: Path) -> Network:
     """The network of a checkpoint with its weights, in eval mode, without Lightning.
 
     Args:
-        checkpoint: as `read_checkpoint` gave it.
-        path: of it, for messages.
+        checkpoint: contents of the checkpoint, from `read_checkpoint`.
+        path: file of the checkpoint, for error messages.
 
     Raises:
-        InputError: another revision wrote it.
+        InputError: another revision of the package wrote it.
     """
     options = dict(checkpoint["hyper_parameters"])
     with fits_this_revision(path):
@@ -135,7 +138,7 @@ def network_of(checkpoint: Mapping[str, Any], path: Path) -> Network:
 
 
 def add_to_checkpoint(path: Path, **values: Any) -> None:
-    """Puts plain values into a checkpoint that is there. Raises InputError as `read_checkpoint`."""
+    """Adds plain values to an existing checkpoint file. Raises InputError as `read_checkpoint` does."""
     checkpoint = read_checkpoint(path)
     with replacing(path) as temporary:
         torch.save(checkpoint | values, temporary)

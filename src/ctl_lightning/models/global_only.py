@@ -1,4 +1,4 @@
-"""The global distance alone."""
+"""The method `global`: the global distance alone."""
 
 from ctl_lightning.models.components.backbone import Backbone
 from ctl_lightning.models.components.style_network import StyleNetwork
@@ -8,12 +8,12 @@ class GlobalOnly(StyleNetwork):
     """d_global = |f_s - f_p|²: the whole scene alone (Kang et al. 2019, equation 2); no regions, no attention.
 
     Args:
-        backbone: frozen or not.
-        categories: how many.
-        dim: D, of the style space; 128 in the paper.
+        backbone: image network, frozen or tuned.
+        categories: number of categories.
+        dim: number of dimensions D of the style space; 128 in the paper.
         hidden: width of the heads' hidden layer.
-        dropout: rate in the heads.
-        squared: squared Euclidean distances as in the paper's equations, or plain ones.
+        dropout: dropout rate in the heads.
+        squared: whether distances are squared Euclidean, as in the paper's equations, or plain Euclidean.
     """
 
     def __init__(

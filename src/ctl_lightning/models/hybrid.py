@@ -1,20 +1,22 @@
-"""The paper's hybrid distance."""
+"""The method `hybrid`: the paper's hybrid distance."""
 
 from ctl_lightning.models.components.backbone import Backbone
 from ctl_lightning.models.components.style_network import Attention, StyleNetwork
 
 
 class Hybrid(StyleNetwork):
-    """d_hybrid = ½ (d_global + d_local): the whole scene, and the regions that the category asks for (Kang et al. 2019, equation 5).
+    """d_hybrid = ½ (d_global + d_local): the whole scene, and the regions that matter for the category.
+
+    (Kang et al. 2019, equation 5)
 
     Args:
-        backbone: frozen or not.
-        categories: how many.
-        dim: D, of the style space; 128 in the paper.
+        backbone: image network, frozen or tuned.
+        categories: number of categories.
+        dim: number of dimensions D of the style space; 128 in the paper.
         hidden: width of the heads' hidden layer.
-        dropout: rate in the heads.
-        attention: by category as in the paper, or uniform (the ablation).
-        squared: squared Euclidean distances as in the paper's equations, or plain ones.
+        dropout: dropout rate in the heads.
+        attention: "category", guided by the category as in the paper, or "uniform" (the ablation).
+        squared: whether distances are squared Euclidean, as in the paper's equations, or plain Euclidean.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Image-based recommendations (McAuley et al. 2015, Image-based Recommendations on Styles and Substitutes, arXiv 1506.04757)."""
+"""The method `ibr` (McAuley et al. 2015, Image-based Recommendations on Styles and Substitutes, arXiv 1506.04757)."""
 
 from torch import Tensor, nn
 
@@ -10,13 +10,14 @@ from ctl_lightning.models.components.pooled_network import PooledNetwork
 class LowRankMahalanobis(PooledNetwork):
     """d = (v_s - v_p) E Eᵀ (v_s - v_p)ᵀ = |v_s E - v_p E|² with E of rank D (section 3.2, "style space"), the same E for both.
 
-    It is trained with `logistic_loss`, theirs. Where it departs: they optimise the whole likelihood with L-BFGS, here Adam sees
-    batches; their D is 10 or 100, here that of all methods; their negatives are random products, here the protocol's.
+    It is trained with their loss, `LogisticLoss`. Differences from the paper: they optimise the whole likelihood with
+    L-BFGS, here Adam optimises batches; their D is 10 or 100, here it is that of all methods; their negatives are
+    random products, here they are the protocol's.
 
     Args:
-        backbone: frozen or not.
-        categories: how many; it does not look at them.
-        dim: D, the rank.
+        backbone: image network, frozen or tuned.
+        categories: number of categories; this method does not use it.
+        dim: rank D of E.
     """
 
     def __init__(self, backbone: Backbone, categories: int, *, dim: int) -> None:
@@ -25,5 +26,5 @@ class LowRankMahalanobis(PooledNetwork):
         self.transform = nn.Linear(backbone.pooled_features, dim, bias=False)
 
     def scene_vector(self, pooled: Tensor) -> Tensor:
-        """(B, F) -> (B, D), of any length."""
+        """Pooled features (B, F) -> vectors (B, D), of any length."""
         return self.transform(pooled)

@@ -1,4 +1,4 @@
-"""Raw backbone features: the distance of the pooled vectors, L2-normalised. Nothing is learned (Kang et al. 2019, section 5.2)."""
+"""The method `imagenet`: distance of raw backbone features, nothing is learned (Kang et al. 2019, section 5.2)."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,8 +13,8 @@ class RawFeatures(PooledNetwork):
     """d = |v_s - v_p|² of the L2-normalised pooled features.
 
     Args:
-        backbone: as it is.
-        categories: how many; it does not look at them.
+        backbone: image network, used as it is.
+        categories: number of categories; this method does not use it.
     """
 
     losses = ()
@@ -23,9 +23,9 @@ class RawFeatures(PooledNetwork):
         super().__init__(backbone)
 
     def scene_vector(self, pooled: Tensor) -> Tensor:
-        """(B, F) -> unit vectors (B, F)."""
+        """Pooled features (B, F) -> unit vectors (B, F)."""
         return F.normalize(pooled, dim=-1)
 
     def query(self, style: SceneStyle) -> Tensor:
-        """q (B, F) of B scenes with d(s, p) = 2 - q·v_p: the vectors have unit length."""
+        """Vectors q (B, F) with d(s, p) = 2 - q·v_p, which holds because the v have unit length."""
         return query("global", *style)

@@ -1,20 +1,22 @@
-"""The local distance alone."""
+"""The method `local`: the local distance alone."""
 
 from ctl_lightning.models.components.backbone import Backbone
 from ctl_lightning.models.components.style_network import Attention, StyleNetwork
 
 
 class LocalOnly(StyleNetwork):
-    """d_local = Σ_i a_i |f_i - f_p|²: the regions alone, by category-guided attention (Kang et al. 2019, equations 3 and 4).
+    """d_local = Σ_i a_i |f_i - f_p|²: the regions alone, weighted by category-guided attention.
+
+    (Kang et al. 2019, equations 3 and 4)
 
     Args:
-        backbone: frozen or not.
-        categories: how many.
-        dim: D, of the style space; 128 in the paper.
+        backbone: image network, frozen or tuned.
+        categories: number of categories.
+        dim: number of dimensions D of the style space; 128 in the paper.
         hidden: width of the heads' hidden layer.
-        dropout: rate in the heads.
-        attention: by category as in the paper, or uniform (the ablation).
-        squared: squared Euclidean distances as in the paper's equations, or plain ones.
+        dropout: dropout rate in the heads.
+        attention: "category", guided by the category as in the paper, or "uniform" (the ablation).
+        squared: whether distances are squared Euclidean, as in the paper's equations, or plain Euclidean.
     """
 
     def __init__(

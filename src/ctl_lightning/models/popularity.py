@@ -1,4 +1,4 @@
-"""Popularity: what is in many training pairs is recommended to everyone. It sees no picture, so its lift is 0."""
+"""The method `popularity`: recommends to everyone what is in many training pairs. It sees no picture: lift 0."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from ctl_lightning.models.components.network import Network
 
 
 class Popularity(Network):
-    """d = minus the share of the category's training pairs that a product is in; equal for every scene, 0 for unseen products.
+    """d = minus the share of its category's training pairs that a product is in; 0 if unseen. The same for every scene.
 
     Args:
-        backbone: None.
-        categories: how many.
+        backbone: None; this method has no image network.
+        categories: number of categories; this method does not use it.
     """
 
     sees = False
@@ -23,6 +23,6 @@ class Popularity(Network):
         super().__init__(None)
 
     def prior(self, train_count: NDArray[Any], category: NDArray[Any]) -> NDArray[Any]:
-        """Training counts and category indices of M products, (M,) each -> distances (M,)."""
+        """Numbers of training pairs and category indices of M products, (M,) each -> distances (M,)."""
         pairs = np.bincount(category, train_count)
         return -train_count / np.maximum(pairs, 1)[category]

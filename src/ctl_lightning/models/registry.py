@@ -1,4 +1,4 @@
-"""Every method and every loss by its name: one line each. A config and a checkpoint name a key, never a class."""
+"""Which class each method and loss name stands for. Configs and checkpoints give such a name, never a class."""
 
 import inspect
 from collections.abc import Mapping
@@ -52,11 +52,11 @@ def make_network(
     """Makes the network of a method, with random weights.
 
     Args:
-        method: a key of METHODS.
-        categories: how many.
-        backbone: its options.
-        options: of the method: the keywords of its constructor.
-        loss: a key of LOSSES that it is to be trained with; None: it is not trained.
+        method: name of the method, a key of METHODS.
+        categories: number of categories.
+        backbone: options of the backbone.
+        options: options of the method, which are the keywords of its constructor.
+        loss: name of the loss to train it with, a key of LOSSES; None if it is not trained.
 
     Raises:
         ValueError: an option out of its range, or of another method; a loss that cannot train it.
@@ -77,7 +77,10 @@ def make_network(
 
 
 def make_loss(options: Mapping[str, Any]) -> Loss:
-    """Makes a loss of its `name`, a key of LOSSES, and its own options. Errors as of `make_network`, named `loss.OPTION`."""
+    """Makes a loss from its `name`, a key of LOSSES, and its own options.
+
+    Raises the errors of `make_network`; an option is named `loss.OPTION` there.
+    """
     kind = _find(LOSSES, "loss", options["name"])
     try:
         return kind(**{name: value for name, value in options.items() if name != "name"})
@@ -86,19 +89,19 @@ def make_loss(options: Mapping[str, Any]) -> Loss:
 
 
 def own_options(kind: type[Network] | type[Loss]) -> dict[str, Any]:
-    """The annotations of the options that a method or a loss has of its own."""
+    """The options that a method or a loss has of its own: name -> annotation."""
     hints = get_type_hints(kind.__init__)
     return {name: hints[name] for name in inspect.signature(kind).parameters if name not in ("backbone", "categories")}
 
 
 def model_hints(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The annotations of the options of conf/model, for the method and the loss that they name.
+    """The annotations of the options of conf/model, for the method and the loss that the options name.
 
     Args:
-        options: of conf/model, as far as they are known.
+        options: options of conf/model, as far as they are known.
 
     Returns:
-        Name -> annotation; of options within options such a mapping.
+        Name -> annotation, or such a mapping for options within options.
     """
     method, loss = options.get("method"), options.get("loss")
     name = loss.get("name") if isinstance(loss, Mapping) else None

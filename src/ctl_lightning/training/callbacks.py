@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: what checkpoints are told, progress, speed."""
+"""Callbacks beside the steps of a training: what they add to checkpoints, show as progress and log as speed."""
 
 import sys
 import time
@@ -12,11 +12,11 @@ from ctl_lightning.data.triplets import Triplet
 
 
 class RunInCheckpoint(Callback):
-    """Puts into every checkpoint what it should know of its run: the config, so its protocol, and the time that it took.
+    """Adds to every checkpoint the config of its run, which has the protocol, and the time that the training took.
 
     Args:
-        config: the resolved config, as plain values.
-        seconds: of training before this program was started.
+        config: resolved config of the run, as plain values.
+        seconds: training time before this program was started, in seconds.
     """
 
     def __init__(self, config: dict[str, Any], seconds: float) -> None:
@@ -29,11 +29,11 @@ class RunInCheckpoint(Callback):
         self._started = time.monotonic()
 
     def seconds(self) -> float:
-        """Of training, with that of the runs that this one continues."""
+        """Training time so far, in seconds, including the runs that this one continues."""
         return self._before + time.monotonic() - self._started
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the keys `config` and `train_seconds`; what was logged so far is written, lest a killed run go on without it."""
+        """Adds the keys `config` and `train_seconds`; writes what was logged, so that a killed run goes on with it."""
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger):
                 logger.save()
@@ -42,12 +42,12 @@ class RunInCheckpoint(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's, with the loss. It reads it from the device only when it is logged: in each step, the host would wait."""
+    """Lightning's bar, with the loss, read from the device only when it is logged: else the host waits in each step."""
 
     _loss: dict[str, float] = {}  # noqa: RUF012 - replaced, never changed
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What stands behind the bar."""
+        """The values shown behind the bar."""
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and trainer.global_step % every == 0 and "train/loss" in trainer.logged_metrics:
             self._loss = {"loss": float(trainer.logged_metrics["train/loss"])}
@@ -55,7 +55,7 @@ class ProgressBar(RichProgressBar):
 
 
 class EpochLines(Callback):
-    """A line after each validation where there is no terminal for a progress bar: a log file shall not look hung."""
+    """Prints a line after each validation where no terminal shows a progress bar: a log file should not look hung."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the epoch and its validation AUC."""
@@ -68,9 +68,10 @@ class EpochLines(Callback):
 
 
 class Speed(Callback):
-    """Logs `train/images_per_second`, of all processes, and `train/data_wait`, the share of the time that steps waited for data.
+    """Logs `train/images_per_second`, of all processes, and `train/data_wait`, the share of time that steps waited.
 
-    Where steps run on another device than the host, waiting for that device counts for the step that the host was in.
+    Where steps run on another device than the host, waiting for that device counts towards the step that the host was
+    in.
     """
 
     def __init__(self) -> None:
@@ -79,11 +80,11 @@ class Speed(Callback):
         self._since = self._ended = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that goes on within an epoch has no other start of it."""
+        """Starts to count; a run that goes on within an epoch has no other start of that epoch."""
         self._begin()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation does not count."""
+        """Starts to count again, so that validation does not count."""
         self._begin()
 
     def _begin(self) -> None:
@@ -91,14 +92,14 @@ class Speed(Callback):
         self._since = self._ended = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """The batch is there."""
+        """Counts the pictures of the batch and the time that the step waited for it."""
         self._waited += time.perf_counter() - self._ended
         self._images += len(batch.category) * (3 if isinstance(batch, Triplet) else 2)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Logs with the loss, so at the steps at which the host waits for the device anyway."""
+        """Logs at the steps at which the loss is logged, where the host waits for the device anyway."""
         self._ended = time.perf_counter()
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and trainer.global_step % every == 0:

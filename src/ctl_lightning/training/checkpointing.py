@@ -1,4 +1,4 @@
-"""What is in a checkpoint, and which one a run continues."""
+"""Which checkpoint a run may continue, how checkpoints are written, and which one is kept as the best."""
 
 import os
 import shutil
@@ -17,14 +17,15 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing
 
 DATA_MAY_DIFFER = ("root", "cache_dir", "store", "chunks_dir", "num_workers", "eval_batch_size")
-"""Options of the data that do not change what is learned or measured."""
+"""Data options that do not change what is learned or measured."""
 
 
 def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -> dict[str, Any]:
-    """Reads the checkpoint of a run that shall go on with `module` and the options `data`.
+    """Reads the checkpoint of a run that is to go on with `module` and the data options `data`.
 
     Raises:
-        InputError: it was trained with other options; the first that differs is named.
+        InputError: it was trained with other options, of which the first is named; an older version wrote it; its
+            weights do not fit.
     """
     checkpoint = read_checkpoint(path)
     if checkpoint["format"] != FORMAT:
@@ -49,7 +50,7 @@ def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:
-    """Options within options by their full names."""
+    """Nested options as a flat mapping: full name, such as "model.loss.name" -> value."""
     if not isinstance(value, Mapping):
         return {name: value}
     return {full: leaf for inner in value for full, leaf in _flat(f"{name}.{inner}", value[inner]).items()}
@@ -60,13 +61,14 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes checkpoints beside their place, and moves them there when they are whole and on the disk.
+    """Writes a checkpoint to a file beside its place, and moves it there when it is whole and on the disk.
 
-    Lightning's own writes to the folder for temporary files, and from another file system a move is a copy, which can be cut off.
+    Lightning's own class writes to the folder for temporary files; a move from another file system is a copy, which can
+    be cut off.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """See CheckpointIO."""
+        """See `CheckpointIO.save_checkpoint`."""
         with replacing(Path(path)) as temporary, temporary.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
@@ -77,9 +79,9 @@ class BestCheckpoint(ModelCheckpoint):
     """Keeps the best checkpoint. A run that is continued in another directory takes its best so far along.
 
     Args:
-        folder: where checkpoints are kept.
-        monitor: the metric; larger is better.
-        resumed: the checkpoint that is continued; the best so far lies beside it.
+        folder: directory of the checkpoints.
+        monitor: name of the metric, such as "val/auc"; larger is better.
+        resumed: checkpoint that is continued, with the best so far beside it; None for a new run.
     """
 
     def __init__(self, folder: Path, monitor: str, resumed: Path | None) -> None:
@@ -97,16 +99,16 @@ class BestCheckpoint(ModelCheckpoint):
         self._outdated: list[str] = []
 
     def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        # Not yet: until `last` is written, the last checkpoint names the one before as the best.
+        # Not deleted yet: until `last` is written anew, it names this file as the best.
         self._outdated.append(filepath)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves; and deletes what was the best before, now that the last checkpoint of the epoch before is written."""
+        """Deletes former best checkpoints, now that `last` of the epoch before is written; then saves."""
         self._remove_outdated(trainer)
         super().on_train_epoch_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves one best checkpoint, also of a run that was killed between two writings."""
+        """Leaves a single best checkpoint, even if the run was once killed between two writes."""
         best = Path(self.best_model_path)
         self._outdated += [str(path) for path in Path(str(self.dirpath)).glob("best*.ckpt") if path.name != best.name]
         self._remove_outdated(trainer)
@@ -118,7 +120,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._outdated = []
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Lightning's own forgets the best score when the directory is another one."""
+        """Keeps the best score in another directory too, where Lightning's own method forgets it."""
         best, folder = state_dict["best_model_path"], str(self.dirpath)
         if self._resumed is not None and best and state_dict["dirpath"] != folder:
             old, own = self._resumed.parent / Path(best).name, Path(folder) / Path(best).name

@@ -1,4 +1,4 @@
-"""torch.compile of the network, and what it says when it cannot."""
+"""How torch.compile is applied to the network, and how its errors are reported."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ def compile_network(module: CompleteTheLook) -> None:
     """Compiles in place, so the names in the state dict stay: the network as it is trained, and its backbone for evaluation.
 
     Raises:
-        InputError: with gradient checkpointing.
+        InputError: gradient checkpointing is on.
     """
     if module.hparams["backbone"]["checkpointing"]:
         raise InputError("compile=true: not together with backbone.checkpointing=true; leave one of them out")
@@ -21,10 +21,10 @@ def compile_network(module: CompleteTheLook) -> None:
 
 @contextmanager
 def compile_errors() -> Iterator[None]:
-    """Makes one line of the compiler's errors, which come at the first step. They have no public class.
+    """Turns the compiler's errors, which come at the first step and have no public class, into one line.
 
     Raises:
-        InputError: in place of them.
+        InputError: the compiler failed.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the processes of one run do together: they compare options and share BatchNorm; and who started them."""
+"""How the processes of one run work together: they share BatchNorm, compare options, and check who started them."""
 
 import os
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class SynchronisedBatchNorms(TorchSyncBatchNorm):
     """`trainer.sync_batchnorm` on any device: torch's SyncBatchNorm on GPUs, ours elsewhere."""
 
     def apply(self, model: Module) -> Module:
-        """Called before the network is given to DDP."""
+        """Makes every BatchNorm synchronised; called before the network is given to DDP."""
         if distributed.get_backend() == "gloo":
             synchronise(model)
             return model
@@ -29,34 +29,34 @@ class SynchronisedBatchNorms(TorchSyncBatchNorm):
 
 
 def plugins(trainer: Mapping[str, Any]) -> list[Any]:
-    """What Lightning's trainer is to be told of the processes.
+    """The plugins that tell Lightning's trainer about the processes.
 
     Args:
-        trainer: its options.
+        trainer: options of the trainer.
     """
     chosen: list[Any] = [SynchronisedBatchNorms()] if trainer["sync_batchnorm"] else []
     if SLURMEnvironment.detect() and launcher() != "torchrun":
-        # Lightning's own requeueing saves to a file of its own; `preemption` does it. A process that srun has not started as
-        # one of several starts the others itself.
+        # Lightning's requeueing is off: it saves to its own file; `preemption` does it. A process that srun did not
+        # start as one of several starts the others itself.
         chosen.append(SLURMEnvironment(auto_requeue=False) if launcher() == "srun" else LightningEnvironment())
     return chosen
 
 
 class SameConfig(Callback):
-    """Ends a run whose processes were given different options: they would train one network towards different ends.
+    """Ends a run whose processes were given different options: they would train one network towards different goals.
 
     Args:
-        config: the resolved config, as plain values.
+        config: resolved config, as plain values.
 
     Raises:
-        InputError: in every process, with the first option that differs.
+        InputError: options differ; raised in every process, with the first option that differs.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = dict(_leaves("", config))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compares, as soon as the processes can talk to each other."""
+        """Compares the options as soon as the processes can talk to each other."""
         if trainer.world_size == 1:
             return
         configs: list[Any] = [None] * trainer.world_size
@@ -77,16 +77,17 @@ def _leaves(prefix: str, value: Any) -> list[tuple[str, Any]]:
 
 
 def check_launched(trainer: Mapping[str, Any], multirun: bool, group: str = "trainer.") -> None:
-    """Compares what the options say of devices with what was started.
+    """Checks that the processes that were started match the devices in the options.
 
     Args:
-        trainer: the options of the trainer.
+        trainer: options of the trainer.
         multirun: whether this run is one of several of one command.
-        group: that the options are in, for messages.
+        group: prefix of the option names in error messages, such as "trainer.".
 
     Raises:
-        InputError: another number of processes; a SLURM job whose processes were not started by srun; a multirun in which one
-            process would start others: they would replay the whole sweep.
+        InputError: another number of processes was started; srun was not told how many tasks a node has; a SLURM job
+            whose processes were not started by srun; a multirun in which one process would start others, which would
+            replay the whole sweep.
     """
     devices, nodes = trainer["devices"], trainer["num_nodes"]
     count = len(devices) if isinstance(devices, list) else devices

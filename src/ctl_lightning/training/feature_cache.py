@@ -1,4 +1,4 @@
-"""Whether a run trains on features that a frozen backbone computed once, and who computes them."""
+"""Does a run train on features that a frozen backbone computed once, and how are they computed?"""
 
 from pathlib import Path
 
@@ -13,15 +13,17 @@ from ctl_lightning.training.module import CompleteTheLook
 
 
 def uses_cache(backbone: BackboneOptions, augment: str) -> bool:
-    """What the options ask for.
+    """Whether the options ask for cached features.
 
     Args:
-        backbone: `cache` "auto": if the features of a picture are the same whenever training asks for it, or `cache_views` of
-            them are to do; "always": or else an error; "never".
-        augment: of training pictures; see TripletDataModule.
+        backbone: options of the backbone. `cache` is "auto": yes if the features of a picture are the same whenever
+            training asks for it, or if `cache_views` random views of it are to be enough; "always": the same, but an
+            error instead of no; or "never".
+        augment: augmentation of training pictures, such as "crop"; see TripletDataModule.
 
     Raises:
-        InputError: "always", but the features of a picture would not stay the same; views that nobody would see.
+        InputError: `cache` is "always", but the features of a picture would not stay the same; `cache_views` asks for
+            views that would never be used.
     """
     reason = None
     if backbone["cache"] == "never":
@@ -47,19 +49,19 @@ def uses_cache(backbone: BackboneOptions, augment: str) -> bool:
 def cache_features(
     module: CompleteTheLook, data: TripletDataModule, device: torch.device, only_if_there: bool = False
 ) -> Path | None:
-    """Lets `data` give features in place of pictures; computes them on `device` if its cache has none.
+    """Makes `data` give features instead of pictures; computes them on `device` if its cache has none.
 
     Args:
-        module: whose backbone.
-        data: set up.
-        device: that computes.
-        only_if_there: compute none: who only measures needs few of them.
+        module: module with the backbone.
+        data: data module, already set up.
+        device: torch device that computes the features.
+        only_if_there: whether to compute none, as for a run that only measures and needs few of them.
 
     Returns:
-        The file of the features; None if they are not there and not to be computed.
+        File of the features; None if they are not there and are not to be computed.
 
     Raises:
-        InputError: no room on the disk; numbers too large for the type.
+        InputError: no room on the disk; features too large for `cache_dtype`.
     """
     options: BackboneOptions = module.hparams["backbone"]
     backbone = module.network.backbone.to(device)

@@ -1,4 +1,4 @@
-"""Who is told of a run while it goes: metrics.csv always, and Weights & Biases or TensorBoard where they are chosen."""
+"""Where is a run logged? To metrics.csv always, and to Weights & Biases or TensorBoard where they are chosen."""
 
 import hashlib
 import secrets
@@ -22,15 +22,15 @@ from ctl_lightning.runtime.launch import is_first
 from ctl_lightning.training.run_directory import RunDirectory, is_multirun
 
 RUN_ID = "wandb_id.txt"
-"""Where a run directory has the id of its run at Weights & Biases, so that whoever continues it continues that run too."""
+"""File in a run directory with the id of its run at Weights & Biases; a continued run continues that one too."""
 
 
 @contextmanager
 def open_loggers(run: RunDirectory) -> Iterator[list[Logger]]:
-    """The loggers of a run, the first of them to metrics.csv; told of the options and the split. Closed at the end.
+    """The loggers of a run, metrics.csv first; they get the options and the split, and are closed after the block.
 
     Raises:
-        InputError: a logger that cannot be made, or cannot start.
+        InputError: a logger cannot be made or cannot start.
     """
     try:
         loggers = _made(run)
@@ -59,7 +59,7 @@ def _made(run: RunDirectory) -> list[Logger]:
 
 
 def csv_logger(run_dir: Path, history: list[MetricsRow]) -> CSVLogger:
-    """A logger to run_dir/metrics.csv that begins with the rows of the run that is continued.
+    """A logger to run_dir/metrics.csv that begins with `history`, the rows of the run that is continued.
 
     Lightning's logger deletes the file that it finds, so the rows are handed over and written first.
     """
@@ -74,7 +74,7 @@ def csv_logger(run_dir: Path, history: list[MetricsRow]) -> CSVLogger:
 
 
 def _log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
-    """Hands the resolved config, with the environment, to the loggers. Raises InputError if wandb cannot start."""
+    """Gives the resolved config and the environment to the loggers. Raises InputError if wandb cannot start."""
     for logger in loggers:
         try:
             logger.log_hyperparams(config | {"environment": environment()})
@@ -88,14 +88,14 @@ def _log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
 
 
 def finish(failed: bool) -> None:
-    """Ends the wandb run, if there is one, as finished or as failed: without it all jobs of a multirun end up in one run."""
+    """Ends the wandb run, if any, as finished or failed; without this, all jobs of a multirun end up in one run."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.finish(exit_code=int(failed))
 
 
 def wandb_id(run_dir: Path) -> str:
-    """The id of this run directory's run: drawn once, kept beside the run."""
+    """The id of this run directory's run at Weights & Biases: drawn once and kept in the directory."""
     path = run_dir / RUN_ID
     if not path.exists():
         write_text(path, secrets.token_hex(4) + "\n")
@@ -103,12 +103,12 @@ def wandb_id(run_dir: Path) -> str:
 
 
 def note_split(loggers: Iterable[Logger], protocol: str | None, files: Sequence[Path]) -> None:
-    """Tells Weights & Biases which split and triplets the run used: an artifact, one version for all runs that used the same.
+    """Tells Weights & Biases which split and triplets the run used, as an artifact; runs with the same share a version.
 
     Args:
-        loggers: of the run.
-        protocol: its name.
-        files: ids only.
+        loggers: loggers of the run.
+        protocol: name of the protocol.
+        files: files of the split and the triplets; they hold ids only.
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger) and is_first():
@@ -119,12 +119,12 @@ def note_split(loggers: Iterable[Logger], protocol: str | None, files: Sequence[
             for path in files:
                 artifact.add_file(str(path))
             run = logger.experiment
-            # Without a server nothing can be asked for, but what the run used can still be noted.
+            # Offline, no artifact can be asked for, but what the run used can still be noted.
             run.log_artifact(artifact) if run.offline else run.use_artifact(artifact)
 
 
 def upload_checkpoints(loggers: Iterable[Logger], best: Path, last: Path) -> None:
-    """Puts the checkpoints of a run at Weights & Biases, as versions of one artifact with the aliases "last" and "best"."""
+    """Uploads a run's checkpoints to Weights & Biases, as versions of one artifact with aliases "last" and "best"."""
     for logger in loggers:
         if isinstance(logger, WandbLogger) and is_first():
             import wandb

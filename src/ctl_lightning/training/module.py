@@ -1,4 +1,4 @@
-"""The LightningModule: network + loss + exact ranking metrics + optimiser."""
+"""How a method is trained and measured: the LightningModule with network, loss, exact ranking metrics and optimiser."""
 
 import math
 from collections.abc import Mapping
@@ -25,28 +25,29 @@ from ctl_lightning.models.registry import make_loss, make_network, model_hints
 from ctl_lightning.runtime.errors import InputError
 
 KINDS: tuple[Kind, Kind] = ("scenes", "products")
-"""What the loaders of an evaluation give, in their order."""
+"""Kind of picture that each loader of an evaluation gives, in the order of the loaders."""
 
 
 class CompleteTheLook(LightningModule):
-    """Learns and ranks with the network of a method.
+    """Trains the network of a method and ranks with it.
 
     Args:
-        method: a key of `models.registry.METHODS`.
-        categories: names, in the order of their indices.
-        backbone: the image network.
-        loss: `name`, a key of `models.registry.LOSSES`, and its own options.
-        learning_rate: Adam's.
-        weight_decay: Adam's.
-        warmup_steps: steps of linear growth to the learning rate.
-        schedule: what the learning rate does after that: stay, or fall to 0 like a cosine.
-        seed: of dropout; each step's is a function of the seed and the step, so that a resumed run repeats it.
-        options: of the method; see its class.
+        method: name of the method, a key of `models.registry.METHODS`.
+        categories: names of the categories, in the order of their indices.
+        backbone: options of the image network.
+        loss: options of the loss: `name`, a key of `models.registry.LOSSES`, and those of its own.
+        learning_rate: learning rate of Adam.
+        weight_decay: weight decay of Adam.
+        warmup_steps: number of steps in which the learning rate grows linearly to its full value.
+        schedule: learning rate after the warm-up: "constant", or "cosine", which falls to 0 like a cosine.
+        seed: random seed of dropout; that of each step is a function of seed and step, so that a resumed run repeats
+            it.
+        options: options of the method; see its class.
 
     Attributes:
-        network: of the method.
-        loss: with what it learns.
-        embedded: of the split that is measured.
+        network: network of the method.
+        loss: loss, with its learned parameters if it has any.
+        embedded: embeddings of the split that is measured.
 
     Raises:
         ValueError: an option out of its range; a loss that cannot train the method.
@@ -86,7 +87,7 @@ class CompleteTheLook(LightningModule):
 
     @staticmethod
     def option_hints(options: Mapping[str, Any]) -> dict[str, Any]:
-        """The annotations of all options, with those of the method and the loss that are chosen; see `runtime.config`."""
+        """All options, with those of the chosen method and loss: name -> annotation; see `runtime.config`."""
         hints = get_type_hints(CompleteTheLook.__init__)
         general = {name: hint for name, hint in hints.items() if name not in ("options", "return")}
         return general | model_hints(options)
@@ -108,17 +109,17 @@ class CompleteTheLook(LightningModule):
             self.network.backbone.load_weights(backbone["weights"], backbone["name"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Says in which way the checkpoint is written."""
+        """Adds the version of the checkpoint format."""
         checkpoint["format"] = FORMAT
 
     def configure_optimizers(self) -> Any:
-        """Adam, with warm-up and schedule by the step."""
+        """Adam, with warm-up and schedule applied step by step."""
         options = self.hparams
         learned: list[Any] = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         of_loss = list(self.loss.parameters())
         if of_loss:
             learned = [{"params": learned}, {"params": of_loss, "weight_decay": 0.0}]
-        # Fused: one kernel for all weights. Lightning unscales the gradients of float16 itself, which that does not allow.
+        # Fused: one kernel for all weights. Lightning unscales float16 gradients itself, which fused Adam forbids.
         fused = self.trainer.precision != "16-mixed"
         optimiser = Adam(learned, options["learning_rate"], weight_decay=options["weight_decay"], fused=fused)
         warmup, total = options["warmup_steps"], self.trainer.estimated_stepping_batches
@@ -133,16 +134,16 @@ class CompleteTheLook(LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": LambdaLR(optimiser, factor), "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Starts to watch the loss."""
+        """Starts to watch whether the loss is finite."""
         self._finite = torch.tensor(True, device=self.device)
 
     def on_train_batch_start(self, batch: Triplet | PairBatch, batch_idx: int) -> None:
-        """Makes the batch's dropout a function of seed, batch and process."""
+        """Seeds the dropout of the batch by seed, batch number and process."""
         batch_number = self.trainer.fit_loop.epoch_loop.total_batch_idx * self.trainer.world_size + self.global_rank
         torch.manual_seed((self.hparams["seed"] << 32) + batch_number)
 
     def training_step(self, batch: Triplet | PairBatch, batch_idx: int) -> Tensor:
-        """The loss of a batch: three backbone passes a triplet, two a pair, none if the batch holds features."""
+        """The loss of a batch: three backbone passes per triplet, two per pair, none if the batch holds features."""
         loss = self.triplet_loss(batch) if isinstance(batch, Triplet) else self.in_batch_loss(batch)
         self._finite &= torch.isfinite(loss.detach())
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -152,7 +153,7 @@ class CompleteTheLook(LightningModule):
         return loss
 
     def _log(self, loss: Tensor) -> None:
-        """Not in each step: the host would wait for the device, and steps on cached features are short."""
+        """Logs, but not in each step: the host would wait for the device, and steps on cached features are short."""
         self._stop_unless(self._in_all(bool(self._finite)))
         self.log("train/loss", loss, sync_dist=True)
         if self._distances is not None:
@@ -170,10 +171,11 @@ class CompleteTheLook(LightningModule):
         return value
 
     def in_batch_loss(self, batch: PairBatch) -> Tensor:
-        """The loss of pairs whose products are each other's negatives; of all processes' products, if there are several.
+        """The loss of pairs whose products are each other's negatives, over the products of all processes.
 
-        A process takes its own queries, and gradients flow back to the process that a product came from. The mean over the
-        processes, which the gradients become, is that over all queries that have negatives.
+        Each process takes its own queries, and gradients flow back to the process that a product came from. The
+        gradients are averaged over the processes; the loss is scaled so that this is the mean over all queries that
+        have negatives.
         """
         style, (products,), _ = self.network(batch.scene, (batch.product,), batch.category)
         category, identity, first = batch.category, batch.identity, 0
@@ -190,20 +192,20 @@ class CompleteTheLook(LightningModule):
         return value
 
     def _share(self, count: Tensor) -> Tensor | float:
-        """What makes a mean of this process's `count` values, a scalar, its share of the mean over the processes' means."""
+        """Factor on a mean of this process's `count` values (scalar), so that the mean over processes is that of all."""
         if not _several_processes():
             return 1.0
         counts = self._of_all(count[None])
         return counts[self.global_rank] / counts.mean().clamp_min(1 / len(counts))
 
     def _of_all(self, part: Tensor, sync_grads: bool = False) -> Tensor:
-        """(B, ...) of each of W processes -> (W · B, ...), in the order of the ranks."""
+        """Gathers a tensor (B, ...) from each of W processes -> (W · B, ...), in the order of the ranks."""
         gathered = self.all_gather(part, sync_grads=sync_grads)
         assert isinstance(gathered, Tensor)
         return gathered.flatten(0, 1)
 
     def on_train_epoch_end(self) -> None:
-        """Runs before the checkpoint callbacks: a network that is no longer finite is not saved."""
+        """Stops if the network is no longer finite; runs before the checkpoint callbacks, so that it is not saved."""
         self._stop_unless(self._is_finite())
 
     def _is_finite(self) -> bool:
@@ -212,7 +214,7 @@ class CompleteTheLook(LightningModule):
         return self._in_all(own)
 
     def _in_all(self, fine: bool) -> bool:
-        """Whether it is so in all processes: if one alone stopped, the others would wait for it."""
+        """Whether `fine` is true in all processes: if one alone stopped, the others would wait for it."""
         if not _several_processes():
             return fine
         return bool(self._of_all(torch.tensor([fine], device=self.device)).all())
@@ -227,12 +229,12 @@ class CompleteTheLook(LightningModule):
             )
 
     def on_validation_epoch_start(self) -> None:
-        """A network that is no longer finite is not measured."""
+        """Stops if the network is no longer finite, else makes ready for the embeddings of the split."""
         self._stop_unless(self._is_finite())
         self._expect("validation")
 
     def on_test_epoch_start(self) -> None:
-        """Forgets what was embedded before."""
+        """Forgets earlier embeddings and makes ready for those of the split."""
         self._expect("test")
 
     def _expect(self, split: Literal["validation", "test"]) -> None:
@@ -243,7 +245,8 @@ class CompleteTheLook(LightningModule):
         """Embeds scene crops (loader 0) and the catalogue (loader 1).
 
         Returns:
-            The pictures' places in the list of all (B,), and their SceneStyle, or f_p; nothing, if nobody looks.
+            Index of each picture in the list of all, (B,), and their SceneStyle or f_p; empty if the method sees no
+            pictures.
         """
         if not self.sees:
             return ()
@@ -252,7 +255,7 @@ class CompleteTheLook(LightningModule):
         return batch.place, self.network.embed_product(batch.image)
 
     def validation_step(self, batch: EvaluationImage, batch_idx: int, dataloader_idx: int) -> None:
-        """As `predict_step`; `embedded` takes it up."""
+        """Embeds as `predict_step` does, and adds the result to `embedded`."""
         if self.sees:
             self.embedded.update(*self.predict_step(batch, batch_idx, dataloader_idx), KINDS[dataloader_idx])  # type: ignore[call-arg, arg-type]
 
@@ -284,7 +287,7 @@ class CompleteTheLook(LightningModule):
 
 
 def ranking_of(network: Network, task: EvaluationSet, embedded: CatalogueRanking) -> Ranked:
-    """The ranking of a split, from what was embedded of it; the same for every scene, if the method sees no pictures.
+    """The ranking of a split from its embeddings; the same for every scene if the method sees no pictures.
 
     Raises:
         InputError: a part of the split is missing; an embedding is not finite.
@@ -292,7 +295,7 @@ def ranking_of(network: Network, task: EvaluationSet, embedded: CatalogueRanking
     if not network.sees:
         return FixedRanking(network.prior(task.train_count, task.product_category), len(task.queries))
     ranking: Ranking = embedded.compute()
-    embedded.reset()  # they are large
+    embedded.reset()  # the embeddings are large
     return ranking
 
 
@@ -304,11 +307,11 @@ def restored(checkpoint: Mapping[str, Any], path: Path) -> CompleteTheLook:
     """The module of a checkpoint with its weights, in eval mode.
 
     Args:
-        checkpoint: as `read_checkpoint` gave it.
-        path: of it, for messages.
+        checkpoint: contents of the checkpoint, from `read_checkpoint`.
+        path: file of the checkpoint, for error messages.
 
     Raises:
-        InputError: another revision wrote it.
+        InputError: another revision of the package wrote it.
     """
     with fits_this_revision(path):
         module = CompleteTheLook(**checkpoint["hyper_parameters"])

@@ -1,4 +1,4 @@
-"""What no class looks at: options of a training that only make sense together, refused before any work."""
+"""Which options of a training contradict each other? Checks, before any work, what no single class sees."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from ctl_lightning.training.run_directory import is_multirun
 
 
 def check(config: DictConfig) -> Config:
-    """The options of a training, resolved.
+    """Resolves and checks the options of a training.
 
     Raises:
-        InputError: some that cannot be together, or out of their range.
+        InputError: options that contradict each other, or one out of its range.
     """
     options = resolved(config)
     check_switches(options, "compile", "keep_memory", "upload_checkpoints")
@@ -38,7 +38,7 @@ def check(config: DictConfig) -> Config:
 
 
 def short_form(options: Config, run_dir: Path) -> str:
-    """The resolved options, a line a group; all of them are in config.yaml."""
+    """Most of the resolved options, one line per group; config.yaml has all of them."""
     lines = [f"run directory: {run_dir}"]
     lines.append(f"      run: seed={options['seed']} compile={options['compile']} keep_memory={options['keep_memory']}")
     for group in ("model", "loss", "backbone", "data", "trainer"):

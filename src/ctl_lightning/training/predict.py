@@ -1,4 +1,4 @@
-"""A split's pictures through a trained network, outside of training."""
+"""How a trained network embeds and ranks a split outside of training."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ from ctl_lightning.training.module import KINDS, CompleteTheLook, ranking_of
 
 
 def ranked_split(trainer: Trainer, module: CompleteTheLook, data: TripletDataModule, split: Split) -> Ranked:
-    """Embeds the scene crops and the catalogue of a split; nothing is logged.
+    """Embeds the scene crops and the catalogue of a split, and ranks them; nothing is logged.
 
     Args:
-        trainer: whose device and precision.
-        module: with the weights that are to be measured.
-        data: set up.
-        split: which pairs.
+        trainer: trainer that gives device and precision.
+        module: module with the weights to be measured.
+        data: data module, already set up.
+        split: name of the split, such as "test".
 
     Raises:
         InputError: an embedding is not finite.
-        KeyboardInterrupt: Ctrl-C, or SIGTERM.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came.
     """
     found: Any = [[], []]
     if module.sees:

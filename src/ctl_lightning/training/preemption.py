@@ -1,4 +1,4 @@
-"""A run that may be ended at any moment: it saves within an epoch, in time, when it is told to end, and goes on later."""
+"""How a run that may be ended at any moment saves in time, also within an epoch, and goes on later."""
 
 import os
 import shutil
@@ -19,27 +19,28 @@ from torch import distributed
 from ctl_lightning.runtime.launch import is_first
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""What schedulers say before they kill: SLURM and Kubernetes TERM, `sbatch --signal=USR1@90` USR1, submitit USR2."""
+"""Signals sent before a kill: TERM by SLURM and Kubernetes, USR1 by `sbatch --signal=USR1@90`, USR2 by submitit."""
 
 AGREE_EVERY = 20
-"""Several processes ask each other so many steps apart whether one was told to end: it makes the host wait for the device."""
+"""Steps after which processes ask each other if one was told to end, which makes the host wait for the device."""
 
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Preemption(Callback):
-    """Saves a checkpoint between two steps: every so many minutes, and when a signal tells the run to end, which it then does.
+    """Saves a checkpoint between two steps: every few minutes, and when a signal tells the run to end, as it then does.
 
-    While nothing is trained, a signal ends the run at once: what is packed or computed is kept, and what was trained is saved. After
-    the signal of a scheduler that wants the job back in its queue (USR1 or USR2) the job is put there: by who has a handler for it,
-    such as submitit, else with `scontrol requeue`. Of several processes one is enough to be told.
+    While nothing is trained, a signal ends the run at once: what is packed or computed is kept, and what was trained is
+    saved already. USR1 and USR2 mean that the scheduler wants the job back in its queue. It is put there by the handler
+    that the signal had before, such as submitit's, else with `scontrol requeue`. It is enough if one of several
+    processes is told.
 
     Args:
-        path: of the checkpoint.
-        minutes: between two checkpoints within an epoch.
+        path: checkpoint file to write.
+        minutes: minutes between two checkpoints within an epoch.
 
     Attributes:
-        told: the signal; 0: none.
+        told: number of the signal that told the run to end; 0: none.
         requeued: whether the job is in the queue again.
     """
 
@@ -55,7 +56,7 @@ class Preemption(Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it signals are heard."""
+        """Listens for signals within this block."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._listen) for number in SIGNALS}
         try:
@@ -72,7 +73,7 @@ class Preemption(Callback):
             raise SystemExit(128 + self.told)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on a step is finished first."""
+        """From here on, a step is finished before a signal ends the run."""
         self._saved = time.monotonic()
         self._training = True
         for number in self._before:
@@ -82,9 +83,9 @@ class Preemption(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves, if it is time; the end of an epoch, which is validated and saved anyway, is none.
+        """Saves if it is time, but not at the end of an epoch, which is validated and saved anyway.
 
-        With log_every_n_steps=1 the row of metrics.csv of the step after which it saves is lost when the run goes on.
+        With log_every_n_steps=1, a run that goes on lacks the row of metrics.csv for the step after which it saved.
         """
         done, every = batch_idx + 1, trainer.log_every_n_steps  # type: ignore[attr-defined]
         if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
@@ -92,7 +93,7 @@ class Preemption(Callback):
         if trainer.world_size == 1 or done // trainer.accumulate_grad_batches % AGREE_EVERY == 1:
             self._asked = self._agreed(trainer)
         told, due = self._asked
-        # What a step logs is written after this hook, and a validation between two steps comes after it: then the next step will do.
+        # A step's log is written, and a validation between two steps is run, after this hook: then the next step saves.
         logs = every > 1 and trainer.global_step % every == 0
         validates = bool(trainer.val_check_batch) and done % (trainer.val_check_batch or 1) == 0
         if not (told or due) or logs or validates:
@@ -102,21 +103,21 @@ class Preemption(Callback):
         self._end_if(told, trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends what was told to while the epoch before was validated; its checkpoint has been saved."""
+        """Ends a run that was told to end while the epoch before was validated; its checkpoint has been saved."""
         if trainer.current_epoch > 0:
             self._end_if(self._agreed(trainer)[0], trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same after the last epoch."""
+        """Does the same after the last epoch."""
         self._end_if(self._agreed(trainer)[0], trainer)
         self._training = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Nothing is trained any more."""
+        """Notes that nothing is trained any more, so that a signal ends the run at once."""
         self._training = False
 
     def _agreed(self, trainer: Trainer) -> tuple[int, bool]:
-        """The signal that any process was told to end by, and whether it is time to save."""
+        """The signal that told any process to end (0: none), and whether it is time to save."""
         due = time.monotonic() - self._saved > self._seconds
         if trainer.world_size > 1:
             asked = torch.tensor([self.told, due], device=trainer.strategy.root_device)
@@ -134,7 +135,7 @@ class Preemption(Callback):
         raise SystemExit(128 + told)
 
     def _give_back(self) -> None:
-        """Puts this process's job back into the queue, if that is what the signal means."""
+        """Puts this process's job back into the queue if the signal asks for that."""
         before = self._before.get(self.told)
         if self.told == signal.SIGTERM:
             return
@@ -147,7 +148,7 @@ class Preemption(Callback):
 
 
 def _requeue() -> bool:
-    """Puts this process's SLURM job back into the queue, if it is in one. Returns whether it is there."""
+    """Puts this process's SLURM job, if there is one, back into the queue. Returns whether it is there."""
     job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
     if array is not None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"

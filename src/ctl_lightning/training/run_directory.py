@@ -1,4 +1,4 @@
-"""The directory of a run: new, continued or finished; one process works in it at a time, and it says how to go on."""
+"""Which directory does a run work in, is it new, continued or finished, and with which command does the run go on?"""
 
 import logging
 import os
@@ -43,21 +43,21 @@ MAY_DIFFER = (
     "watch_epochs",
     "upload_checkpoints",
 )
-"""Parts of the config in which the two halves of one run may differ."""
+"""Parts of the config in which a run and its continuation may differ."""
 
 
 @dataclass
 class RunDirectory:
-    """Where one run keeps its files.
+    """The directory where one run keeps its files; one process works in it at a time.
 
     Attributes:
-        path: of it.
-        options: of the run, resolved for this directory.
-        resumed: the checkpoint that it goes on with; None: it begins.
-        finished: whether its results are there.
-        preemption: what saves it in time.
-        checkpoint: what is in `resumed`, once `begin` has read it.
-        history: rows of metrics.csv before the checkpoint, likewise.
+        path: path of the directory.
+        options: options of the run, resolved for this directory.
+        resumed: checkpoint that the run goes on with; None for a new run.
+        finished: whether the results of the run are there.
+        preemption: callback that saves the run in time.
+        checkpoint: contents of `resumed`, once `begin` has read it.
+        history: rows of metrics.csv from before the checkpoint, once `begin` has read them.
     """
 
     path: Path
@@ -71,16 +71,16 @@ class RunDirectory:
     @classmethod
     @contextmanager
     def enter(cls, config: DictConfig, options: Config) -> "Iterator[RunDirectory]":
-        """The directory of the run that a config describes, in which no other process works meanwhile.
+        """The directory of the run that a config describes; no other process works in it during the block.
 
         Args:
-            config: composed.
-            options: the same, resolved and checked.
+            config: composed config.
+            options: the same config, resolved and checked.
 
         Raises:
-            InputError: it holds a run already; it cannot be written to.
-            InUseError: another process works in it.
-            SystemExit: the run was told to end, or interrupted; how it goes on has been said.
+            InputError: the directory holds a run already; it cannot be written to.
+            InUseError: another process works in the directory.
+            SystemExit: the run was told to end, or interrupted; how to continue it has been printed.
         """
         with noted_failure(Path(options["paths"]["run_dir"])):
             run = cls._found(config, options)
@@ -100,7 +100,7 @@ class RunDirectory:
     def _found(cls, config: DictConfig, options: Config) -> "RunDirectory":
         path, wish = Path(options["paths"]["run_dir"]), options["ckpt_path"]
         if wish is None and is_restarted() and (path / LAST).exists():
-            wish = "auto"  # who has put the job back into the queue means this run
+            wish = "auto"  # a job that was put back into the queue goes on with this run
         resumed = None
         if wish == "auto":
             found = unfinished_run(path, options, elsewhere=not is_multirun())  # a multirun's directories stay the same
@@ -125,13 +125,13 @@ class RunDirectory:
         return self.path / LAST
 
     def best_value(self) -> float | None:
-        """The best value of the monitored metric so far; None: there is none. Says that the run is finished, if it is."""
+        """The best value of the monitored metric so far, None without one. Prints a line if the run is finished."""
         if self.finished:
             console.print(f"ckpt_path=auto: this run is finished, see {self.path / 'results.json'}")
         return max((row[MONITOR] for row in read_metrics(self.path / METRICS) if MONITOR in row), default=None)
 
     def begin(self, module: CompleteTheLook, data: TripletDataModule) -> None:
-        """Takes up the checkpoint that is continued, if there is one, and writes down what is known before training.
+        """Loads the checkpoint that is continued, if there is one, and writes down what is known before training.
 
         Raises:
             InputError: the checkpoint does not fit, or nothing would be left to do.
@@ -168,7 +168,7 @@ def is_multirun() -> bool:
 
 @contextmanager
 def _says_how_to_continue(run: RunDirectory) -> Iterator[None]:
-    """Says, when the run is interrupted or told to end, with which command it goes on."""
+    """Prints, when the run is interrupted or told to end, the command that continues it."""
     preemption = run.preemption
     try:
         yield
@@ -187,7 +187,7 @@ def _says_how_to_continue(run: RunDirectory) -> Iterator[None]:
 
 
 def _command(run_dir: Path) -> str:
-    """What continues this run."""
+    """The command that continues this run."""
     multirun = is_multirun()
     place = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}" if multirun else f"hydra.run.dir={run_dir}"
     dropped = ("ckpt_path=", "hydra.run.dir=", "hydra.sweep.dir=", "-m", "--multirun")
@@ -199,7 +199,7 @@ def _command(run_dir: Path) -> str:
 
 
 def remove_partial(run_dir: Path) -> None:
-    """Deletes what a killed run has left half written."""
+    """Deletes the half-written checkpoints of a killed run."""
     for temporary in (run_dir / LAST.parent).glob(".*.ckpt"):
         temporary.unlink(missing_ok=True)
 
@@ -221,9 +221,9 @@ def unfinished_run(run_dir: Path, config: dict[str, Any], elsewhere: bool) -> Pa
     """The run directory that `ckpt_path=auto` continues: this one, else the newest unfinished sibling with an equal config.
 
     Args:
-        run_dir: of this run.
-        config: this run's resolved config.
-        elsewhere: whether siblings are looked at; those that another process is at work in are not continued.
+        run_dir: directory of this run.
+        config: resolved config of this run.
+        elsewhere: whether to look at siblings too; one that another process is at work in is not continued.
     """
     siblings = sorted(run_dir.parent.glob(f"*/{LAST}"), key=os.path.getmtime, reverse=True) if elsewhere else []
     for checkpoint in [run_dir / LAST, *siblings]:
@@ -249,7 +249,10 @@ def _has_config(path: Path, config: dict[str, Any]) -> bool:
 
 @contextmanager
 def noted_failure(run_dir: Path) -> Iterator[None]:
-    """Writes into a run directory, for the table of a sweep, what ends the block; a run that begins or succeeds leaves no such note."""
+    """Writes the error that ends the block into the run directory, for the table of a sweep.
+
+    A run that begins or succeeds leaves no such note.
+    """
     (run_dir / ERROR).unlink(missing_ok=True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a training begins with: the data, the network, features of a frozen backbone, the compiler."""
+"""What must be ready before a training: data, network, features of a frozen backbone, compiler."""
 
 import logging
 import time
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def make_data_and_module(run: RunDirectory) -> tuple[TripletDataModule, CompleteTheLook]:
-    """The data of a run, set up, and its network, with pretrained weights if it begins with some. Raises InputError."""
+    """Makes the data of a run, set up, and its network, with pretrained weights if there are any. Raises InputError."""
     options = run.options
     quiet_lightning()
     silence_other_ranks()
@@ -36,17 +36,17 @@ def make_data_and_module(run: RunDirectory) -> tuple[TripletDataModule, Complete
     module: CompleteTheLook = build(options["model"], "model", categories=data.categories)
     if module.learns and options["backbone"]["frozen"] and options["backbone"]["weights"] is None:
         log.warning("backbone.frozen=true with backbone.weights=null: the features will be those of a random network")
-    module.load_backbone_weights()  # before the images are packed: if there are none, nobody has waited
+    module.load_backbone_weights()  # before packing images, which takes long: missing weights show at once
     data.setup()
     console.print(data.summary(), markup=False)
     return data, module
 
 
 def make_ready(run: RunDirectory, data: TripletDataModule, module: CompleteTheLook, trainer: Trainer) -> float | None:
-    """What comes between a trainer and its training: features of a frozen backbone, the compiler. Raises InputError.
+    """Does what comes between a trainer and its training: cached features, the compiler. Raises InputError.
 
     Returns:
-        Seconds until the features were there; None: pictures are trained on.
+        Seconds until the features were there; None if it trains on pictures.
     """
     options, seconds = run.options, None
     if module.learns:

@@ -1,4 +1,4 @@
-"""The trainer of a run: Lightning's, with what is ours to say to it."""
+"""How Lightning's trainer is made for a run, with our callbacks, loggers and plugins."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,12 +22,12 @@ def make_trainer(run: RunDirectory, loggers: list[Logger], watching: Sequence[Ca
     """The trainer of a run.
 
     Args:
-        run: it writes into.
-        loggers: of the run.
+        run: run directory that it writes into.
+        loggers: loggers of the run.
         watching: callbacks that show how the training goes.
 
     Raises:
-        InputError: an option that Lightning refuses; parts of a split left out.
+        InputError: an option that Lightning refuses, or one that leaves out parts of a split.
     """
     options = run.options
     own = [
@@ -59,15 +59,15 @@ def make_trainer(run: RunDirectory, loggers: list[Logger], watching: Sequence[Ca
 
 
 def make_evaluator(accelerator: str, devices: int, precision: object) -> Trainer:
-    """A trainer that only embeds: the same numbers on any number of processes.
+    """A trainer that only embeds; it gives the same numbers on any number of processes.
 
     Args:
-        accelerator: Lightning's name of it, such as "cpu".
-        devices: so many processes share the pictures.
-        precision: Lightning's, such as "32-true".
+        accelerator: Lightning's name of the accelerator, such as "cpu".
+        devices: number of processes that share the pictures.
+        precision: Lightning's name of the precision, such as "32-true".
 
     Raises:
-        InputError: Lightning refuses them.
+        InputError: Lightning refuses these options.
     """
     try:
         return Trainer(
@@ -87,18 +87,18 @@ def make_evaluator(accelerator: str, devices: int, precision: object) -> Trainer
 
 
 def best_of(trainer: Trainer) -> BestCheckpoint:
-    """What keeps the best checkpoint of a trainer of `make_trainer`."""
+    """The callback that keeps the best checkpoint, in a trainer from `make_trainer`."""
     return next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
 
 
 def seconds_of(trainer: Trainer) -> float:
-    """How long a trainer of `make_trainer` has trained, with the runs that it continues, in seconds."""
+    """Training time of a trainer from `make_trainer`, including the runs that it continues, in seconds."""
     return next(callback for callback in trainer.callbacks if isinstance(callback, RunInCheckpoint)).seconds()  # type: ignore[attr-defined]
 
 
 @contextmanager
 def interrupted_as_python_does(trainer: Trainer) -> Iterator[None]:
-    """Raises KeyboardInterrupt for Ctrl-C, of which Lightning makes another exception."""
+    """Raises KeyboardInterrupt for Ctrl-C, which Lightning turns into another exception."""
     try:
         yield
     except SystemExit:
@@ -108,8 +108,9 @@ def interrupted_as_python_does(trainer: Trainer) -> Iterator[None]:
 
 
 def skip_deterministic_fill() -> None:
-    """With deterministic algorithms, torch fills all memory that an operation is about to write to: a twentieth of a step here.
+    """Stops torch from filling memory that an operation is about to write to, which costs a twentieth of a step here.
 
-    It guards against operations that read what they have not written; ours are tested to give equal results without it.
+    It does so with deterministic algorithms, to guard against operations that read what they have not written; ours are
+    tested to give equal results without it.
     """
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it exists: torch defines it on the module's class

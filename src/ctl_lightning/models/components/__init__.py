@@ -1,1 +1,1 @@
-"""What methods are built of: backbone, heads, distances, losses."""
+"""The parts that methods are built of: backbone, heads, distances, losses."""

@@ -1,4 +1,4 @@
-"""The image network: uint8 pictures -> one pooled vector and one region map. The one place that knows preprocessing."""
+"""How uint8 pictures become one pooled vector and one region map each. The only file that knows their preprocessing."""
 
 import hashlib
 from pathlib import Path
@@ -17,9 +17,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class BackboneOptions(TypedDict):
-    """Plain values, of conf/backbone; see `Backbone`, and `training.feature_cache` for `cache` and what follows it.
+    """Options of conf/backbone, as plain values.
 
-    `Backbone.load_weights` loads `weights`.
+    See `Backbone` for most, `Backbone.load_weights` for `weights`, `training.feature_cache` for `cache` and those after
+    it.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
@@ -37,28 +38,28 @@ class BackboneOptions(TypedDict):
 
 
 class Features(NamedTuple):
-    """What the backbone says of B pictures: `pooled` (B, F) and `regions` (B, R, C), row by row of the grid."""
+    """Features of B pictures: `pooled` (B, F) and `regions` (B, R, C), the regions row by row of the grid."""
 
     pooled: Tensor
     regions: Tensor
 
 
 class SmallNetwork(nn.Module):
-    """Five convolutions for synthetic looks of about 56 pixels, trained from nothing on a CPU in minutes.
+    """Five convolutions for synthetic looks of about 56 pixels, trained from scratch on a CPU in minutes.
 
-    A unit of `regions` sees 28 x 28 pixels, so none sees both walls of a synthetic look of 56.
+    A unit of `regions` sees 28 x 28 pixels, so no unit sees both walls of a synthetic look of 56 pixels.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # Patches first: overlapping convolutions at full size took half of the time and learned no more.
+        # Patches first: overlapping convolutions at full size took half of the run time and learned no more.
         self.regions = nn.Sequential(
             _convolution(3, 48, 4, 4, 0), _convolution(48, 96, 3, 2, 1), _convolution(96, 96, 3, 1, 1)
         )
         self.pooled = nn.Sequential(_convolution(96, 128, 3, 2, 1), _convolution(128, 128, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, 128, S / 16, S / 16)."""
+        """Pictures (B, 3, S, S) -> feature maps (B, 128, S / 16, S / 16)."""
         return self.pooled(self.regions(images))
 
 
@@ -71,18 +72,19 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: i
 
 
 class Backbone(nn.Module):
-    """A named network, cut open at two layers.
+    """An image network, chosen by name, that gives the outputs of two of its layers.
 
     Args:
-        name: "small", or a classification network of torchvision.
-        pooled_layer: node whose output is the pooled vector; a map is averaged over its area.
-        region_layer: node whose output is the region map.
-        grid: the region map is averaged down to grid x grid regions.
-        frozen: no gradients, always eval mode; BatchNorm statistics do not move.
-        checkpointing: in training, activations are computed again in place of being kept; see `Recomputed`.
+        name: "small", or the name of a classification network of torchvision, such as "resnet50".
+        pooled_layer: name of the layer that gives the pooled vector; a map is averaged over its area.
+        region_layer: name of the layer that gives the region map.
+        grid: side of the grid of regions; the region map is averaged down to grid x grid regions.
+        frozen: whether it is not trained: no gradients, always eval mode, and BatchNorm statistics do not move.
+        checkpointing: whether training computes activations again instead of keeping them; see `Recomputed`.
 
     Raises:
         InputError: unknown network or layer.
+        ValueError: a grid below 1.
     """
 
     mean: Tensor
@@ -106,7 +108,7 @@ class Backbone(nn.Module):
         self.frozen = frozen
         self._identity = {"name": name, "pooled_layer": pooled_layer, "region_layer": region_layer, "grid": grid}
         self._recomputed = Recomputed(self.network) if checkpointing else None
-        # In the state dict: preprocessing travels with the weights.
+        # Buffers, so that the preprocessing is saved with the weights.
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
         if frozen:
@@ -132,14 +134,14 @@ class Backbone(nn.Module):
         )
 
     def train(self, mode: bool = True) -> "Backbone":
-        """A frozen backbone stays in eval mode."""
+        """Sets training or eval mode; a frozen backbone stays in eval mode."""
         return super().train(mode and not self.frozen)
 
     def forward(self, images: Tensor) -> Features:
-        """uint8 pictures (B, 3, S, S), RGB -> pooled (B, F), regions (B, grid², C).
+        """uint8 RGB pictures (B, 3, S, S) -> pooled (B, F), regions (B, grid², C).
 
         Raises:
-            InputError: the layer has fewer regions than the grid asks for.
+            InputError: the region layer gives fewer regions than the grid asks for.
         """
         pixels = self.pixels(images)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
@@ -157,24 +159,24 @@ class Backbone(nn.Module):
         return Features(pooled, regions.flatten(2).transpose(1, 2))
 
     def pixels(self, images: Tensor) -> Tensor:
-        """uint8 pictures (B, 3, S, S) -> what the network was trained on, in the channels-last memory format."""
-        # (x / 255 - mean) / std in one new tensor: large ones are dear on a CPU.
+        """uint8 pictures (B, 3, S, S) -> normalised pixels, as the network was trained, in the channels-last format."""
+        # (x / 255 - mean) / std with one new tensor: large tensors are expensive on a CPU.
         normalised = (images * (1 / (255 * self.std))).sub_(self.mean / self.std)
         return normalised.contiguous(memory_format=torch.channels_last)
 
     def identity(self) -> dict[str, Any]:
-        """What its features depend on, as plain values: name, layers, grid, and a hash of weights and preprocessing."""
+        """All that the features depend on, as plain values: name, layers, grid, hash of weights and preprocessing."""
         return self._identity | {"weights": hash_of_weights(self)}
 
     def load_weights(self, weights: str, name: str) -> None:
         """Loads pretrained weights, and the preprocessing that they were trained with.
 
         Args:
-            weights: a name of torchvision's enum for this network, such as IMAGENET1K_V2, or a state-dict file.
-            name: the network.
+            weights: a name in torchvision's enum for this network, such as IMAGENET1K_V2, or a state-dict file.
+            name: name of the network, such as "resnet50".
 
         Raises:
-            InputError: neither a known name nor a readable state-dict file of this network.
+            InputError: neither a known name nor a readable state-dict file of this network; a download that fails.
         """
         path = Path(weights).expanduser()
         if name != "small" and weights in (known := get_model_weights(name)).__members__:
@@ -196,14 +198,14 @@ class Backbone(nn.Module):
                 f"backbone.weights={weights}: neither a file nor one of the names {', '.join(names) or '(none)'} "
                 f"of {name}{suggestion(weights, names)}"
             )
-        # The classifier is cut off: its weights in the file are of no use here; anything else must fit.
+        # The classifier is cut off, so its weights in the file are ignored; all others must fit.
         missing, _ = self.network.load_state_dict(state, strict=False) if _fits(self.network, state) else (["?"], [])
         if missing:
             raise InputError(f"backbone.weights={weights}: these are not the weights of {name}")
 
 
 def hash_of_weights(module: nn.Module) -> str:
-    """A hash of names, types, shapes and values of a module's state dict: equal hash, equal outputs up to rounding."""
+    """Hash of names, types, shapes and values in a module's state dict: equal hash, equal outputs up to rounding."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())

@@ -1,6 +1,6 @@
-"""The three distances (Kang et al. 2019, equations 2 to 6), region by region, and the one-query form of them.
+"""How the three distances are computed (Kang et al. 2019, equations 2 to 6), region by region and in one-query form.
 
-B scenes, R regions, D dimensions of the style space, M products. All embeddings are unit vectors.
+Shapes: B scenes, R regions, D dimensions of the style space, M products. All embeddings are unit vectors.
 """
 
 from typing import Literal
@@ -12,7 +12,7 @@ DistanceName = Literal["global", "local", "hybrid"]
 
 
 def pair_distance(a: Tensor, b: Tensor, squared: bool) -> Tensor:
-    """Euclidean distance along the last dimension, (..., D) and (..., D) -> (...); squared as in the paper, or plain."""
+    """Euclidean distance along the last dimension, (..., D) and (..., D) -> (...); squared as in the paper, or not."""
     square = (a - b).square().sum(-1)
     return square if squared else square.clamp_min(1e-12).sqrt()  # the root has no gradient at 0
 
@@ -21,8 +21,8 @@ def attention_weights(keys: Tensor, category: Tensor) -> Tensor:
     """Category-guided attention, a_i = softmax_i(-|k_i - e_c|²) (equation 4), where |k_i - e_c|² = 2 - 2 k_i·e_c.
 
     Args:
-        keys: k, one attention key a region, unit vectors, (B, R, D).
-        category: e_c, the embedding of each product's category, unit vectors, (B, D).
+        keys: attention keys k, one unit vector per region, (B, R, D).
+        category: embedding e_c of each product's category, unit vectors, (B, D).
 
     Returns:
         Weights over the regions of each scene, (B, R); each row sums to 1.
@@ -46,18 +46,18 @@ def hybrid_distance(scene: Tensor, regions: Tensor, attention: Tensor, product: 
 
 
 def query(method: DistanceName, scene: Tensor, regions: Tensor, attention: Tensor) -> Tensor:
-    """The one vector q of a (scene, category) with d(s, p) = 2 - q·p for every product p, if distances are squared.
+    """One vector q per (scene, category) with d(s, p) = 2 - q·p for every product p, if distances are squared.
 
-    It follows from unit embeddings and weights that sum to 1: |f - p|² = 2 - 2 f·p.
+    This holds because embeddings are unit vectors and the weights sum to 1: |f - p|² = 2 - 2 f·p.
 
     Args:
-        method: which of the three distances.
-        scene: f_s, (B, D).
-        regions: f_i, (B, R, D).
-        attention: a_i, (B, R).
+        method: name of the distance: "global", "local" or "hybrid".
+        scene: style embeddings f_s of the scenes, (B, D).
+        regions: style embeddings f_i of their regions, (B, R, D).
+        attention: attention weights a_i of the regions, (B, R).
 
     Returns:
-        q, (B, D). Not a unit vector.
+        Vectors q, (B, D); they are not unit vectors.
     """
     if method == "global":
         return 2 * scene
@@ -71,17 +71,17 @@ def query_distance(query: Tensor, products: Tensor) -> Tensor:
 
 
 def plain_distance(method: DistanceName, scene: Tensor, regions: Tensor, attention: Tensor, products: Tensor) -> Tensor:
-    """Distances that are not squared, which have no one-query form, of all scenes and products.
+    """Plain Euclidean distances, which have no one-query form, of all scenes to all products.
 
     Args:
-        method: which of the three distances.
-        scene: f_s, (B, D).
-        regions: f_i, (B, R, D).
-        attention: a_i, (B, R).
-        products: f_p, (M, D).
+        method: name of the distance: "global", "local" or "hybrid".
+        scene: style embeddings f_s of the scenes, (B, D).
+        regions: style embeddings f_i of their regions, (B, R, D).
+        attention: attention weights a_i of the regions, (B, R).
+        products: style embeddings f_p of the products, (M, D).
 
     Returns:
-        (B, M)
+        Distances, (B, M).
     """
     if method == "global":
         return _euclidean(scene, products)
@@ -92,5 +92,5 @@ def plain_distance(method: DistanceName, scene: Tensor, regions: Tensor, attenti
 
 
 def _euclidean(a: Tensor, b: Tensor) -> Tensor:
-    # Not by way of a matrix product: it loses the distance of near vectors to cancellation.
+    # Without a matrix product, which would lose the distance of near vectors to cancellation.
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: activations are computed again in the backward pass in place of being kept (Chen et al. 2016)."""
+"""Gradient checkpointing: activations are computed again in the backward pass, not kept (Chen et al. 2016)."""
 
 import math
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Recomputed:
-    """Runs a traced network segment by segment, and keeps no more than what goes from one to the next.
+    """Runs a traced network segment by segment, and keeps only the activations that pass from one segment to the next.
 
     Not a module: it has no weights of its own, so the network's state dict is the same with and without it.
 
     Args:
-        network: traced by torch.fx.
+        network: network that torch.fx has traced.
     """
 
     def __init__(self, network: GraphModule) -> None:
@@ -27,7 +27,7 @@ class Recomputed:
         self._split: nn.Module | None = None
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
-        """As `network(pixels)`."""
+        """Same outputs as `network(pixels)`."""
         if self._split is None:
             self._split = _in_segments(self._network)
         outputs: dict[str, Tensor] = self._split(pixels)
@@ -35,8 +35,8 @@ class Recomputed:
 
 
 def _in_segments(network: GraphModule) -> nn.Module:
-    """As many segments as each of them has operations: that keeps the least (Chen et al. 2016, section 4.1)."""
-    for module in network.modules():  # an operation in place would overwrite what a segment began with
+    """Splits into as many segments as each has operations, which keeps the least (Chen et al. 2016, section 4.1)."""
+    for module in network.modules():  # an in-place operation would overwrite the input of a segment
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
     for node in network.graph.nodes:
@@ -71,7 +71,7 @@ class _Segment(nn.Module):
 
 @contextmanager
 def _statistics_stay(part: nn.Module) -> Iterator[None]:
-    """A batch that goes through a second time does not count twice in the running statistics."""
+    """Holds the running statistics fixed, so that a batch that goes through a second time does not count twice."""
     norms = [module for module in part.modules() if isinstance(module, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

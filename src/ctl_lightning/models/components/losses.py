@@ -1,6 +1,6 @@
-"""Losses: of triplets with one sampled negative each, and of a batch whose products are each other's negatives.
+"""The losses: for triplets with one sampled negative each, and for batches whose products are each other's negatives.
 
-B queries (a scene crop and a category each), M products.
+Shapes: B queries (a scene crop and a category each), M products.
 """
 
 import math
@@ -16,48 +16,48 @@ from ctl_lightning.models.components.network import require_positive
 Mining = Literal["all", "semi_hard", "hardest"]
 
 LOWEST_TEMPERATURE = 0.01
-"""Of a learned temperature, as in CLIP (Radford et al. 2021, section 2.5)."""
+"""Lower limit of a learned temperature, as in CLIP (Radford et al. 2021, section 2.5)."""
 
 
 class Loss(nn.Module, ABC):
-    """A loss and what it learns. Its constructor's arguments are its options in conf/loss.
+    """A loss, with its learned parameters if it has any. Its constructor's arguments are its options in conf/loss.
 
     Attributes:
-        in_batch: whether it takes pairs whose products are each other's negatives, in place of triplets.
-        hinge: α, of a loss that is 0 for a triplet with d(s, p⁻) ≥ d(s, p⁺) + α; None: another kind.
+        in_batch: whether it takes pairs whose products are each other's negatives, instead of triplets.
+        hinge: margin α of a loss that is 0 for a triplet with d(s, p⁻) ≥ d(s, p⁺) + α; None for other losses.
     """
 
     in_batch: ClassVar[bool]
     hinge: float | None = None
 
     def logged(self) -> dict[str, Tensor]:
-        """What is worth watching of what it learns: name -> a scalar."""
+        """Learned values that are worth watching: name -> scalar."""
         return {}
 
 
 class TripletLoss(Loss):
-    """A loss of triplets."""
+    """A loss that takes triplets."""
 
     in_batch = False
 
     @abstractmethod
     def forward(self, positive: Tensor, negative: Tensor, penalty: Tensor | float = 0.0) -> Tensor:
-        """The mean over a batch, a scalar.
+        """Mean loss over a batch, a scalar.
 
         Args:
-            positive: d(s, p⁺), (B,).
-            negative: d(s, p⁻), (B,).
-            penalty: what the network adds, a scalar; most losses leave it out.
+            positive: distances d(s, p⁺), (B,).
+            negative: distances d(s, p⁻), (B,).
+            penalty: penalty that the network adds, a scalar; most losses ignore it.
         """
 
 
 class HingeLoss(TripletLoss):
     """[α + d(s, p⁺) - d(s, p⁻)]₊ (Kang et al. 2019, equation 7).
 
-    The mean over the batch, not the paper's sum, so that the learning rate does not depend on the batch size.
+    It is the mean over the batch, not the paper's sum, so that the learning rate does not depend on the batch size.
 
     Args:
-        margin: α.
+        margin: margin α.
     """
 
     def __init__(self, margin: float) -> None:
@@ -72,12 +72,12 @@ class HingeLoss(TripletLoss):
 
 
 class ContrastiveLoss(TripletLoss):
-    """d⁺² + [m - d⁻]₊² (Hadsell et al. 2006, equation 4, with which Veit et al. 2015 train), of squared Euclidean distances.
+    """d⁺² + [m - d⁻]₊² (Hadsell et al. 2006, equation 4; used by Veit et al. 2015), of squared Euclidean distances.
 
-    Their factor ½ is left out: Adam does not see it.
+    Their factor ½ is left out: it makes no difference to Adam.
 
     Args:
-        margin: m, of the distance that is not squared.
+        margin: margin m of the distance before it is squared.
     """
 
     def __init__(self, margin: float) -> None:
@@ -92,12 +92,12 @@ class ContrastiveLoss(TripletLoss):
 
 
 class LogisticLoss(TripletLoss):
-    """-log σ(c - d⁺) - log(1 - σ(c - d⁻)): one negative a positive (McAuley et al. 2015, section 3).
+    """-log σ(c - d⁺) - log(1 - σ(c - d⁻)): one negative per positive (McAuley et al. 2015, section 3).
 
-    Their likelihood has a sum in place of the mean.
+    Their likelihood is a sum; this is a mean.
 
     Args:
-        shift: where c begins, which is learned: the distance at which both answers are equally likely.
+        shift: initial value of c, which is learned: the distance at which both answers are equally likely.
     """
 
     def __init__(self, shift: float) -> None:
@@ -111,12 +111,12 @@ class LogisticLoss(TripletLoss):
 
 
 class BPRLoss(TripletLoss):
-    """-log σ(d(s, p⁻) - d(s, p⁺)) (Rendle et al. 2009; in Song et al. 2017 with d = minus the compatibility).
+    """-log σ(d(s, p⁻) - d(s, p⁺)) (Rendle et al. 2009; Song et al. 2017 use it with d = minus the compatibility).
 
-    Theirs is a sum; their regulariser is `model.weight_decay`.
+    Their loss is a sum, this is a mean; their regulariser is `model.weight_decay` here.
 
     Args:
-        reconstruction: γ, weight of an auto-encoder's reconstruction error.
+        reconstruction: weight γ of an auto-encoder's reconstruction error.
     """
 
     def __init__(self, reconstruction: float) -> None:
@@ -130,45 +130,45 @@ class BPRLoss(TripletLoss):
 
 
 def in_batch_negatives(query_category: Tensor, named: Tensor, category: Tensor, identity: Tensor) -> Tensor:
-    """Which products are negatives of which queries: those of the query's category that no pair of its scene names.
+    """Which products are negatives of each query: those of the query's category that no pair of its scene names.
 
     Args:
-        query_category: (B,).
-        named: numbers of the products that each query's scene names, (B, N), filled up with -1.
-        category: of the products, (M,).
-        identity: numbers of the products, (M,).
+        query_category: category index of each query, (B,).
+        named: numbers of the products that each query's scene names, (B, N), padded with -1.
+        category: category index of each product, (M,).
+        identity: number of each product, (M,).
 
     Returns:
-        bool, (B, M). The query's own product is none: its scene names it.
+        bool, (B, M): True for negatives. The query's own product is not one, since its scene names it.
     """
     is_named = (named[:, :, None] == identity).any(1)
     return (query_category[:, None] == category) & ~is_named
 
 
 class InBatchLoss(Loss):
-    """A loss of queries whose negatives are other queries' products."""
+    """A loss that takes queries; the products of other queries are their negatives."""
 
     in_batch = True
 
     @abstractmethod
     def forward(self, distance: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
-        """The mean over the queries that have negatives, a scalar; 0 if there are none.
+        """Mean loss over the queries that have negatives, a scalar; 0 if no query has any.
 
         Args:
-            distance: of all queries and products, (B, M).
+            distance: distance of every query to every product, (B, M).
             positive: column of each query's own product, (B,).
-            negatives: see `in_batch_negatives`, (B, M).
+            negatives: which products are negatives of each query, bool, (B, M); see `in_batch_negatives`.
         """
 
 
 class InBatchHingeLoss(InBatchLoss):
-    """The hinge loss with the batch's negatives.
+    """The hinge loss with the negatives of the batch.
 
     Args:
-        margin: α.
-        mining: which negatives count. "all": the mean over all of them (Hermans et al. 2017, batch all, zeros included); "hardest":
-            the nearest (the same, batch hard); "semi_hard": the nearest of those that are farther than the positive (Schroff et al.
-            2015, section 3.2), or, if there are none, the farthest.
+        margin: margin α.
+        mining: which negatives count. "all": the mean over all of them (Hermans et al. 2017, batch all, zeros
+            included); "hardest": the nearest (the same paper, batch hard); "semi_hard": the nearest of those that are
+            farther than the positive (Schroff et al. 2015, section 3.2), or, if there are none, the farthest.
     """
 
     def __init__(self, margin: float, mining: Mining) -> None:
@@ -191,7 +191,7 @@ class InBatchHingeLoss(InBatchLoss):
 
     def _chosen(self, distance: Tensor, near: Tensor, negatives: Tensor) -> Tensor:
         """Column of the negative that counts for each query, (B,)."""
-        # Infinite where there is nothing to choose, for the choice alone: an infinite distance has no gradient.
+        # Infinity marks what may not be chosen, and serves the choice alone: an infinite distance has no gradient.
         if self._mining == "hardest":
             return distance.masked_fill(~negatives, torch.inf).argmin(1)
         farther = negatives & (distance > near)
@@ -204,8 +204,8 @@ class InfoNCELoss(InBatchLoss):
     """-log softmax of -d / τ at the positive, among it and the negatives (van den Oord et al. 2018, equation 4).
 
     Args:
-        temperature: τ, or where it begins.
-        learn_temperature: whether it is learned.
+        temperature: temperature τ, or its initial value if it is learned.
+        learn_temperature: whether the temperature is learned.
     """
 
     def __init__(self, temperature: float, learn_temperature: bool) -> None:
@@ -229,10 +229,10 @@ def _mean_of(values: Tensor, counted: Tensor) -> Tensor:
 
 
 class Temperature(nn.Module):
-    """τ of InfoNCE: fixed, or learned by its logarithm and not below LOWEST_TEMPERATURE.
+    """Temperature τ of InfoNCE: fixed, or learned as its logarithm and never below LOWEST_TEMPERATURE.
 
     Raises:
-        ValueError: a learned one that starts below that.
+        ValueError: a learned temperature that starts below LOWEST_TEMPERATURE.
     """
 
     def __init__(self, initial: float, learned: bool) -> None:
@@ -242,8 +242,9 @@ class Temperature(nn.Module):
         self.logarithm = nn.Parameter(torch.tensor(math.log(initial)), requires_grad=learned)
 
     def forward(self) -> Tensor:
-        """A scalar."""
+        """The temperature, a scalar."""
         if self.logarithm.requires_grad:
-            with torch.no_grad():  # the parameter, not the result: a clamped result has no gradient that leads back
+            # The parameter is clamped, not the result: a clamped result has no gradient that leads back.
+            with torch.no_grad():
                 self.logarithm.clamp_(min=math.log(LOWEST_TEMPERATURE))
         return self.logarithm.exp()

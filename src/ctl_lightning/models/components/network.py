@@ -1,4 +1,4 @@
-"""The contract of a method: what training, evaluation and serving ask of a network, whatever it is."""
+"""The interface of a method: what training, evaluation and serving may ask of any network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, NoReturn
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from ctl_lightning.models.components.backbone import Backbone
 
 Images = Tensor | tuple[Tensor, Tensor]
-"""uint8 pictures (B, 3, S, S), or a frozen backbone's features of them: pooled (B, F) and, of scenes, regions (B, R, C)."""
+"""uint8 pictures (B, 3, S, S), or a frozen backbone's features: pooled (B, F) and, of scenes, regions (B, R, C)."""
 
 
 class SceneStyle(NamedTuple):
-    """A (scene, category): `scene` f_s (B, D), `regions` f_i (B, R, D), `attention` a_i (B, R).
+    """Embedded (scene, category) queries: `scene` f_s (B, D), `regions` f_i (B, R, D), `attention` a_i (B, R).
 
     A method without regions has R = 0.
     """
@@ -25,12 +25,12 @@ class SceneStyle(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """A training batch.
+    """An embedded training batch.
 
     Attributes:
-        style: of the B scenes.
-        products: f_p of each kind of product, such as positives and negatives, (B, D) each.
-        penalty: what the network itself adds to the loss, a scalar; 0 for all but auto-encoders.
+        style: style embeddings of the B scenes, with their attention.
+        products: style embeddings f_p of each kind of product, such as positives and negatives, (B, D) each.
+        penalty: term that the network itself adds to the loss, a scalar; 0 for all but auto-encoders.
     """
 
     style: SceneStyle
@@ -39,22 +39,23 @@ class Embedded(NamedTuple):
 
 
 def without_regions(scene: Tensor) -> SceneStyle:
-    """The style of scenes of which a method has one vector, (B, D), and no regions."""
+    """SceneStyle for a method that has one vector per scene, (B, D), and no regions."""
     count, width = scene.shape  # not `len`, which torch.export takes for a constant
     return SceneStyle(scene, scene.new_zeros(count, 0, width), scene.new_zeros(count, 0))
 
 
 class Network(nn.Module):
-    """A method: pictures -> embeddings -> distances, where smaller is more compatible.
+    """Base class of the methods: pictures -> embeddings -> distances, where a smaller distance is more compatible.
 
-    A method is made with `Method(backbone, categories, **options)`: its constructor's keywords are its options in conf/model, and
-    there are no others. What a method does not say, it cannot.
+    A method is made with `Method(backbone, categories, **options)`: the keywords of its constructor are its options in
+    conf/model, and there are no others. What a method does not override, it cannot do: the call raises TypeError, and
+    `query` returns None.
 
     Args:
-        backbone: the image network; None for a method that sees no pictures.
+        backbone: image network; None for a method that sees no pictures.
 
     Attributes:
-        losses: names of the losses that can train it; none: it learns nothing.
+        losses: names of the losses that can train it; empty if it learns nothing.
         sees: whether it looks at pictures.
         attends: whether its attention differs from region to region.
     """
@@ -70,11 +71,12 @@ class Network(nn.Module):
             self.backbone = backbone
 
     def forward(self, scene: Images, products: Sequence[Images], category: Tensor) -> Embedded:
-        """Embeds a training batch; every picture goes through the backbone once.
+        """Embeds a training batch; every picture passes through the backbone once.
 
         Args:
             scene: uint8 scene crops, (B, 3, S, S), or their features.
-            products: of each scene, such as its positive and its negative: uint8 pictures, (B, 3, S, S), or their features.
+            products: for each kind of product, such as positives and negatives, uint8 pictures, (B, 3, S, S), or their
+                features.
             category: index of each product's category, (B,).
         """
         self._can_not("learns nothing")
@@ -84,35 +86,35 @@ class Network(nn.Module):
         self._can_not("sees no pictures")
 
     def embed_product(self, images: Images) -> Tensor:
-        """uint8 products (B, 3, S, S), or features, -> f_p (B, D). One backbone pass at most."""
+        """uint8 products (B, 3, S, S), or features, -> style embeddings f_p (B, D). One backbone pass at most."""
         self._can_not("sees no pictures")
 
     def distance(self, style: SceneStyle, product: Tensor) -> Tensor:
-        """Each scene to its own product, (B, D) -> (B,)."""
+        """Distance of each scene to its own product, products (B, D) -> (B,)."""
         self._can_not("sees no pictures")
 
     def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
-        """Every scene to every product, (M, D) -> (B, M)."""
+        """Distance of every scene to every product, products (M, D) -> (B, M)."""
         self._can_not("sees no pictures")
 
     def query(self, style: SceneStyle) -> Tensor | None:
-        """q (B, D) of B (scene, category) with d(s, p) = 2 - q·f_p for every product; None: the distance has no such form."""
+        """Vectors q (B, D) with d(s, p) = 2 - q·f_p for every product; None if the distance has no such form."""
         return None
 
     def queries(self, style: SceneStyle) -> Mapping[str, Tensor]:
-        """The queries, (B, D), of the distances whose mean is the method's: name -> q. None, if it has no one-query form."""
+        """Queries (B, D) of the distances whose mean is the method's: name -> q. Empty if it has no one-query form."""
         query = self.query(style)
         return {} if query is None else {"global": query}
 
     def has_query(self) -> bool:
-        """Whether the distance is 2 - q·f_p of one vector q a scene and category, which a catalogue can be searched by."""
+        """Whether the distance is 2 - q·f_p with one q per scene and category, so that a catalogue can be searched."""
         return self.query(without_regions(torch.zeros(0, 1))) is not None
 
     def prior(self, train_count: NDArray[Any], category: NDArray[Any]) -> NDArray[Any]:
-        """Distances that are equal for every scene, of a method that sees no pictures, (M,).
+        """Distances of a method that sees no pictures, the same for every scene, (M,).
 
         Args:
-            train_count: in how many training pairs each of M products is, (M,).
+            train_count: number of training pairs that each of M products is in, (M,).
             category: index of each product's category, (M,).
         """
         self._can_not("looks at scenes")
@@ -122,7 +124,7 @@ class Network(nn.Module):
 
 
 def require_positive(**values: float) -> None:
-    """Raises ValueError that names the first value that is not above 0."""
+    """Raises ValueError, naming the first value that is not above 0."""
     for name, value in values.items():
         if value <= 0:
             raise ValueError(f"{name} must be positive, not {value}")

@@ -1,4 +1,4 @@
-"""What methods share that see one vector a picture: no regions, no category."""
+"""What the methods share that use one vector per picture, without regions or category."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from ctl_lightning.models.components.network import Embedded, Images, Network, S
 
 
 class PooledNetwork(Network, ABC):
-    """Pooled backbone features -> a vector of scenes and of products -> squared Euclidean distance.
+    """Pooled backbone features -> one vector per scene or product -> squared Euclidean distance.
 
-    Where the protocol tunes the backbone, it is tuned here too, so that all methods have the same network at their disposal; the
-    papers of these baselines use fixed features, but for Veit et al.
+    Where the protocol tunes the backbone, it is tuned here too, so that all methods have the same network at their
+    disposal; the papers of these baselines use fixed features, except Veit et al.
     """
 
     losses: tuple[str, ...] = ("triplet", "contrastive", "logistic", "bpr")
@@ -25,15 +25,15 @@ class PooledNetwork(Network, ABC):
         """Pooled features of scene crops (B, F) -> (B, D)."""
 
     def product_vector(self, pooled: Tensor) -> Tensor:
-        """Pooled features of products (B, F) -> (B, D). The same map as of scenes, unless a method says otherwise."""
+        """Pooled features of products (B, F) -> (B, D). The same map as for scenes, unless a method overrides it."""
         return self.scene_vector(pooled)
 
     def penalty(self, scene: Tensor, products: Tensor) -> Tensor:
-        """What the network adds to the loss, from the features of a batch's scenes (B, F) and products (N, F): a scalar."""
+        """Term that the network adds to the loss, from the features of scenes (B, F) and products (N, F): a scalar."""
         return scene.new_zeros(())
 
     def forward(self, scene: Images, products: Sequence[Images], category: Tensor) -> Embedded:
-        """As `Network.forward`."""
+        """See `Network.forward`."""
         count = len(category)
         if isinstance(scene, Tensor):
             pooled = self._pooled(torch.cat([scene, *products]))  # type: ignore[list-item]
@@ -44,19 +44,19 @@ class PooledNetwork(Network, ABC):
         return Embedded(style, torch.split(self.product_vector(shown), count), self.penalty(scenes, shown))
 
     def embed_scene(self, images: Images, category: Tensor) -> SceneStyle:
-        """uint8 scene crops (B, 3, S, S), or features, -> SceneStyle without regions; the category does not matter."""
+        """uint8 scene crops (B, 3, S, S), or features, -> SceneStyle without regions; the category is ignored."""
         return without_regions(self.scene_vector(self._pooled(images)))
 
     def embed_product(self, images: Images) -> Tensor:
-        """uint8 products (B, 3, S, S), or features, -> (B, D)."""
+        """uint8 products (B, 3, S, S), or features, -> vectors (B, D)."""
         return self.product_vector(self._pooled(images))
 
     def distance(self, style: SceneStyle, product: Tensor) -> Tensor:
-        """Each scene to its own product, (B, D) -> (B,)."""
+        """Distance of each scene to its own product, products (B, D) -> (B,)."""
         return (style.scene - product).square().sum(-1)
 
     def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
-        """Every scene to every product, (M, D) -> (B, M); one matrix product if there is a one-query form."""
+        """Distance of every scene to every product, (M, D) -> (B, M); a matrix product if there is a one-query form."""
         one = self.query(style)
         if one is not None:
             return query_distance(one, products)

@@ -1,4 +1,4 @@
-"""What hybrid, global and local share: heads, attention, and the one-query form of the distance (Kang et al. 2019, section 3)."""
+"""What the methods hybrid, global and local share (Kang et al. 2019, section 3): heads, attention, one-query form."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -29,21 +29,21 @@ from ctl_lightning.models.components.network import (
 )
 
 Attention = Literal["category", "uniform"]
-"""By category as in the paper, or uniform (the ablation)."""
+"""Attention guided by the category as in the paper, or uniform (the ablation)."""
 
 
 class StyleNetwork(Network):
     """Backbone, the heads Θ_g, Θ_l and Θ_k, and the category embedding.
 
     Args:
-        backbone: frozen or not.
-        categories: how many.
-        method: which distance.
-        dim: D, of the style space; 128 in the paper.
+        backbone: image network, frozen or tuned.
+        categories: number of categories.
+        method: name of the distance: "global", "local" or "hybrid".
+        dim: number of dimensions D of the style space; 128 in the paper.
         hidden: width of the heads' hidden layer.
-        dropout: of the heads.
-        attention: by category as in the paper, or uniform (the ablation).
-        squared: squared Euclidean distances as in the paper's equations, or plain ones.
+        dropout: dropout rate in the heads.
+        attention: "category", guided by the category as in the paper, or "uniform" (the ablation).
+        squared: whether distances are squared Euclidean, as in the paper's equations, or plain Euclidean.
 
     Raises:
         ValueError: an option out of its range.
@@ -79,10 +79,10 @@ class StyleNetwork(Network):
             self.category_embedding = CategoryEmbedding(categories, dim)
 
     def forward(self, scene: Images, products: Sequence[Images], category: Tensor) -> Embedded:
-        """As `Network.forward`.
+        """See `Network.forward`.
 
-        All pictures go as one batch: the BatchNorm of a tuned backbone then sees scenes and products together in training, as its
-        running statistics do.
+        All pictures go through the backbone as one batch: the BatchNorm of a tuned backbone then sees scenes and
+        products together in training, as its running statistics do.
         """
         count = len(category)
         if isinstance(scene, Tensor):
@@ -112,30 +112,30 @@ class StyleNetwork(Network):
         return SceneStyle(scene, self.region_head(regions, "scene"), weights)
 
     def embed_product(self, images: Images) -> Tensor:
-        """uint8 products (B, 3, S, S), or features, -> f_p (B, D). One backbone pass at most."""
+        """uint8 products (B, 3, S, S), or features, -> style embeddings f_p (B, D). One backbone pass at most."""
         pooled = self.backbone(images).pooled if isinstance(images, Tensor) else images[0]
         return self.pooled_head(self._as_heads(pooled), "product")
 
     def _as_heads(self, features: Tensor) -> Tensor:
-        """Features, which may be stored in half precision, in that of the heads."""
+        """Converts features, which may be stored in half precision, to the precision of the heads."""
         return features.to(self.pooled_head.outer.weight.dtype)
 
     def distance(self, style: SceneStyle, product: Tensor) -> Tensor:
-        """Each scene to its own product, (B, D) -> (B,)."""
+        """Distance of each scene to its own product, products (B, D) -> (B,)."""
         with _full_precision(product):
             if self.squared:
                 return 2 - (query(self.method, *style) * product).sum(-1)
             return region_distance(self.method, style, product, squared=False)
 
     def query(self, style: SceneStyle) -> Tensor | None:
-        """q (B, D) of B (scene, category) with d(s, p) = 2 - q·f_p; None: the distance is not squared."""
+        """Vectors q (B, D) with d(s, p) = 2 - q·f_p; None if the distance is not squared."""
         if not self.squared:
             return None
         with _full_precision(style.scene):
             return query(self.method, *style)
 
     def queries(self, style: SceneStyle) -> Mapping[str, Tensor]:
-        """The queries of the global and of the local distance, of those that the method has, (B, D): name -> q."""
+        """Queries (B, D) of the global and local distance, if the method has them: name -> q. Empty if not squared."""
         if not self.squared:
             return {}
         parts: tuple[DistanceName, ...] = ("global", "local") if self.method == "hybrid" else (self.method,)
@@ -143,7 +143,7 @@ class StyleNetwork(Network):
             return {part: query(part, *style) for part in parts}
 
     def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
-        """Every scene to every product, (M, D) -> (B, M); one matrix product if the distance is squared."""
+        """Distance of every scene to every product, (M, D) -> (B, M); one matrix product if the distance is squared."""
         with _full_precision(products):
             one = self.query(style)
             if one is not None:
@@ -152,21 +152,21 @@ class StyleNetwork(Network):
 
 
 def _full_precision(tensor: Tensor) -> AbstractContextManager[None]:
-    """Switches off the automatic half precision: with eight bits of a number, near distances are equal."""
+    """Switches off automatic half precision: with eight bits per number, near distances become equal."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
 def region_distance(method: DistanceName, style: SceneStyle, product: Tensor, squared: bool = True) -> Tensor:
-    """The distance region by region: of pairs in training if it is not squared, and the reference for the other forms.
+    """The distance region by region: for pairs in training if it is not squared, and the reference for the other forms.
 
     Args:
-        method: which distance.
-        style: of B scenes, or of 1 scene for all products.
-        product: f_p, (B, D).
-        squared: or plain Euclidean.
+        method: name of the distance: "global", "local" or "hybrid".
+        style: style embeddings of B scenes, or of 1 scene for all products.
+        product: style embeddings f_p of the products, (B, D).
+        squared: whether distances are squared Euclidean or plain Euclidean.
 
     Returns:
-        (B,)
+        Distances, (B,).
     """
     if method == "global":
         return global_distance(style.scene, product, squared)

@@ -1,4 +1,4 @@
-"""BatchNorm over the batch of all processes, where torch's own SyncBatchNorm, which needs a GPU, cannot be used."""
+"""BatchNorm over the batches of all processes without a GPU, which torch's own SyncBatchNorm needs."""
 
 from typing import Any, cast
 
@@ -8,17 +8,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SynchronisedBatchNorm(_BatchNorm):
-    """Normalises with mean and variance of the values of all processes; one process's BatchNorm of the whole batch is its reference."""
+    """Normalises with mean and variance over all processes; the reference is one process with the whole batch."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, ...) -> the same shape."""
+        """Values (B, C, ...) -> normalised values of the same shape."""
         if not self.training or not distributed.is_initialized():
             return super().forward(input)
         over = [0, *range(2, input.dim())]
-        # In full precision where the layers run in half: sums of many numbers.
+        # In full precision even where the layers run in half: these are sums of many numbers.
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         count = _summed(values.new_tensor([values.numel() / values.shape[1]]))
         mean = _summed(values.sum(over)) / count
@@ -36,7 +36,7 @@ class SynchronisedBatchNorm(_BatchNorm):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the processes; every process's gradient is that of the sum of their losses."""
+    """Sum over the processes; each process gets the gradient of the sum of all their losses."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:

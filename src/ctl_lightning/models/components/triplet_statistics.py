@@ -1,4 +1,4 @@
-"""What tells, beside the loss, how a training goes: distances and how many triplets still teach something."""
+"""How a training goes, beside the loss: mean distances, and how many triplets still teach something."""
 
 import torch
 from torch import Tensor
@@ -8,15 +8,16 @@ def observations(positive: Tensor, negative: Tensor, counted: Tensor, margin: fl
     """Means over the triplets of a batch.
 
     Args:
-        positive: d(s, p⁺), broadcastable to `negative`.
-        negative: d(s, p⁻), (B,) of triplets or (B, M) of a batch whose products are each other's negatives.
-        counted: which of `negative` are negatives, the same shape, bool.
-        margin: α, of a loss that has one.
+        positive: distances d(s, p⁺), broadcastable to `negative`.
+        negative: distances d(s, p⁻), (B,) of triplets or (B, M) for a batch whose products are each other's negatives.
+        counted: which entries of `negative` belong to negatives, bool, the same shape.
+        margin: margin α of the loss; None if it has none.
 
     Returns:
-        Scalars: "distance_positive" and "distance_negative", their means; "order_violations", the share of negatives that are nearer than
-        the positive; and "active_triplets", the share with d(s, p⁻) < d(s, p⁺) + α, which alone have a gradient (Kang et al. 2019,
-        section 3.3).
+        Scalars: "distance_positive" and "distance_negative", the mean distances; "order_violations", the share of
+            negatives
+        that are nearer than the positive; and, with a margin, "active_triplets", the share with d(s, p⁻) < d(s, p⁺) +
+        α, which alone have a gradient (Kang et al. 2019, section 3.3).
     """
     near = positive.expand_as(negative)
     total = counted.sum().clamp_min(1)
