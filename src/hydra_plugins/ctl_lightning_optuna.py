@@ -1,7 +1,7 @@
-"""A Hydra sweeper that lets Optuna choose: hydra/sweeper=optuna.
+"""A Hydra sweeper that lets Optuna choose the options of the jobs: hydra/sweeper=optuna.
 
-The released hydra-optuna-sweeper needs an Optuna of 2022, whose storage fails with today's SQLAlchemy. This one has the same way to
-write a search space, keeps the study in a journal file in the sweep's folder, and goes on with it.
+The released hydra-optuna-sweeper needs an Optuna of 2022, whose storage fails with today's SQLAlchemy. This one reads
+search spaces written in the same way, keeps the study in a journal file in the sweep's folder, and goes on with it.
 """
 
 from collections.abc import Sequence
@@ -25,20 +25,21 @@ if TYPE_CHECKING:  # Hydra imports every plugin at every start, and Optuna takes
     from optuna.trial import FrozenTrial
 
 JOURNAL = "optuna.journal"
-"""The study, in the sweep's folder."""
+"""File of the study, in the sweep's folder."""
 
 
 class OptunaSweeper(Sweeper):
     """Maximises what the program returns.
 
-    A job's number is its trial's, so a search that was stopped finds the folders of the jobs that were running, and goes on with them
-    from their checkpoints (`ckpt_path=auto`). A trial that fails counts, and is not run again; the search goes on with others.
+    A job has the number of its trial, so a search that was stopped finds the folders of the jobs that were running, and
+    goes on with them from their checkpoints (`ckpt_path=auto`). A trial that fails counts, and is not run again; the
+    search goes on with others.
 
     Args:
-        trials: to finish in all.
-        parallel: jobs that are launched together.
-        seed: of the sampler, Optuna's default: tree-structured Parzen estimators (Bergstra et al. 2011).
-        params: name -> what to choose from, in Hydra's grammar.
+        trials: number of trials to finish in all.
+        parallel: number of jobs that are launched together.
+        seed: random seed of the sampler, Optuna's default: tree-structured Parzen estimators (Bergstra et al. 2011).
+        params: name of an option -> values to choose from, in Hydra's grammar.
     """
 
     def __init__(self, trials: int, parallel: int, seed: int, params: DictConfig) -> None:
@@ -58,14 +59,15 @@ class OptunaSweeper(Sweeper):
         """Runs the trials that are left.
 
         Raises:
-            InputError: Optuna is not there, options out of range, another search space than that of the study, no trial that ended well.
+            InputError: Optuna is not installed, options out of range, nothing to search, another search space than that
+                of the study, a trial that failed (after all have ended).
         """
         for name, value in (("trials", self._trials), ("parallel", self._parallel)):
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"hydra.sweeper.{name}={value}: give a whole number, 1 at least")
         words = [*(f"{name!s}={value}" for name, value in self._params.items()), *arguments]
         overrides = OverridesParser.create(config_loader=self._context.config_loader).parse_overrides(words)
-        last = {override.get_key_element(): override for override in overrides}  # the command line is last
+        last = {override.get_key_element(): override for override in overrides}  # the command line comes last, and wins
         fixed = [f"{key}={one.get_value_element_as_str()}" for key, one in last.items() if not one.is_sweep_override()]
         searched = {key: one for key, one in last.items() if one.is_sweep_override()}
         if not searched:
@@ -151,7 +153,7 @@ def _study(journal: Path, seed: int) -> "Study":
 
 
 def _distribution(override: Override) -> "BaseDistribution":
-    """What an override in Hydra's grammar lets Optuna choose from. Raises ValueError."""
+    """What Optuna may choose from, of an override in Hydra's grammar. Raises ValueError."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     value: Any = override.value()
@@ -165,12 +167,12 @@ def _distribution(override: Override) -> "BaseDistribution":
     if isinstance(value, RangeSweep) and isinstance(value.start, int) and isinstance(value.step, int):
         assert value.stop is not None
         return IntDistribution(value.start, int(value.stop) - 1, step=value.step, log=log)
-    # As they were written: a job is given them back with their quotes.
+    # As they were written, quotes included, because a job is given them back like that.
     return CategoricalDistribution(tuple(override.sweep_string_iterator()))
 
 
 def _in_a_row(trials: Sequence[Any]) -> list[list[Any]]:
-    """Trials whose numbers follow on each other: a launcher numbers jobs so."""
+    """Groups of trials with consecutive numbers, because a launcher numbers its jobs consecutively."""
     groups: list[list[Any]] = []
     for trial in sorted(trials, key=lambda trial: int(trial.number)):
         if groups and groups[-1][-1].number + 1 == trial.number:
@@ -181,7 +183,7 @@ def _in_a_row(trials: Sequence[Any]) -> list[list[Any]]:
 
 
 def _value(job: JobReturn) -> float | None:
-    """What a job returned; None: it failed, or returned no number."""
+    """The number that a job returned; None: it failed, or returned no number."""
     if job.status != JobStatus.COMPLETED or not isinstance(job._return_value, (int, float)):
         return None
     return float(job._return_value)

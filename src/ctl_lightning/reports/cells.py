@@ -1,4 +1,7 @@
-"""The cells of the paper's table: one training each, in a process and a folder of its own, begun, finished or to be run."""
+"""The cells of the paper's table: which trainings it needs, which are finished, and how the others are run.
+
+Each cell is one training, in a process and a folder of its own.
+"""
 
 import json
 import os
@@ -20,18 +23,18 @@ from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.pace import allowed_cores
 
 WITHOUT_SEEDS = ("popularity",)
-"""Methods in which nothing is drawn."""
+"""Methods that draw nothing at random, and so need no seeds."""
 
 POLL_SECONDS = 0.2
 
 EVALUATION = "evaluation"
-"""Folder of the control in that of its training."""
+"""Folder of the control *product visible*, within the folder of its training."""
 
 PATIENCE = 30
-"""Seconds that a training has to end when it is told to."""
+"""Seconds that a training has to end after it is told to."""
 
 BEGUN, DONE = "begun.json", "done.json"
-"""Which commands were started in a cell's folder, and which have ended well."""
+"""Files that say which commands were started in a cell's folder, and which of them have ended well."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,11 @@ class Cell:
     """One training of the table.
 
     Attributes:
-        protocol: a file of conf/protocol.
-        method: a file of conf/experiment.
-        seed: of the run.
-        folder: its run directory.
-        commands: words for `python -m`, one program after the other.
+        protocol: name of a file in conf/protocol.
+        method: name of a file in conf/experiment, or else in conf/model.
+        seed: random seed of the run.
+        folder: run directory.
+        commands: words after `python -m` of each program that is run, one program after the other.
     """
 
     protocol: str
@@ -54,11 +57,11 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For the terminal."""
+        """Name of the cell on the terminal."""
         return f"{self.protocol} {self.method} seed {self.seed}"
 
     def is_finished(self) -> bool:
-        """Whether all of these commands have left their results."""
+        """Whether all of its commands have ended well."""
         return {*self.commands} <= {*_commands(self.folder / DONE)}
 
     def is_another(self) -> bool:
@@ -80,8 +83,9 @@ def cells_of(plain: Mapping[str, Any], run_dir: Path) -> list[Cell]:
     """The trainings that a table needs.
 
     Args:
-        plain: options of `paper`. A method is a file of conf/experiment, or, if there is none of that name, of conf/model.
-        run_dir: folder of them all.
+        plain: options of the program `paper`. A method is a file of conf/experiment, or, if there is none of that name,
+            of conf/model.
+        run_dir: folder in which each training gets its own.
 
     Raises:
         InputError: no such method or protocol.
@@ -121,14 +125,14 @@ def cells_of(plain: Mapping[str, Any], run_dir: Path) -> list[Cell]:
 
 
 def _quoted(path: Path | str) -> str:
-    """A value of Hydra's grammar, whatever is in the path."""
+    """A path quoted for Hydra's grammar, whatever characters it has."""
     escaped = str(path).replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def run_cells(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:
-    """Runs the cells, so many at a time, and prints how each ended. Returns why those that failed did."""
-    # Unbuffered: what is said last shall stand last in the log.
+    """Runs the cells, `workers` at a time, and prints how each ended. Returns failed cell -> why it failed."""
+    # Unbuffered, so that what is printed last stands last in the log.
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, allowed_cores() // workers)), "PYTHONUNBUFFERED": "1"}
     environment.pop("HYDRA_FULL_ERROR", None)
     waiting, failures, done = list(cells), {}, 0
@@ -169,7 +173,7 @@ def _start(cell: Cell, number: int, environment: Mapping[str, str]) -> subproces
 
 @contextmanager
 def _ended(running: Mapping[Cell, tuple[subprocess.Popen[bytes], int, float]]) -> Iterator[None]:
-    """Leaves no training behind when this process is interrupted or told to end; each goes on from its last checkpoint later."""
+    """Ends all trainings when this process is interrupted or told to end; each can go on later from its last checkpoint."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         print("paper: told to end; the same command goes on with what is done", file=sys.stderr)
@@ -190,7 +194,7 @@ def _ended(running: Mapping[Cell, tuple[subprocess.Popen[bytes], int, float]]) -
 
 
 def _why(log: Path, code: int) -> str:
-    """What the program said of its end: its one line of an error, else whatever came last."""
+    """Why a program failed: the signal that killed it, its error of one line, or else the last line of its log."""
     if code < 0:
         return f"killed by signal {-code}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]

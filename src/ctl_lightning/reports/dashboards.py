@@ -1,4 +1,4 @@
-"""What a logger with a page of its own is shown: pictures, tables, histograms, curves; Weights & Biases and TensorBoard."""
+"""Shows pictures, tables, histograms and curves in loggers that have a page: Weights & Biases and TensorBoard."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.launch import is_first
 
 LONGEST_SIDE = 1600
-"""Of a picture, in pixels: whatever there is to see in it, a page of many runs stays light."""
+"""Longest side of a shown picture, in pixels, so that a page of many runs stays light."""
 
 LARGE = 200_000
-"""A PNG of more bytes is full of photos, which JPEG keeps in a sixth of them."""
+"""A PNG of more bytes than this is full of photos, which take a sixth of the bytes as JPEG."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Names of the columns, and the rows."""
+    """A table: the names of its columns, and its rows."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -32,7 +32,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of a line, and what they are."""
+    """A curve: its points, (2, n), and the names of its x and y axes."""
 
     x: str
     y: str
@@ -44,11 +44,11 @@ class Exhibit:
     """What is shown at one step.
 
     Attributes:
-        pictures: name -> a PNG.
-        tables: name -> rows.
+        pictures: name -> PNG file.
+        tables: name -> table.
         histograms: name -> values.
-        curves: name -> (2, n) points.
-        embedding: labels, and a vector of each.
+        curves: name -> curve, of (2, n) points.
+        embedding: n labels, and the vector of each, (n, D).
     """
 
     pictures: Mapping[str, Path] = field(default_factory=dict)
@@ -75,7 +75,7 @@ def show(loggers: Iterable[Logger], exhibit: Exhibit, step: int) -> None:
 
 
 def write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
-    """The same tables as csv, for who has no page: NAME.csv, with "/" in a name as "_"."""
+    """Writes tables as CSV for readers without such a page: NAME.csv, with "/" in a name as "_"."""
     for name, table in tables.items():
         write_text(folder / f"{name.replace('/', '_')}.csv", csv_text([table.columns, *table.rows]))
 

@@ -14,14 +14,15 @@ from ctl_lightning.runtime.console import console
 
 
 def data_summary(data: TripletDataModule, dead: Mapping[str, str]) -> dict[str, Any]:
-    """What there is: counts of the files, what was dropped, and what is left in each split.
+    """Counts what is in the files, what was dropped, and what is left in each split.
 
     Args:
-        data: set up.
-        dead: image id -> why it is not to be had.
+        data: data module, set up.
+        dead: image id -> why the image cannot be fetched.
 
     Returns:
-        Plain values: "here", "published", "excluded", "dropped", "dead_images", "store", "used", "splits", "by_category", "crop_area".
+        Plain values with the keys "here", "published", "excluded", "dropped", "dead_images", "store", "used", "splits",
+        "by_category", "crop_area".
     """
     table = data.table  # without the excluded categories
     pairs = [pair for split in SPLITS for pair in data.pairs[split]]
@@ -48,7 +49,7 @@ def data_summary(data: TripletDataModule, dead: Mapping[str, str]) -> dict[str, 
 
 
 def print_data_summary(summary: Mapping[str, Any]) -> None:
-    """Prints counts of the files beside the published ones, and the pairs by category."""
+    """Prints the counts of the files beside the published ones, and the number of pairs of each category."""
     published = summary["published"]
     counts = Table("", "here", *(["published"] if published else []), box=None, header_style="bold")
     for column in counts.columns[1:]:

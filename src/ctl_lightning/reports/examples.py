@@ -1,4 +1,4 @@
-"""Which pairs of a ranked split are worth looking at, and what is in their pictures."""
+"""Which pairs of a ranked split are worth looking at, and what their pictures show."""
 
 import math
 from collections import Counter
@@ -52,7 +52,7 @@ def retrieval_rows(
 
 
 def attention_rows(data: TripletDataModule, task: EvaluationSet, network: Network) -> list[Overlay]:
-    """Four scene crops, each with one attention map a category."""
+    """Four scene crops, each with one attention map per category."""
     device = next(network.parameters()).device
     network.eval()
     categories = torch.arange(len(task.categories), device=device)
@@ -75,7 +75,7 @@ def attention_rows(data: TripletDataModule, task: EvaluationSet, network: Networ
 
 
 def classifier_curves(classifier: Classifier, judged: Samples) -> ClassifierCurves:
-    """What the pictures of a classifier show of these samples."""
+    """The curves that a classifier's pictures show of these samples."""
     said, truth = classifier.is_compatible(judged.distance), judged.compatible
     probability = classifier.probability(judged.distance)
     place = bins(probability)
@@ -102,15 +102,15 @@ def pair_rows(data: TripletDataModule) -> list[Cut]:
 
 
 def hard_negatives(task: EvaluationSet, distances: Distances) -> NDArray[np.float64]:
-    """Which categories a network takes for each other: of the products that are nearest to a scene crop in the whole catalogue.
+    """Which categories a network mistakes for each other: those of the products nearest to a scene crop, of all products.
 
     Args:
-        task: the pairs; at most 500 of them, spread over the categories.
-        distances: of queries and products.
+        task: pairs of the split; at most 500 of them are used, spread over the categories.
+        distances: function that gives the distances between queries and products.
 
     Returns:
-        (C, C): for the pairs of a category (row), the share of each category among the ten nearest products that no pair of their
-        scene names; NaN for a category without pairs.
+        Shares, (C, C): for the pairs of a category (row), the share of each category among the ten nearest products
+        that no pair of their scene names; NaN for a category without pairs.
     """
     found = np.full((len(task.categories), len(task.categories)), np.nan)
     products = np.arange(len(task.products))
@@ -132,7 +132,7 @@ def embedded_products(task: EvaluationSet, ranking: Ranking) -> tuple[list[str],
 
 
 def _spread(categories: Sequence[int], count: int) -> list[int]:
-    """The first pair of every category, then the second of every category, ... up to `count`; by category."""
+    """Places of up to `count` pairs, sorted by category: the first of every category, then the second of each, ..."""
     before: Counter[int] = Counter()
     turns = []
     for pair, category in enumerate(categories):

@@ -1,4 +1,4 @@
-"""The rows of the paper's table: what the finished runs of a method say, pair by pair and seed by seed."""
+"""Reads the rows of the paper's table: what the finished runs of each method say, pair by pair and seed by seed."""
 
 import csv
 import json
@@ -22,14 +22,14 @@ class MethodRow:
     """A method under one protocol.
 
     Attributes:
-        method: its name.
-        why_not: why each training of it that failed did.
-        results: results.json of each finished seed.
-        keys: (scene, bbox, product) of each test pair, N of them.
+        method: name of the method.
+        why_not: for each of its trainings that failed, why it failed.
+        results: content of results.json of each finished seed.
+        keys: (scene, bbox, product) of each of the N test pairs.
         seen: whether the product of each pair is in a training pair, (N,).
         values: metric -> mean over the seeds of each pair's value, (N,).
-        by_seed: (group, metric) -> the mean over the pairs, for each seed.
-        visible: results of the control, if it was run.
+        by_seed: (group, metric) -> mean over the pairs, one for each seed.
+        visible: results of the control *product visible*; None: it was not run.
     """
 
     method: str
@@ -42,11 +42,11 @@ class MethodRow:
     visible: dict[str, Any] | None = None
 
     def chosen(self, group: str) -> Any:
-        """Which pairs are in a group, (N,)."""
+        """Which pairs are in the group "all", "seen" or "unseen", (N,)."""
         return np.ones(len(self.keys), bool) if group == "all" else self.seen == (group == "seen")
 
     def scenes(self) -> Any:
-        """A number of each pair's scene, (N,)."""
+        """Number of each pair's scene, (N,); equal numbers, equal scenes."""
         return np.unique([key[0] for key in self.keys], return_inverse=True)[1]
 
     def interval(self, group: str, metric: str) -> Interval:
@@ -55,7 +55,7 @@ class MethodRow:
         return interval(self.values[metric][chosen], self.scenes()[chosen])
 
     def minus(self, other: "MethodRow", metric: str, group: str = "all") -> Interval | None:
-        """The difference to another method's, pair by pair; None if they have no pairs in common."""
+        """The difference from another method, pair by pair; None if the two have no pairs or not the same pairs."""
         if not self.keys or self.keys != other.keys:
             return None
         chosen = self.chosen(group)
@@ -63,13 +63,13 @@ class MethodRow:
 
 
 def read_row(method: str, finished: Sequence[Path], controls: Sequence[Path], failures: Sequence[str]) -> MethodRow:
-    """A method's row.
+    """Reads the row of a method.
 
     Args:
-        method: its name.
-        finished: run directories of its seeds.
-        controls: directories of `evaluate` with the control *product visible*.
-        failures: why each other seed failed.
+        method: name of the method.
+        finished: run directories of its finished seeds.
+        controls: run directories of `evaluate` with the control *product visible*.
+        failures: for each seed that failed, why it failed.
     """
     if not finished:
         return MethodRow(method, tuple(failures) or ("no run of it is finished",))
@@ -93,13 +93,13 @@ def read_row(method: str, finished: Sequence[Path], controls: Sequence[Path], fa
 def read_rows(
     protocols: Sequence[str], methods: Sequence[str], cells: Sequence[Cell], failures: Mapping[Cell, str]
 ) -> dict[str, list[MethodRow]]:
-    """Protocol -> a row a method, of all cells of a table.
+    """Reads protocol -> one row per method, from all cells of a table.
 
     Args:
-        protocols: a table each.
-        methods: of every table.
-        cells: finished or not.
-        failures: why those that failed did.
+        protocols: names of the protocols; each has a table.
+        methods: names of the methods of every table.
+        cells: cells of all tables, finished or not.
+        failures: failed cell -> why it failed.
     """
     rows: dict[str, list[MethodRow]] = {}
     for protocol in protocols:

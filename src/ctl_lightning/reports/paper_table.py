@@ -1,4 +1,7 @@
-"""Finished runs -> the table of the paper: mean over seeds, intervals over scenes, differences pair by pair; markdown, csv, picture."""
+"""Writes the table of the paper from finished runs: mean over seeds, intervals over scenes, differences pair by pair.
+
+It is written as markdown, as CSV and as a picture.
+"""
 
 import csv
 import re
@@ -19,25 +22,26 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import write_text
 
 COMPARED = ("hybrid", "imagenet")
-"""Methods that the others are compared with, pair by pair."""
+"""Methods with which the others are compared, pair by pair."""
 
 PUBLISHED = {"hybrid": "about 0.70 (full size, third party)"}
-"""Binary accuracy on Shop-the-Look fashion, all of it; the paper's other cells are not at hand."""
+"""Published binary accuracy on the whole of Shop-the-Look fashion; the paper's other cells are not at hand."""
 
 
 def write_paper_table(
     folder: Path, rows: Mapping[str, Sequence[MethodRow]], docs: Path | None, console: Console
 ) -> list[Path]:
-    """Writes table.md, table.csv and a picture a protocol, and prints the tables.
+    """Writes table.md, table.csv and a picture per protocol, and prints the tables.
 
     Args:
-        folder: for them.
-        rows: protocol -> a row a method.
-        docs: where results.md has marks to put them between, and results.csv (see `check_docs`); None: nowhere.
-        console: to print on.
+        folder: folder to write into.
+        rows: protocol -> one row per method.
+        docs: folder with results.md, which has marks to put the tables between, and results.csv (see `check_docs`);
+            None: the tables are put into no docs.
+        console: console to print on.
 
     Returns:
-        The files.
+        The files written.
     """
     written = [folder / "table.md", folder / "table.csv"]
     markdown = {protocol: markdown_table(protocol, found) for protocol, found in rows.items()}
@@ -62,7 +66,7 @@ def write_paper_table(
 
 
 def markdown_table(protocol: str, rows: Sequence[MethodRow]) -> str:
-    """Two tables of one protocol: how the products are ranked, and all else. docs/results.md says what the columns mean."""
+    """Two tables of one protocol: how the products are ranked, and the rest. docs/results.md says what the columns mean."""
     shown = [row for row in rows if row.results]
     others = {row.method: row for row in shown}
     seeds, ranking, rest = [_seeds(row) for row in rows], [], []
@@ -112,7 +116,7 @@ def markdown_table(protocol: str, rows: Sequence[MethodRow]) -> str:
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Heads and rows; what a row lacks is empty."""
+    """A markdown table of its head and its rows, the head first; cells that a row lacks are empty."""
     width = len(lines[0])
     whole = [[*line, *[""] * (width - len(line))] for line in (lines[0], ["---"] * width, *lines[1:])]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n" for cells in whole)
@@ -132,7 +136,7 @@ def _mean_of(row: MethodRow, group: str, metric: str) -> str:
 
 
 def _of_results(row: MethodRow, *names: str) -> str:
-    """The mean over the seeds of a value in results.json; nothing if they have none."""
+    """The mean over the seeds of a value in results.json; empty if no seed has it."""
     values = []
     for result in row.results:
         found: Any = result
@@ -154,7 +158,7 @@ def _compared(row: MethodRow, other: MethodRow | None) -> str:
 
 
 def _oracle(rows: Sequence[MethodRow]) -> dict[str, Interval]:
-    """What is the best possible, on data where that is known."""
+    """Name -> best possible AUC, on data where it is known."""
     result = next((result for row in rows for result in row.results if "oracle" in result), None)
     if result is None:
         return {}
@@ -163,7 +167,7 @@ def _oracle(rows: Sequence[MethodRow]) -> dict[str, Interval]:
 
 
 def csv_lines(protocol: str, rows: Sequence[MethodRow]) -> list[list[object]]:
-    """A line a protocol, method, group and metric, with the mean over seeds, their spread, and the interval over scenes."""
+    """One line per protocol, method, group and metric: mean over seeds, their spread, and the interval over scenes."""
     lines: list[list[object]] = []
     for row in rows:
         if not row.results:
@@ -180,16 +184,16 @@ CSV_HEAD = ["protocol", "method", "pairs", "metric", "mean", "sd_of_seeds", "low
 
 
 def check_docs(docs: Path, protocols: Iterable[str], methods: Iterable[str], seeds: int) -> None:
-    """Looks whether tables can be put there before hours are spent on them.
+    """Checks that the tables can be put into the docs, before hours are spent on them.
 
     Args:
-        docs: the folder.
-        protocols: a table each.
-        methods: of every table.
-        seeds: how many each of them has.
+        docs: folder with results.md and results.csv.
+        protocols: names of the protocols; each has a table.
+        methods: names of the methods of every table.
+        seeds: number of seeds of each method.
 
     Raises:
-        InputError: results.md has no marks for a protocol, or a table with more methods or seeds.
+        InputError: there is no results.md, it has no marks for a protocol, or its table has more methods or seeds.
     """
     page = docs / "results.md"
     if not page.is_file():

@@ -1,4 +1,4 @@
-"""The table that a run is judged by: metrics with intervals, and on synthetic looks the oracle and the attention."""
+"""Writes and prints what a run is judged by: metrics with intervals, and on synthetic looks the oracle and the attention."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,14 @@ Results = dict[str, Any]
 """The content of results.json."""
 
 IDENTITY = ("protocol", "method", "seed")
-"""What a config says of itself in results.json."""
+"""Options of the config that are repeated in results.json."""
 
 ResultRow = tuple[str, str, float | None, float | None, float | None]
 """(group of pairs, metric, value, low, high)."""
 
 
 def test_results(task: EvaluationSet, scores: PairScores) -> Results:
-    """{"test": the metrics, "pairs": how many pairs each column of them has}."""
+    """{"test": the metrics, "pairs": number of pairs in each column of the metrics}."""
     counts = {"all": len(task.pairs), "seen": int(task.seen.sum()), "unseen": int((~task.seen).sum())}
     return {"test": summarise(task, scores), "pairs": counts}
 
@@ -35,7 +35,7 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def flat_table(results: Results) -> list[ResultRow]:
-    """All test metrics as rows."""
+    """All test metrics as rows, one per group and metric."""
     test = results["test"]
     groups = {name: test[name] for name in ("all", "seen", "unseen")} | test["by_category"]
     return [

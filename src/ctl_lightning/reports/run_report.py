@@ -1,4 +1,4 @@
-"""Everything that results.json says of a trained network, and the pictures beside it: for `train` and for `evaluate`."""
+"""Measures all that results.json says of a trained network, and draws the pictures: for `train` and for `evaluate`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,12 +46,12 @@ from ctl_lightning.runtime.files import write_text
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """A split, ranked.
+    """A ranked split.
 
     Attributes:
-        task: what was asked.
-        ranking: the distances.
-        scores: of every pair.
+        task: pairs and catalogue of the split.
+        ranking: distances between the scene crops and the products of the split.
+        scores: scores of every pair.
     """
 
     task: EvaluationSet
@@ -65,7 +65,7 @@ class ScoredSplit:
 
     @cached_property
     def confusion(self) -> Floats:
-        """See `hard_negatives`: for the picture and for the table."""
+        """Shares (C, C) of `hard_negatives`, kept for both the picture and the table."""
         return hard_negatives(self.task, self.ranking.distances)
 
 
@@ -76,15 +76,15 @@ def score_split(task: EvaluationSet, ranking: Ranked) -> ScoredSplit:
 
 @dataclass
 class RunReport:
-    """All that is said of a trained network.
+    """All that is measured and drawn of a trained network.
 
     Attributes:
-        data: set up.
-        network: for its attention.
-        test: ranked.
-        classifier: that was chosen on the validation split.
-        results: the content of results.json.
-        pictures: name -> a PNG, once they are drawn.
+        data: data module, set up.
+        network: trained network, whose attention is drawn.
+        test: ranked test split.
+        classifier: classifier that was chosen on the validation split.
+        results: content of results.json.
+        pictures: name -> PNG file, once the pictures are drawn.
     """
 
     data: TripletDataModule
@@ -103,14 +103,14 @@ class RunReport:
         test: ScoredSplit,
         config: Mapping[str, object],
     ) -> "RunReport":
-        """Measures.
+        """Measures a trained network.
 
         Args:
-            data: set up.
-            network: that was ranked.
-            validation: ranked; chooses threshold and probability.
-            test: ranked.
-            config: of the run, with "protocol", "method" and "seed".
+            data: data module, set up.
+            network: trained network that ranked the splits.
+            validation: ranked validation split; the classifier's threshold and probability are chosen on it.
+            test: ranked test split.
+            config: config of the run, with "protocol", "method" and "seed".
         """
         classifier = fit_classifier(validation.judged)
         results: Results = {key: config[key] for key in IDENTITY} | test_results(test.task, test.scores)
@@ -126,14 +126,14 @@ class RunReport:
         write_tables(folder / "tables", self._exhibit().tables)
 
     def draw(self, folder: Path, others: Mapping[str, Results] | None = None) -> dict[str, Path]:
-        """Draws what there is to look at.
+        """Draws the pictures of the run.
 
         Args:
-            folder: a run directory; the pictures go into a folder of it.
-            others: name of a method -> its results; whose AUC by category is shown beside this one's.
+            folder: run directory; the pictures go into its folder pictures/.
+            others: name of another method -> its results, of which the AUC by category is shown beside this one's.
 
         Returns:
-            Name -> path.
+            Name -> PNG file.
         """
         where, task = folder / "pictures", self.test.task
         pictures = {name: where / f"{name}.png" for name in ("retrieval", "classifier", "categories")}
@@ -162,7 +162,7 @@ class RunReport:
         return pictures
 
     def _ceilings(self) -> dict[str, float]:
-        """The best AUC that there can be, where it is known: name -> value."""
+        """Name -> best possible AUC, where it is known."""
         if "oracle" not in self.results:
             return {}
         found = {"oracle": self.results["oracle"]["auc"]} | self.results["ceilings"]
@@ -182,7 +182,7 @@ class RunReport:
 
 
 def _of_truth(data: TripletDataModule, test: ScoredSplit) -> Results:
-    """What can be measured where it is known what decides; nothing elsewhere."""
+    """Results on data of which it is known what decides (the synthetic looks); empty on other data."""
     truth = data.source.truth(data.root)
     if truth is None:
         return {}
@@ -196,7 +196,7 @@ def _of_truth(data: TripletDataModule, test: ScoredSplit) -> Results:
 
 
 def exhibit(test: ScoredSplit, classifier: Classifier, results: Results, pictures: Mapping[str, Path]) -> Exhibit:
-    """What a logger with a page is shown at the end: the pictures, and the numbers behind them."""
+    """What is shown at the end in a logger with a page: the pictures, and the numbers behind them."""
     by_category = results["test"]["by_category"]
     columns = ["auc", "auc_matched", "lift", "hit@10"]
     categories = [
@@ -234,13 +234,13 @@ def exhibit(test: ScoredSplit, classifier: Classifier, results: Results, picture
 
 
 def _thinned(points: Floats) -> Floats:
-    """At most 200 of the points (2, n) of a curve, the ends among them."""
+    """At most 200 of the points (2, n) of a curve, both ends included."""
     count = points.shape[1]
     return points[:, np.unique(np.linspace(0, count - 1, min(count, 200)).round().astype(int))]
 
 
 def write_pairs(path: Path, test: ScoredSplit) -> None:
-    """Writes pairs.csv: a row a test pair, with what it is and how it was ranked: for tests of one's own, and for `paper`."""
+    """Writes pairs.csv: one row per test pair, what it is and how it was ranked; for your own tests, and for `paper`."""
     values = metric_values(test.scores) | {"distance": test.scores.positive, "distance_negative": test.scores.negative}
     rows: list[list[object]] = [["scene", "bbox", "product", "category", "seen", *values]]
     for number, pair in enumerate(test.task.pairs):

@@ -1,4 +1,4 @@
-"""What a sweep has found: its jobs, the settings that they are seeds of, and their means."""
+"""What a sweep has found: its jobs, the settings that they belong to, and the means over the seeds of each setting."""
 
 import json
 import math
@@ -30,11 +30,11 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        folder: its run directory.
-        options: the overrides that it was given.
-        validation: its best validation AUC; None: it has none.
-        test: metric -> value on the test split; None: it is not finished.
-        why_not: why it has no results.
+        folder: run directory of the job.
+        options: name -> value of the overrides that it was given.
+        validation: best validation AUC; None: it has none.
+        test: metric -> value on the test split; None: the job is not finished.
+        why_not: why the job has no results; None: it has results.
     """
 
     folder: Path
@@ -45,11 +45,11 @@ class Job:
 
     @property
     def seed(self) -> str:
-        """Of the run; the default where none was given."""
+        """Random seed of the run; the default where none was given."""
         return self.options.get("seed", "0")
 
     def value(self, metric: str) -> float | None:
-        """A metric of the test split; `MONITOR` is the validation's."""
+        """A metric of the test split; for `MONITOR`, the best validation AUC."""
         return self.validation if metric == MONITOR else (self.test or {}).get(metric)
 
 
@@ -59,7 +59,7 @@ class Setting:
 
     Attributes:
         name: the options in which this setting differs from others.
-        jobs: one a seed.
+        jobs: one job per seed.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Setting:
 
     @property
     def finished(self) -> list[Job]:
-        """Those with results."""
+        """The jobs that have results."""
         return [job for job in self.jobs if job.test is not None]
 
     def values(self, metric: str) -> list[float]:
@@ -80,7 +80,7 @@ class Setting:
 
 
 def mean_over_seeds(values: Sequence[float]) -> Interval:
-    """The mean with its 95 % Student interval; of one value no interval can be told."""
+    """The mean with its 95 % Student interval; without an interval for a single value."""
     if not values:
         return dict(NOTHING)
     mean = float(np.mean(values))
@@ -114,14 +114,14 @@ def read_sweep(folder: Path) -> list[Setting]:
 
 
 def _name(options: Sequence[str], values: Sequence[str | None], written: Callable[[str], str]) -> str:
-    """Of a setting."""
+    """Name of a setting, such as "data.margin=0.1"; `written` turns a value into text."""
     pairs = zip(options, values, strict=True)
     words = [f"{one.removeprefix('+')}={written(value)}" for one, value in pairs if value is not None]
     return " ".join(words) or "(all)"
 
 
 def _short(value: str) -> str:
-    """A number that a sampler drew, with four digits."""
+    """A value as text; a number with a point, as samplers draw it, with four digits."""
     try:
         return f"{float(value):.4g}" if "." in value else value
     except ValueError:
@@ -162,7 +162,7 @@ def _why(folder: Path) -> str:
 
 
 def print_sweep(settings: Iterable[Setting], metrics: Sequence[str]) -> None:
-    """Prints a row a setting, and below them why jobs have no results."""
+    """Prints one row per setting, and below them why jobs have no results."""
     table = Table(title="mean over seeds with 95 % interval, best validation AUC first", title_justify="left")
     table.add_column("setting", overflow="fold")
     table.add_column("seeds", justify="right")
@@ -179,7 +179,7 @@ def print_sweep(settings: Iterable[Setting], metrics: Sequence[str]) -> None:
 
 
 def _cell(found: Interval) -> str:
-    """ "0.610 ± 0.020"; of one seed the value alone."""
+    """A mean with its interval, such as "0.610 ± 0.020"; for one seed the value alone."""
     if found["value"] is None:
         return ""
     if found["high"] is None:
@@ -188,7 +188,7 @@ def _cell(found: Interval) -> str:
 
 
 def sweep_csv(settings: Iterable[Setting], metrics: Sequence[str]) -> str:
-    """A row a job, after which come the setting's means."""
+    """One row per job, which ends with the means of the job's setting."""
     ends = [f"{metric}_{part}" for metric in metrics for part in ("mean", "low", "high")]
     rows: list[list[object]] = [["setting", "seed", "folder", "why_not", *metrics, *ends]]
     for setting in settings:
@@ -200,12 +200,12 @@ def sweep_csv(settings: Iterable[Setting], metrics: Sequence[str]) -> str:
 
 
 def draw_sweep(path: Path, settings: Sequence[Setting], metrics: Sequence[str]) -> None:
-    """A panel a metric, a line a setting.
+    """Draws one panel per metric, with one line per setting.
 
     Args:
-        path: of the PNG.
-        settings: some of them with finished jobs.
-        metrics: of the test split, beside the validation AUC.
+        path: PNG file to write.
+        settings: settings, at least one of which has finished jobs; the others are left out.
+        metrics: metrics of the test split to draw beside the validation AUC.
     """
     rows = {setting.name: setting for setting in settings if setting.finished}
     shown = {"validation AUC": MONITOR} | {f"test {metric}": metric for metric in metrics}

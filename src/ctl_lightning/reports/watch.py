@@ -1,4 +1,4 @@
-"""What a person wants to see while a training goes on: how fast it is, and the same scenes again after every epoch."""
+"""What a person can watch while a training goes on: the same scenes again after epochs, and AUC by category."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ class Watch(Callback):
     """Draws the same validation scenes after epochs: their nearest products, and their attention; and shows AUC by category.
 
     Args:
-        folder: for the pictures.
-        every: so many epochs apart, or more if not every epoch is validated; 0: never.
+        folder: folder for the pictures.
+        every: number of epochs from one drawing to the next; more pass if not every epoch is validated. 0: never.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
@@ -29,7 +29,7 @@ class Watch(Callback):
         self._next = 0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws and shows."""
+        """Draws the pictures and shows them in the loggers."""
         epoch = trainer.current_epoch
         if not self._every or epoch < self._next or trainer.sanity_checking or not is_first():
             return

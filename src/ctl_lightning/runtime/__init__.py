@@ -1,1 +1,1 @@
-"""What every program needs and no program is about: configuration, errors, files, progress, processes."""
+"""Helpers that all programs share: configuration, errors, files, progress, processes."""

@@ -1,4 +1,4 @@
-"""Finds conf/, checks what was composed from it, and makes the objects that it describes."""
+"""Finds conf/, checks the configs composed from it, and makes the objects that they describe."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,22 +31,22 @@ def groups() -> set[str]:
 
 
 def primary_config(name: str) -> Config:
-    """What the file of a program says, its defaults list included, not resolved."""
+    """Content of a program's config file, its defaults list included, not resolved."""
     return OmegaConf.to_container(OmegaConf.load(config_dir() / f"{name}.yaml"))  # type: ignore[return-value]
 
 
 def default_groups(primary: Config) -> list[str]:
-    """Names of the groups of which a program's config has a choice by default."""
+    """Names of the config groups in the defaults list of a program's config."""
     return [group for entry in primary["defaults"] if isinstance(entry, dict) for group in entry]
 
 
 def resolved(config: DictConfig, **changed: Any) -> Config:
-    """A composed config as plain values; `changed`: parts of it that are to be others, on which the rest may depend."""
+    """A composed config as plain values; `changed` replaces parts of it first, because the rest may depend on them."""
     return OmegaConf.to_container(OmegaConf.merge(config, changed), resolve=True)  # type: ignore[return-value]
 
 
 def option_names(config: Config, prefix: str = "") -> Iterator[str]:
-    """The full names of all options of a config, and of its groups."""
+    """The full names of all options and groups of a config, such as data.root and data."""
     for key, child in config.items():
         yield f"{prefix}{key}"
         if isinstance(child, dict):
@@ -57,15 +57,15 @@ def check_names(name: str, config: DictConfig) -> Config:
     """Refuses unknown options and missing values. Imports nothing but Hydra.
 
     Args:
-        name: of the program.
-        config: composed.
+        name: name of the program.
+        config: its composed config.
 
     Returns:
         The config, resolved.
 
     Raises:
-        InputError: an option that there is not.
-        MissingMandatoryValue: OmegaConf's, of an option that needs a value.
+        InputError: an option that does not exist.
+        MissingMandatoryValue: OmegaConf's error of an option that needs a value.
     """
     primary = primary_config(name)
     known = {*primary, *default_groups(primary), "experiment"} - {"defaults", "hydra"}
@@ -83,7 +83,7 @@ def check_names(name: str, config: DictConfig) -> Config:
 
 
 def check_values(values: Mapping[str, Any]) -> None:
-    """Compares the options of every `_target_` of a resolved config with its annotations. Imports the classes.
+    """Compares the options of every `_target_` of a resolved config with the class's annotations. Imports the classes.
 
     Raises:
         InputError: an option that a class does not have, or a value of another type.
@@ -101,7 +101,7 @@ def _check_node(node: object, where: str) -> None:
         return
     target = hydra.utils.get_class(node["_target_"])
     options = {name: value for name, value in node.items() if name != "_target_"}
-    if hasattr(target, "option_hints"):  # they depend on what is chosen
+    if hasattr(target, "option_hints"):  # annotations that depend on what is chosen
         _check_hints(options, target.option_hints(options), where)
         return
     constructor = target.__init__  # type: ignore[misc]
@@ -116,7 +116,7 @@ def _check_node(node: object, where: str) -> None:
 
 
 def _check_hints(options: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
-    """Compares options with annotations, of which options within options have a mapping. Raises InputError."""
+    """Compares options with annotations; nested options have a mapping of annotations. Raises InputError."""
     for name, value in options.items():
         if isinstance(value, dict) and "_target_" in value:
             continue
@@ -147,7 +147,7 @@ def _check_value(value: object, hint: Any, where: str) -> None:
 
 
 def _choices(hint: Any, inner: Sequence[str]) -> list[str]:
-    """The values that an annotation, or that of an option within it, lists."""
+    """The values that an annotation lists; `inner`: names that lead from it to the annotation of a nested option."""
     for name in inner:
         hint = get_type_hints(hint)[name]
     if get_origin(hint) is Literal:
@@ -156,15 +156,15 @@ def _choices(hint: Any, inner: Sequence[str]) -> list[str]:
 
 
 def build(node: DictConfig | Config, where: str, **given: Any) -> Any:
-    """Makes the object that a config node describes. The one place that instantiates.
+    """Makes the object that a config node describes. Nothing else instantiates.
 
     Args:
-        node: with `_target_` and plain values.
-        where: the node's place in the config, for messages.
-        given: what the program adds.
+        node: config node with `_target_` and plain values.
+        where: place of the node in the config, such as "data", for messages.
+        given: further arguments, which the program adds.
 
     Raises:
-        InputError: no such description, or a value that the object refuses.
+        InputError: the node has no `_target_`, or a value that the object refuses.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -189,12 +189,12 @@ def check_switches(config: Mapping[Any, Any], *names: str) -> None:
 
 
 def check_options(values: Mapping[str, Any], hints: Mapping[str, Any], prefix: str = "") -> None:
-    """Compares the options of a program that no `_target_` takes with annotations of their own.
+    """Compares options of a program that belong to no `_target_` with annotations of their own.
 
     Args:
-        values: name -> value.
-        hints: name -> annotation, of those that are compared.
-        prefix: of the names in messages, such as "data.".
+        values: option name -> value.
+        hints: option name -> annotation; an option without one is not compared.
+        prefix: prefix of the option names in messages, such as "data.".
 
     Raises:
         InputError: a value of another type.

@@ -1,4 +1,4 @@
-"""Where the programs print, and what is kept from there."""
+"""Where the programs print, and which messages they keep from printing."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ console = Console(width=None if sys.stdout.isatty() else 110, highlight=False, s
 
 
 def silence_other_ranks() -> bool:
-    """Of several processes of a run one prints; the others say errors alone. Returns whether this is the one."""
+    """Lets only the first process of a run print; the others log errors alone. Returns whether this is the first."""
     if not is_first():
         console.quiet = True
         logging.getLogger().setLevel(logging.ERROR)
@@ -20,7 +20,7 @@ def silence_other_ranks() -> bool:
 
 
 def quiet_lightning() -> None:
-    """Silences advice of Lightning's that does not apply: loaders without workers are right for a mapped store."""
+    """Silences advice from Lightning that does not apply: loaders without workers are right for a mapped store."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",

@@ -1,4 +1,4 @@
-"""Tables as CSV: written, and read back."""
+"""Writes and reads tables as CSV."""
 
 import csv
 import io
@@ -9,14 +9,14 @@ MetricsRow = dict[str, float]
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Rows as CSV, a line each; None is an empty cell."""
+    """Rows as CSV text, one line each; None is an empty cell."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def read_metrics(path: Path) -> list[MetricsRow]:
-    """Rows of a metrics.csv, empty cells left out; none if there is no such file. A last line that was cut off is none."""
+    """Rows of a metrics.csv without their empty cells; none if there is no file. A last line that was cut off is ignored."""
     if not path.is_file():
         return []
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]

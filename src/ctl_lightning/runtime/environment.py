@@ -1,4 +1,4 @@
-"""Where numbers were computed: versions, commit, devices, command."""
+"""Where a run's numbers were computed: versions, commit, devices, command."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def versions() -> dict[str, str]:
-    """What computed the numbers."""
+    """Versions of Python and of the packages that computed the numbers."""
     packages = ("torch", "torchvision", "lightning", "numpy", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
@@ -38,7 +38,7 @@ def environment() -> dict[str, Any]:
         ):  # an installation within another's repository
             del found[name]
             break
-    import torch  # late: the programs answer before it is there
+    import torch  # late: the programs answer before it is imported
 
     found["devices"] = [torch.cuda.get_device_name(one) for one in range(torch.cuda.device_count())] or ["cpu"]
     if "SLURM_JOB_ID" in os.environ:

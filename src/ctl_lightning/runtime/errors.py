@@ -1,18 +1,18 @@
-"""The one kind of error that is the user's to mend; a program prints it as one line and exits with code 1."""
+"""The errors that a user can mend; a program prints them as one line and exits with code 1."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 ERROR = "error.txt"
-"""Where a run directory says why its run failed."""
+"""File of a run directory that says why its run failed."""
 
 
 class InputError(Exception):
-    """Something that came from outside is wrong. The message is one line: it names the thing and the way out."""
+    """Something that came from outside is wrong. The message is one line that says what is wrong and how to mend it."""
 
 
 class InUseError(InputError):
-    """Another process is at work there; what lies there is its own."""
+    """Another process is at work in the same folder, and the files in it belong to that process."""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and what is in them."""
+"""Writes files whole or not at all, and locks, hashes and reads files."""
 
 import hashlib
 import os
@@ -13,11 +13,11 @@ from ctl_lightning.runtime.errors import InputError, InUseError
 
 @contextmanager
 def alone(lock: Path, message: str) -> Iterator[None]:
-    """Within it no other process holds the lock.
+    """Holds a lock that only one process can hold.
 
     Args:
-        lock: file that is locked; its folder is there.
-        message: of the error.
+        lock: file that is locked; its folder must exist.
+        message: message of the error.
 
     Raises:
         InUseError: another process holds it.
@@ -52,12 +52,12 @@ def read_names(path: Path, option: str, what: str) -> list[str]:
     """The lines of a text file that are not empty.
 
     Args:
-        path: of it.
-        option: what gave the path, for the message.
-        what: a line names.
+        path: text file to read.
+        option: name of the option that gave the path, for the message.
+        what: what a line names, such as "product".
 
     Raises:
-        InputError: it cannot be read, or names nothing.
+        InputError: the file cannot be read, or names nothing.
     """
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""How a large file is made: by one process of several, bit by bit, and with a word if the disk is too small."""
+"""How a large file is made: by one process of several, piece by piece, and with an error if the disk is too small."""
 
 import errno
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def make_once(path: Path, make: Callable[[], object]) -> None:
-    """Calls `make` if `path` is not there. Of several processes one does; the others wait."""
+    """Calls `make` if `path` does not exist. Of several processes one calls it, and the others wait."""
     if _is_made(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,15 +34,15 @@ def make_once(path: Path, make: Callable[[], object]) -> None:
 
 
 def _is_made(path: Path) -> bool:
-    return path.exists() and path.with_suffix(".json").exists()  # of an index alone, both are one
+    return path.exists() and path.with_suffix(".json").exists()  # an index alone is a .json itself
 
 
 def array_file(path: Path, shape: tuple[int, ...], dtype: DTypeLike, keep: bool) -> int:
-    """Makes a .npy file of that shape, full of zeros that take no room yet; or keeps the one that is there.
+    """Makes a .npy file of that shape, full of zeros that take no room yet; or, with `keep`, keeps the existing one.
 
     Returns:
-        Where in the file the numbers begin: what is written there with `write_at` meets a full disk as an error, not as a
-        signal that ends the process, as writing to a mapped file does.
+        Byte offset in the file where the numbers begin. Writing there with `write_at` reports a full disk as an error;
+        writing to a mapped file would meet it as a signal that ends the process.
     """
     if not keep:
         np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
@@ -50,24 +50,24 @@ def array_file(path: Path, shape: tuple[int, ...], dtype: DTypeLike, keep: bool)
 
 
 def write_at(file: int, content: bytes, offset: int) -> None:
-    """Writes all of `content` into an open file. Raises OSError."""
+    """Writes all of `content` into an open file (its descriptor), from byte `offset` on. Raises OSError."""
     rest = memoryview(content)
-    while rest:  # a disk that is nearly full takes a part
+    while rest:  # a disk that is nearly full takes only a part
         written = os.pwrite(file, rest, offset)
         rest, offset = rest[written:], offset + written
 
 
 def check_room(path: Path, what: str, needed: int, other_ways: str) -> None:
-    """Tells before the work that there is no room for it.
+    """Checks before the work that the disk has room for it.
 
     Args:
-        path: of the file.
-        what: subject and verb, such as "the features need".
-        needed: bytes.
-        other_ways: what else can be done.
+        path: file that is to be made.
+        what: subject and verb of the message, such as "the features need".
+        needed: number of bytes needed.
+        other_ways: sentence that says what else can be done.
 
     Raises:
-        InputError: fewer bytes are free there.
+        InputError: fewer bytes are free on the disk of `path`.
     """
     free = shutil.disk_usage(path.parent).free
     if needed > free:
@@ -78,15 +78,15 @@ def check_room(path: Path, what: str, needed: int, other_ways: str) -> None:
 
 @contextmanager
 def told_if_full(folder: Path, kept: str, other_ways: Callable[[], str] = str) -> Iterator[None]:
-    """Makes one line of a disk that fills up during the work.
+    """Turns the error of a disk that fills up during the work into one line.
 
     Args:
-        folder: that is written into.
-        kept: what is not lost, such as "is packed".
-        other_ways: what else can be done.
+        folder: folder that is written into.
+        kept: says what is not lost, such as "is packed" (what is packed is kept).
+        other_ways: function that returns a sentence on what else can be done.
 
     Raises:
-        InputError: in place of that OSError.
+        InputError: in place of the OSError of a full disk.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Who started this process, as one of several of a run or alone: read from the environment, before anything else is known."""
+"""What started this process, alone or as one of several: read from the environment, before anything else is known."""
 
 import os
 from datetime import datetime
@@ -9,7 +9,7 @@ Launcher = Literal["torchrun", "srun"]
 
 
 def launcher() -> Launcher | None:
-    """Who started this process as one of several; None: nobody, or Lightning."""
+    """What started this process as one of several; None: it was started alone, or by Lightning."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun"
     # Not SLURM_NTASKS, which a batch script has too, although it is one process.
@@ -28,9 +28,9 @@ def is_first() -> bool:
 
 
 def run_id() -> str:
-    """A word for run directories that is the same in all processes of a run, and again when its job is requeued.
+    """A name for run directories that is the same in all processes of a run, and again when its job is requeued.
 
-    That of the launcher; the time, where one process starts alone.
+    It holds the launcher's id of the run, such as slurm123-0; where one process starts alone, it is the time.
     """
     if launcher() == "srun":
         return f"slurm{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_STEP_ID', '0')}"
@@ -41,7 +41,7 @@ def run_id() -> str:
 
 
 def _parent() -> str:
-    """The process that started this one, which torchrun's are all children of; with its start, because numbers come again."""
+    """Id of the parent process, which all of torchrun's share; with its start time, because ids are reused."""
     parent = os.getppid()
     try:
         start = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
@@ -51,12 +51,12 @@ def _parent() -> str:
 
 
 def is_restarted() -> bool:
-    """Whether the launcher has started this run before: a requeued SLURM job, a restart of torchrun's."""
+    """Whether the launcher has started this run before: a requeued SLURM job, or a restart by torchrun."""
     return any(int(os.environ.get(name, "0")) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 
 def launched(what: Literal["devices", "num_nodes"]) -> int | str:
-    """So many processes a node, on so many nodes, were started; where no launcher did: all devices of one node."""
+    """Number of started processes per node ("devices") or of nodes ("num_nodes"); no launcher: all devices of one node."""
     by = launcher()
     if by is None:
         return "auto" if what == "devices" else 1

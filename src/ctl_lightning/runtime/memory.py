@@ -1,4 +1,4 @@
-"""What the process does with memory after it is freed."""
+"""Whether the process keeps memory after it is freed, or gives it back to the system."""
 
 import ctypes
 import platform
@@ -11,7 +11,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 def keep_freed_memory() -> None:
     """Lets the C library keep freed memory in place of giving it back to the system, which would hand out fresh pages each time.
 
-    The maps of real photos are hundreds of megabytes; on a CPU, most of a backbone's time can go into such pages.
+    Feature maps of real photos are hundreds of megabytes; on a CPU, most of a backbone's time can go into such pages.
 
     Raises:
         InputError: the C library is not glibc.

@@ -1,4 +1,4 @@
-"""What all figures share: images in axes, names of categories, files that are whole."""
+"""What all figures share: images in axes, short names of categories, and files written whole."""
 
 from pathlib import Path
 from textwrap import fill
@@ -17,7 +17,7 @@ HIT, KNOWN, MISS = "tab:green", "tab:blue", "0.8"
 
 
 def short_name(category: str) -> str:
-    """The last part of a category path; with the first one if there are but two."""
+    """The last part of a category's name, wrapped; both parts of a short name that has two."""
     parts = category.split("|")
     return "\n".join(parts) if len(parts) == 2 and len(category) < 26 else fill(parts[-1], 18)
 
@@ -31,18 +31,18 @@ def with_aspect(image: Pixels, aspect: float) -> Pixels:
 
 
 def heat_map(weights: NDArray[np.float64], width: int, height: int) -> NDArray[np.float32]:
-    """Weights of regions, (grid, grid), smoothly enlarged to a picture of that many pixels, (height, width)."""
+    """Weights of regions, (grid, grid), smoothly enlarged to `width` × `height` pixels, (height, width)."""
     small = Image.fromarray(weights.astype(np.float32))
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def in_grey(image: Pixels) -> NDArray[np.float64]:
-    """A picture (H, W, 3) without colours and light, (H, W, 1), for a map that darkens it."""
+    """A picture (H, W, 3) in light grey, (H, W, 1), because a map over it will darken it."""
     return 96 + image.mean(2, keepdims=True) * 0.6
 
 
 def show_image(axes: Axes, image: NDArray[np.generic], border: str | None = None) -> None:
-    """Fills axes with a picture (H, W, 3), without ticks; `border`: colour of a frame around it."""
+    """Fills axes with a picture (H, W, 3), without ticks; `border`: colour of a frame around it; None: no frame."""
     axes.imshow(image)
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
@@ -50,6 +50,6 @@ def show_image(axes: Axes, image: NDArray[np.generic], border: str | None = None
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a PNG, whole or not at all."""
+    """Writes a figure as a PNG, whole or not at all."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on a terminal, a line every half minute in a log."""
+"""Shows how far long work has come: a bar on a terminal, a line every half minute in a log."""
 
 import logging
 import time
@@ -16,11 +16,11 @@ SECONDS_A_LINE = 30.0
 
 
 class Progress:
-    """What the work tells of itself.
+    """How far one piece of work has come; the work itself reports it.
 
     Attributes:
-        done: how much of it is done.
-        note: a few words that stand behind the numbers.
+        done: number of steps done.
+        note: a few words to show after the numbers.
     """
 
     def __init__(self, task: str, total: int, done: int, bar: Bar) -> None:
@@ -32,7 +32,7 @@ class Progress:
         self._started = self._told = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
-        """So much more is done."""
+        """Reports that `count` more steps are done."""
         self.done += count
         self._bar.update(self._row, completed=self.done, note=self.note)
         now = time.monotonic()
@@ -52,7 +52,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(task: str, total: int, done: int = 0) -> Iterator[Progress]:
-    """Shows how far a task of `total` steps is, of which `done` were done before."""
+    """Shows how far a task of `total` steps has come, of which `done` were done before."""
     console = get_console()
     columns = (
         TextColumn("{task.description}"),

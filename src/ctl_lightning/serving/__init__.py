@@ -1,1 +1,1 @@
-"""From a photo to products: a checkpoint as a function of photos, the catalogue that it searches, and what a person sees of it."""
+"""Finds the products that go with a photo: embeds photos with a checkpoint, searches a catalogue, shows the result."""

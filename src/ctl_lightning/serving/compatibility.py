@@ -1,4 +1,4 @@
-"""A trained checkpoint as a judge of photos: how well products complete a scene, which of them do, and in which order."""
+"""Judges photos with a checkpoint: how well products go with a scene, which of them do, and in which order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +18,14 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is said of one candidate.
+    """What the checkpoint says of one candidate.
 
     Attributes:
-        candidate: its place in the list that was given, from 0.
-        distance: smaller: goes better with the scene.
-        probability: that it goes with the scene, in a world where one candidate in two does; None: the checkpoint has no classifier.
-        compatible: whether the distance is within the classifier's threshold; None: likewise.
+        candidate: place of the candidate in the given list, from 0.
+        distance: distance to the scene; the smaller, the better it goes with the scene.
+        probability: probability that it goes with the scene, if one candidate in two does; None: the checkpoint has no
+            classifier.
+        compatible: whether the distance is within the classifier's threshold; None: the checkpoint has no classifier.
     """
 
     candidate: int
@@ -40,8 +41,8 @@ class Compatibility:
     >>> compatibility.rerank(Path("room.jpg"), "Lamps", [Path("lamp1.jpg"), Path("lamp2.jpg")])
 
     Args:
-        path: of a checkpoint, or of its run directory.
-        device: torch's name of it.
+        path: checkpoint file, or its run directory.
+        device: torch device, such as "cuda:0".
 
     Raises:
         InputError: unreadable or foreign checkpoint; a method that sees no pictures.
@@ -57,10 +58,11 @@ class Compatibility:
         """The distance of each candidate to the scene, (n,).
 
         Args:
-            scene: the photo.
-            category: of the candidates; one of `categories`, or the last part of one.
-            candidates: catalogue photos.
-            box: what is to be replaced, normalised (left, top, right, bottom): it is cut away as in training. None: nothing is.
+            scene: photo of the scene.
+            category: category of the candidates: one of `categories`, or the last part of one.
+            candidates: n catalogue photos.
+            box: box to cut away as in training, because its product is to be replaced; normalised (left, top, right,
+                bottom). None: nothing is cut away.
 
         Raises:
             InputError: an unreadable picture, an unknown category, a box that is no box or leaves nothing.
@@ -77,7 +79,7 @@ class Compatibility:
     def classify(
         self, scene: Photo, category: str, candidates: Sequence[Photo], box: Box | None = None
     ) -> list[Judgement]:
-        """What is said of each candidate, in the order in which they were given. Arguments and errors as of `distances`."""
+        """Judges each candidate, in the order in which they were given. Arguments and errors as of `distances`."""
         distances = self.distances(scene, category, candidates, box)
         if self.classifier is None:
             return [Judgement(place, float(distance), None, None) for place, distance in enumerate(distances)]
@@ -91,6 +93,6 @@ class Compatibility:
     def rerank(
         self, scene: Photo, category: str, candidates: Sequence[Photo], box: Box | None = None
     ) -> list[Judgement]:
-        """The same, the nearest first; equal ones stay in the order in which they were given."""
+        """The judgements of `classify`, nearest first; equal distances stay in the order in which they were given."""
         judged = self.classify(scene, category, candidates, box)
         return [judged[place] for place in order(np.array([judgement.distance for judgement in judged]))]

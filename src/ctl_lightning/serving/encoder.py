@@ -1,4 +1,4 @@
-"""A checkpoint's network as a function of photos: cut, made square and centred as in training."""
+"""Applies a checkpoint's network to photos, which are cut, made square and centred as in training."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ Photo = Path | str | Image.Image
 """An image file, or a picture that is open already."""
 
 PHOTOS = SUFFIXES | {".gif", ".bmp", ".tif", ".tiff"}
-"""How files of photos end."""
+"""Endings of photo files."""
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +34,17 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 class Encoder:
-    """What a trained network says of photos.
+    """Embeds photos of scenes and products with a trained network.
 
     Args:
-        path: of a checkpoint, or of its run directory.
-        device: torch's name of it.
+        path: checkpoint file, or its run directory.
+        device: torch device, such as "cuda:0".
 
     Attributes:
-        trained: the checkpoint.
-        categories: names, in the order of their indices.
-        network: on the device, in eval mode.
-        device: where it is.
+        trained: the checkpoint, with what it was trained with.
+        categories: names of the categories, in the order of their indices.
+        network: network of the checkpoint, on the device, in eval mode.
+        device: torch device of the network.
 
     Raises:
         InputError: unreadable or foreign checkpoint; a method that sees no pictures; a device that is not there.
@@ -59,7 +59,7 @@ class Encoder:
             )
         try:
             network.to(device)
-            torch.zeros(1, device=device).cpu()  # one that holds no numbers is no device
+            torch.zeros(1, device=device).cpu()  # refuses a device that holds no numbers, such as meta
         # What torch raises differs from build to build.
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device={device}: {' '.join(str(error).split())[:200]}") from None
@@ -70,16 +70,16 @@ class Encoder:
 
     @property
     def size(self) -> int:
-        """S, the side of what the network is given."""
+        """Side S in pixels of the square picture that the network is given."""
         return int(self._options["image_size"])
 
     def identity(self) -> dict[str, Any]:
-        """What a vector of a product depends on, as plain values: the network and a hash of its weights, and how photos are cut."""
+        """What a product's vector depends on, as plain values: method, hash of the weights, and how photos are cut."""
         photos = {option: self._options[option] for option in ("stored_size", "image_size", "aspect")}
         return {"method": self.trained.method, "weights": hash_of_weights(self.network), "photos": photos}
 
     def category(self, name: str) -> str:
-        """The whole name of a category, which may be given by its last part. Raises InputError: unknown, or not the only one."""
+        """The whole name of a category, given whole or by its last part. Raises InputError: unknown, or ambiguous."""
         if name in self.categories:
             return name
         ends = [last_part(category) for category in self.categories]
@@ -94,7 +94,7 @@ class Encoder:
         )
 
     def crop(self, box: Box | None) -> Box:
-        """What is left of a scene when the box is cut away, as in training; without a box all of it.
+        """The scene crop: what is left of a scene when the box is cut away, as in training; all of it without a box.
 
         Raises:
             InputError: a box that is no box, or leaves less than the network was trained with.
@@ -127,11 +127,11 @@ class Encoder:
 
     @torch.inference_mode()
     def products(self, squares: Iterable[Pixels]) -> Tensor:
-        """n products as `square` gives them -> f_p, (n, D)."""
+        """n product photos, each as `square` returns it, -> f_p, (n, D)."""
         return self.network.embed_product(self._batch(squares))
 
     def square(self, photo: Photo, crop: Box = WHOLE) -> Pixels:
-        """What the network is given of a photo, uint8 (S, S, 3). Raises InputError: an unreadable picture."""
+        """The square of a photo that the network is given, uint8 (S, S, 3). Raises InputError: an unreadable picture."""
         options = self._options
         start, end = centre(options["stored_size"], options["image_size"])
         part = None if crop == WHOLE else crop
@@ -139,7 +139,7 @@ class Encoder:
         return square[start:end, start:end]
 
     def seen(self, width: int, height: int, crop: Box) -> Box:
-        """Which part of a scene of that size, in pixels, the network sees, normalised; it can reach beyond the scene."""
+        """The part of a scene of `width` × `height` pixels that the network sees, normalised; it can reach beyond it."""
         options = self._options
         left, top, right, bottom = to_pixels(crop, width, height)
         inside = placed((right - left) / (bottom - top), options["aspect"])
@@ -149,13 +149,13 @@ class Encoder:
         return across[0] / width, down[0] / height, across[1] / width, down[1] / height
 
     def _batch(self, squares: Iterable[Pixels]) -> Tensor:
-        """uint8 (n, 3, S, S)."""
+        """n squares, (S, S, 3) each, -> uint8 (n, 3, S, S) on the device."""
         pictures = torch.stack([torch.from_numpy(square.copy()) for square in squares])
         return pictures.permute(0, 3, 1, 2).to(self.device)
 
 
 def opened(photo: Photo) -> Image.Image:
-    """A photo, upright. Raises InputError: it cannot be read."""
+    """Opens a photo, upright. Raises InputError: it cannot be read."""
     try:
         if isinstance(photo, Image.Image):
             return ImageOps.exif_transpose(photo)
@@ -166,7 +166,7 @@ def opened(photo: Photo) -> Image.Image:
 
 
 def read_box(given: object) -> Box | None:
-    """A box as an option gives it. Raises InputError: not four numbers."""
+    """Reads a box from the value of an option; None: no box. Raises InputError: not four numbers."""
     if given is None:
         return None
     try:
@@ -177,7 +177,7 @@ def read_box(given: object) -> Box | None:
 
 
 def photos_in(folder: Path, option: str) -> list[Path]:
-    """The photos in a folder, by name. Raises InputError, naming the option that gave the folder: there is none."""
+    """The photos in a folder, by name. Raises InputError, which names the option that gave the folder: it has none."""
     found = []
     if folder.is_dir():
         found = [path for path in folder.iterdir() if path.suffix.lower() in PHOTOS and not path.name.startswith(".")]
@@ -187,7 +187,7 @@ def photos_in(folder: Path, option: str) -> list[Path]:
 
 
 def photo_named(data: TripletDataModule, name: str, option: str) -> Path:
-    """An image file; or that of an id of the data. Raises InputError, naming the option that gave the name: it is neither."""
+    """The image file at a path, or of an id of the data. Raises InputError, which names the option: `name` is neither."""
     path = Path(name).expanduser()
     if path.is_file():
         return path
@@ -201,7 +201,7 @@ def photo_named(data: TripletDataModule, name: str, option: str) -> Path:
 
 
 def example_scenes(encoder: Encoder, root: str | None, count: int) -> list[Path]:
-    """At most `count` scenes that the checkpoint was not trained on; none, if its data are not here."""
+    """Photos of at most `count` test scenes, which the checkpoint was not trained on; none if its data are not here."""
     try:
         data = encoder.trained.data({"root": root})
         data.read_table()

@@ -1,4 +1,4 @@
-"""The two encoders as files that run without this package: product -> vector, and photo + category -> query."""
+"""Writes the two encoders as files that run without this package: product -> vector, scene crop + category -> query."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from ctl_lightning.serving.encoder import Encoder
 from ctl_lightning.serving.recommender import require_query
 
 TOLERANCE = 1e-4
-"""By how much a number of a vector may differ from the network's own: other kernels add in another order."""
+"""Largest difference between a number of an exported vector and the network's own: other kernels add in another order."""
 
 
 class ProductEncoder(nn.Module):
@@ -30,7 +30,7 @@ class ProductEncoder(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        """The vectors."""
+        """The vectors f_p, (B, D)."""
         return self.network.embed_product(image)
 
 
@@ -42,31 +42,36 @@ class QueryEncoder(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor, category: Tensor) -> Tensor:
-        """The queries."""
+        """The queries q, (B, D)."""
         query = self.network.query(self.network.embed_scene(image, category))
         assert query is not None
         return query
 
 
 def export(encoder: Encoder, folder: Path, onnx: bool) -> list[Path]:
-    """Writes product.pt2, query.pt2 (torch.export), their ONNX forms if wanted, and serving.json: what must be known beside them.
+    """Writes product.pt2, query.pt2 (torch.export), their ONNX forms if wanted, and serving.json.
 
-    Every file is read back and compared with the network before it counts.
+    serving.json says what must be known to use them. Every encoder is read back and compared with the network before
+    its file counts.
 
     Args:
-        encoder: on the CPU.
-        folder: where to.
+        encoder: encoder on the CPU.
+        folder: folder to write the files into.
         onnx: whether product.onnx and query.onnx are written, too.
 
+    Returns:
+        The files written.
+
     Raises:
-        InputError: a method whose distance has no one-query form; ONNX is not installed; a file says other vectors than the network.
+        InputError: a method whose distance has no one-query form; ONNX is not installed; a file gives other vectors
+            than the network.
     """
     network = require_query(encoder)
     if onnx:
         _check_onnx()
     options = encoder.trained.config["data"]
     folder.mkdir(parents=True, exist_ok=True)
-    # Of an earlier export: files of two networks never stand together.
+    # Files of an earlier export go first, so that files of two networks never lie together.
     for name in ("serving.json", "product.onnx", "query.onnx"):
         (folder / name).unlink(missing_ok=True)
     images = torch.randint(
@@ -94,7 +99,7 @@ def export(encoder: Encoder, folder: Path, onnx: bool) -> list[Path]:
 
 
 def _write_encoder(path: Path, module: nn.Module, inputs: dict[str, Tensor], onnx: bool) -> list[Path]:
-    """Writes PATH.pt2, and PATH.onnx if wanted. Raises InputError: what is read back says other vectors."""
+    """Writes PATH.pt2, and PATH.onnx if wanted. Raises InputError: what is read back gives other vectors."""
     with torch.no_grad():
         expected = module(*inputs.values()).numpy()
     batch = torch.export.Dim("batch", min=1)
@@ -124,7 +129,7 @@ def _write_onnx(path: Path, program: Any, inputs: dict[str, Tensor]) -> None:
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of deprecations inside the exporter
+        warnings.simplefilter("ignore")  # deprecations inside the exporter
         torch.onnx.export(
             program, f=str(path), input_names=list(inputs), output_names=["vector"], external_data=False, verbose=False
         )

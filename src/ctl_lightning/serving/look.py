@@ -1,4 +1,4 @@
-"""A look as a person sees it: a picture, a page, or data for another program."""
+"""Shows a look to a person as a picture or a page, and to another program as data."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ from ctl_lightning.serving.pictures import Completed, attended, boxed, look_shee
 from ctl_lightning.serving.recommender import Answer, Look, Recommended
 
 SCENE, PRODUCT = 480, 240
-"""The longest side of what is shown, in pixels."""
+"""Longest side of a scene and of a product as they are shown, in pixels."""
 
 HEADING = "font: 600 1.3em system-ui, sans-serif; overflow-wrap: anywhere"
 
@@ -44,7 +44,7 @@ STYLE = """
 
 
 def thumbnail(image: Image.Image, side: int) -> Pixels:
-    """A picture, at most so large, (H, W, 3)."""
+    """A picture, (H, W, 3), made smaller if its longest side has more than `side` pixels."""
     small = to_rgb(image)  # a copy, of a mode that can be made smaller
     small.thumbnail((side, side))
     return np.asarray(small)
@@ -54,8 +54,8 @@ class Scene(NamedTuple):
     """The pictures of a look's scene, (H, W, 3) each.
 
     Attributes:
-        whole: with the box that is to be replaced; pale but for the scene crop.
-        attention: what the attention looks at for each category; None: the method has none.
+        whole: the whole scene; with a box, the box drawn in it, and pale outside the scene crop.
+        attention: for each category, the scene with what the attention looks at; None: the method has no attention.
     """
 
     whole: Pixels
@@ -63,7 +63,7 @@ class Scene(NamedTuple):
 
 
 def scene_pictures(look: Look) -> Scene:
-    """Draws them."""
+    """Draws the pictures of a look's scene."""
     scene = thumbnail(look.photo, SCENE)
     return Scene(
         scene if look.box is None else boxed(scene, look.box, look.crop),
@@ -72,7 +72,7 @@ def scene_pictures(look: Look) -> Scene:
 
 
 def product_picture(path: Path) -> Pixels | str:
-    """A catalogue photo, (H, W, 3); or why there is none, without the place where it lies: it may be shown to anybody."""
+    """A catalogue photo, (H, W, 3); or why there is none, without the file's folder, because anybody may see it."""
     try:
         return thumbnail(open_upright(path), PRODUCT)
     except OSError as error:
@@ -80,12 +80,12 @@ def product_picture(path: Path) -> Pixels | str:
 
 
 def write_look(path: Path, name: str, look: Look) -> None:
-    """Writes a look to a file whose ending says as what. Raises InputError: an ending that is none of ours; OSError.
+    """Writes a look to a file, as the ending of its name says. Raises InputError: an unknown ending; OSError.
 
     Args:
-        path: .png, .html or .json.
-        name: of the scene.
-        look: what completes it.
+        path: .png, .html or .json file to write.
+        name: name of the scene, such as the path of its photo.
+        look: the scene and the products that complete it.
     """
     check_ending(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def write_look(path: Path, name: str, look: Look) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Raises InputError if nothing can be written to such a file."""
+    """Raises InputError if a look cannot be written to a file with this ending."""
     if path.suffix.lower() not in WRITERS:
         raise InputError(
             f"output={path}: the ending says what is written{suggestion(path.suffix, WRITERS)}; there are {', '.join(WRITERS)}"
@@ -119,7 +119,7 @@ def _write_json(path: Path, name: str, look: Look) -> None:
 
 
 def look_data(name: str, look: Look) -> dict[str, Any]:
-    """A look as plain values."""
+    """A look as plain values, as in a .json file."""
     return {
         "scene": name,
         "box": look.box,
@@ -163,7 +163,7 @@ WRITERS: dict[str, Callable[[Path, str, Look], None]] = {
 
 
 def look_html(look: Look) -> str:
-    """A look as a piece of a page, with everything that it shows in it."""
+    """A look as a piece of an HTML page, which contains its style and its pictures."""
     scene = scene_pictures(look)
     answers = "".join(map(_answer_html, look.answers, scene.attention))
     return f"<style>{STYLE}</style><div class='look'>{_scene_html(look, scene.whole)}{answers}</div>"
@@ -217,7 +217,7 @@ def _card(one: Recommended) -> str:
 
 @lru_cache(maxsize=4096)
 def _product_uri(path: Path, version: int) -> str:
-    """The data address of a catalogue photo, or why there is none; `version` changes when the file does."""
+    """A catalogue photo as a data: address, or why there is none; `version` changes when the file does (for the cache)."""
     picture = product_picture(path)
     return picture if isinstance(picture, str) else _uri(picture)
 

@@ -1,4 +1,7 @@
-"""The page on which a colleague tries it: a photo in, products out, and why. Gradio is imported when a page is made: it takes seconds."""
+"""The web page on which a colleague tries a checkpoint: a photo in, products out, and why.
+
+Gradio is imported when a page is made, because it takes seconds.
+"""
 
 import logging
 import os
@@ -26,10 +29,10 @@ if TYPE_CHECKING:
 HOUR = 3600
 
 WAITING = 200
-"""Requests that wait at most; who comes then is told to come later."""
+"""Largest number of requests that wait; a visitor beyond it is told to come later."""
 
 SCENE = 700
-"""The longest side of the scene that corners are tapped in, in pixels."""
+"""Longest side in pixels of the scene in which corners are tapped."""
 
 HOW_TO = "Drop a photo of a person or a room. To replace something in it, tap two opposite corners of it."
 ONE_CORNER = "One corner is set; tap the opposite one."
@@ -47,8 +50,8 @@ class Asked(NamedTuple):
     """What a visitor has asked so far.
 
     Attributes:
-        photo: where the uploaded file lies; None: there is none.
-        corners: of the box, as tapped so far: none, one, or two opposite ones, (x, y) from 0 to 1.
+        photo: path of the uploaded file; None: there is none.
+        corners: corners of the box tapped so far: none, one, or two opposite ones, (x, y) from 0 to 1.
     """
 
     photo: str | None = None
@@ -56,7 +59,7 @@ class Asked(NamedTuple):
 
     @property
     def box(self) -> Box | None:
-        """What is to be replaced; None: nothing."""
+        """The box of what is to be replaced, normalised; None: nothing is."""
         if len(self.corners) < 2:
             return None
         (x0, y0), (x1, y1) = self.corners
@@ -64,14 +67,14 @@ class Asked(NamedTuple):
 
 
 def load_gradio() -> Any:
-    """The library, which is told to tell nobody anything. Raises InputError: it is not installed."""
+    """Imports Gradio, set up to report nothing to anybody. Raises InputError: it is not installed."""
     for name, value in (
         ("GRADIO_ANALYTICS_ENABLED", "False"),
         ("HF_HUB_DISABLE_TELEMETRY", "1"),
         ("HF_HUB_OFFLINE", "1"),
     ):
         os.environ[name] = value
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of each request that Gradio makes to itself
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each request that Gradio makes to itself
     try:
         import gradio
     except ImportError:
@@ -80,7 +83,7 @@ def load_gradio() -> Any:
 
 
 class _Desk:
-    """What answers the page's events. Of each, the answer is: what is asked now, the scene, the products, a word about it, the button."""
+    """Answers the page's events. Each answer is: what is asked now, the scene, the products, a note, and the button."""
 
     def __init__(self, recommender: Recommender, examples: Sequence[Path], gradio: Any) -> None:
         self._recommender = recommender
@@ -88,19 +91,19 @@ class _Desk:
         self._gradio = gradio
 
     def new(self, photo: str | None, categories: list[str], count: float) -> tuple[Any, ...]:
-        """Another photo, without a box."""
+        """Answers another photo, without a box."""
         return self.complete(Asked(photo), categories, count)
 
     def example(self, place: int, categories: list[str], count: float) -> tuple[Any, ...]:
-        """One of the examples."""
+        """Answers the choice of an example; `place` is its place among the examples, from 0."""
         return self.complete(Asked(str(self._examples[place])), categories, count)
 
     def forget(self, asked: Asked, categories: list[str], count: float) -> tuple[Any, ...]:
-        """The same photo without a box."""
+        """Answers the same photo without a box."""
         return self.complete(Asked(asked.photo), categories, count)
 
     def tap(self, asked: Asked, categories: list[str], count: float, point: tuple[int, int]) -> tuple[Any, ...]:
-        """A corner of a box, in pixels of the scene as it is shown."""
+        """Answers a tapped corner of a box; `point` is (x, y) in pixels of the scene as it is shown."""
         try:
             scene = self._scene(asked)
         except InputError as error:
@@ -116,7 +119,7 @@ class _Desk:
         return self.complete(asked, categories, count)
 
     def complete(self, asked: Asked, categories: list[str], count: float) -> tuple[Any, ...]:
-        """What completes a photo."""
+        """Answers with the products that complete the photo."""
         if asked.photo is None:
             return asked, self._gradio.Image(visible=False), "", _note(HOW_TO), self._forget(asked)
         try:
@@ -130,12 +133,12 @@ class _Desk:
         return asked, self._shown(scene), look_html(look), said, self._forget(asked)
 
     def _refused(self, asked: Asked, error: InputError) -> tuple[Any, ...]:
-        """A word about what is wrong, and the scene without its box, if it can be shown."""
+        """Answers with a note of what is wrong, and the scene without its box, if it can be shown."""
         try:
             scene = self._shown(self._scene(asked))
         except InputError:
             scene = self._gradio.Image(visible=False)
-        # Whoever uploaded it knows it by its name, not by where it lies here.
+        # The visitor knows the photo by its name, not by its folder on this machine.
         said = str(error).replace(str(asked.photo), Path(str(asked.photo)).name)
         word = f"<span class='wrong' role='alert'>{escape(said)}</span>"
         return Asked(asked.photo), scene, "", word, self._forget(Asked())
@@ -144,8 +147,8 @@ class _Desk:
         return thumbnail(opened(str(asked.photo)), SCENE)
 
     def _shown(self, scene: Pixels) -> Any:
-        # In a file of this answer's own, among those that Gradio deletes later: pictures of equal content that Gradio writes itself
-        # share a file, which it writes anew while another visitor reads it.
+        # In a file of this answer's own, among those that Gradio deletes later: Gradio itself writes equal pictures to
+        # one file, and writes it anew while another visitor reads it.
         kept = Path(self._gradio.utils.get_upload_folder())
         kept.mkdir(parents=True, exist_ok=True)
         path = Path(mkdtemp(dir=kept)) / "scene.jpeg"
@@ -153,17 +156,17 @@ class _Desk:
         return self._gradio.Image(path, visible=True)
 
     def _forget(self, asked: Asked) -> Any:
-        """The button is there when there is a box."""
+        """The button that forgets the box; it is shown only if there is a box."""
         return self._gradio.Button(visible=asked.box is not None)
 
 
 def build_page(recommender: Recommender, examples: Sequence[Path], k: int) -> "gradio.Blocks":
-    """The page, not served yet.
+    """Builds the page, without serving it yet.
 
     Args:
-        recommender: what it asks.
-        examples: photos that are shown to begin with.
-        k: products of each category to begin with.
+        recommender: recommender that finds the products.
+        examples: photos that are offered as examples.
+        k: number of products of each category that is chosen at first.
 
     Raises:
         InputError: Gradio is not installed.
@@ -171,7 +174,7 @@ def build_page(recommender: Recommender, examples: Sequence[Path], k: int) -> "g
     gr = load_gradio()
     desk = _Desk(recommender, examples, gr)
 
-    # Gradio knows by the annotation that a function wants the event.
+    # By its annotation Gradio knows that a function wants the event.
     def tap(asked: Asked, categories: list[str], count: float, event: gr.SelectData) -> tuple[Any, ...]:  # type: ignore[name-defined]
         return desk.tap(asked, categories, count, (event.index[0], event.index[1]))
 
@@ -197,7 +200,7 @@ def build_page(recommender: Recommender, examples: Sequence[Path], k: int) -> "g
 
 
 class _Layout(NamedTuple):
-    """The page's components; `gallery`: None without examples."""
+    """The page's components; `gallery` is None if there are no examples."""
 
     photo: Any
     gallery: Any
@@ -210,7 +213,7 @@ class _Layout(NamedTuple):
 
 
 def _lay_out(gr: Any, names: Sequence[str], examples: Sequence[Path], k: int) -> _Layout:
-    """Photo, examples, scene and options on the left, what is found on the right; within the page's block."""
+    """Lays out photo, examples, scene and options on the left, products on the right; called within the page's block."""
     gallery = None
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
@@ -254,16 +257,16 @@ def _lay_out(gr: Any, names: Sequence[str], examples: Sequence[Path], k: int) ->
 
 
 def serve(page: "gradio.Blocks", host: str, port: int, max_upload: str) -> str:
-    """Serves a page, from threads of its own.
+    """Serves a page from threads of its own, and returns.
 
     Args:
-        page: of `build_page`.
-        host: address that it is served on: 127.0.0.1, this machine alone.
-        port: of it.
-        max_upload: how large a photo may be, such as "20mb".
+        page: page that `build_page` made.
+        host: address to serve it on, such as 127.0.0.1, which only this machine can reach.
+        port: port to serve it on, from 1 to 65535.
+        max_upload: largest size of a photo, such as "20mb".
 
     Returns:
-        The page's address.
+        Address of the page.
 
     Raises:
         InputError: the port is taken, or there is no such address; a wrong option.

@@ -1,4 +1,4 @@
-"""Pictures of a look: the scene with its box or its attention, and the sheet of all of it."""
+"""Draws a look: the scene with its box or its attention, and a sheet of the scene and all products."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +18,10 @@ class Completed(NamedTuple):
     """One category of a look.
 
     Attributes:
-        category: its name.
-        attention: the scene and what the attention looks at, (H, W, 3); None: the method has none.
-        products: caption and photo of each, the best first; without a photo, why.
+        category: name of the category.
+        attention: the scene with what the attention looks at, (H, W, 3); None: the method has no attention.
+        products: caption and photo, (H, W, 3), of each product, the best first; in place of a missing photo, why it is
+            missing.
     """
 
     category: str
@@ -32,12 +33,12 @@ def attended(scene: Pixels, seen: Box, weights: NDArray[np.float64]) -> Pixels:
     """A scene in grey with the weights of its regions in colour; darker where the network does not look at all.
 
     Args:
-        scene: (H, W, 3).
-        seen: the part of it that the regions cover, normalised; it can reach beyond the scene.
-        weights: of the regions, (grid, grid), rows from top to bottom; the heaviest is the brightest.
+        scene: picture of the scene, (H, W, 3).
+        seen: part of the scene that the regions cover, normalised; it can reach beyond the scene.
+        weights: weights of the regions, (grid, grid), rows from top to bottom; the heaviest is the brightest.
 
     Returns:
-        (H, W, 3)
+        Picture, (H, W, 3).
     """
     height, width = scene.shape[:2]
     grey = in_grey(scene)
@@ -54,7 +55,7 @@ def attended(scene: Pixels, seen: Box, weights: NDArray[np.float64]) -> Pixels:
 
 
 def boxed(scene: Pixels, box: Box, kept: Box) -> Pixels:
-    """A scene, (H, W, 3), with a box drawn in it, and pale but for the part that is kept."""
+    """A scene, (H, W, 3), with a box drawn in it, and pale outside the part that is kept."""
     height, width = scene.shape[:2]
     (left, top, right, bottom), inside = (
         [round(edge * side) for edge, side in zip(part, (width, height, width, height), strict=True)]
@@ -75,7 +76,7 @@ def boxed(scene: Pixels, box: Box, kept: Box) -> Pixels:
 
 
 def look_sheet(path: Path, scene: Pixels, rows: Sequence[Completed]) -> None:
-    """The scene | a row a category: what the attention looks at, and the best products with their captions."""
+    """Draws the scene | one row per category: what the attention looks at, and the best products with captions."""
     columns = max((len(row.products) for row in rows), default=0)
     figure = Figure(figsize=(2.6 + 1.5 * (columns + 1), 0.3 + 1.95 * max(len(rows), 2)), layout="constrained")
     grid = figure.add_gridspec(max(len(rows), 2), columns + 2, width_ratios=[1.8, *[1] * (columns + 1)])

@@ -1,4 +1,4 @@
-"""A photo -> per category the products that complete it, and why: distances, their parts, and what the attention looks at."""
+"""Finds the products of each category that complete a photo, and says why: distances, their parts, and the attention."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,15 +31,17 @@ BACKENDS: dict[BackendName, type[ExactCatalogue] | type[QdrantCatalogue]] = {
 
 @dataclass(frozen=True)
 class Recommended:
-    """One product, and what is said of it.
+    """One recommended product.
 
     Attributes:
-        rank: 1 is the nearest of its category.
-        product: its id.
-        image: its catalogue photo.
-        distance: smaller: completes the scene better.
-        parts: "global" and "local": the distances whose mean the hybrid distance is; of the others, the one that they are.
-        probability: that it goes with the scene, in a world where one product in two does; None: the checkpoint has no classifier.
+        rank: rank in its category; 1 is the nearest.
+        product: id of the product.
+        image: file of its catalogue photo.
+        distance: distance to the scene; the smaller, the better it completes the scene.
+        parts: name -> distance: for hybrid "global" and "local", whose mean `distance` is; for another method the only
+            one it has.
+        probability: probability that it goes with the scene, if one product in two does; None: the checkpoint has no
+            classifier.
     """
 
     rank: int
@@ -52,13 +54,13 @@ class Recommended:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one category has for a scene.
+    """The products of one category for a scene.
 
     Attributes:
-        category: its name.
-        products: the nearest first.
-        attention: a_i, the weights of the regions for this category, (grid, grid), rows from top to bottom; None: the method
-            has no regions, or looks at all of them alike.
+        category: name of the category.
+        products: recommended products, the nearest first.
+        attention: weights a_i of the regions for this category, (grid, grid), rows from top to bottom; None: the method
+            has no regions, or gives all of them the same weight.
     """
 
     category: str
@@ -71,11 +73,11 @@ class Look:
     """A scene and what completes it.
 
     Attributes:
-        photo: upright, RGB.
-        box: what was cut away, normalised; None: nothing.
-        crop: what was left of the scene.
-        seen: the part of the scene that the attention's regions cover, normalised; it can reach beyond the scene.
-        answers: one a category.
+        photo: picture of the scene, upright, RGB.
+        box: box that was cut away, normalised; None: nothing was.
+        crop: the scene crop, normalised.
+        seen: part of the scene that the attention's regions cover, normalised; it can reach beyond the scene.
+        answers: one answer per category.
     """
 
     photo: Image.Image
@@ -94,8 +96,8 @@ class Recommender:
     It can be used from several threads.
 
     Args:
-        encoder: a checkpoint's network.
-        catalogue: with vectors of it.
+        encoder: encoder of the checkpoint.
+        catalogue: catalogue with vectors of that checkpoint.
 
     Raises:
         InputError: a method whose distance has no one-query form.
@@ -111,13 +113,13 @@ class Recommender:
     def from_checkpoint(
         cls, ckpt_path: Path | str, catalogue: Path | str, device: str = "cpu", url: str | None = None
     ) -> "Recommender":
-        """From files.
+        """Opens a checkpoint and a catalogue.
 
         Args:
-            ckpt_path: a checkpoint, or its run directory.
-            catalogue: its folder.
-            device: torch's name of it.
-            url: of the Qdrant server, if it is at another address than when the catalogue was made.
+            ckpt_path: checkpoint file, or its run directory.
+            catalogue: folder of the catalogue.
+            device: torch device, such as "cuda:0".
+            url: address of the Qdrant server, if it has moved since the catalogue was made.
 
         Raises:
             InputError: unreadable checkpoint or catalogue; a catalogue of another checkpoint.
@@ -129,24 +131,25 @@ class Recommender:
 
     @classmethod
     def of(cls, options: Config) -> "Recommender":
-        """What the options `ckpt_path`, `catalogue` and `device` of a program name. Raises InputError."""
+        """Opens what the options `ckpt_path`, `catalogue` and `device` of a program name. Raises InputError."""
         where = options["catalogue"]
         check_options(where, {"dir": str, "url": str | None}, "catalogue.")
         return cls.from_checkpoint(str(options["ckpt_path"]), where["dir"], options["device"], where["url"])
 
     @property
     def categories(self) -> list[str]:
-        """Names of those that have products, in the checkpoint's order."""
+        """Names of the categories that have products, in the checkpoint's order."""
         return [name for name in self.encoder.categories if name in self.catalogue.counts]
 
     def recommend(self, photo: Photo, category: str, k: int = 10, box: Box | None = None) -> Sequence[Recommended]:
         """The k products of a category that complete a photo best.
 
         Args:
-            photo: an image file, or a picture that is open already.
-            category: its name, or the last part of it.
-            k: how many, at least 1; there may be fewer.
-            box: what is to be replaced, normalised (left, top, right, bottom): it is cut away as in training. None: nothing is.
+            photo: image file, or a picture that is open already.
+            category: name of the category, or the last part of it.
+            k: number of products, at least 1; fewer are found if the category has fewer.
+            box: box to cut away as in training, because its product is to be replaced; normalised (left, top, right,
+                bottom). None: nothing is cut away.
 
         Raises:
             InputError: an unreadable picture, an unknown category or one without products, a box that is no box or leaves nothing.
@@ -154,7 +157,7 @@ class Recommender:
         return self.look(photo, [category], k, box).answers[0].products
 
     def look(self, photo: Photo, categories: Sequence[str] | None = None, k: int = 3, box: Box | None = None) -> Look:
-        """Completes the look: the k best products of each category; None: of all that have products. Otherwise as `recommend`."""
+        """The k best products of each category; `categories` None: of all that have products. Otherwise as `recommend`."""
         if not isinstance(k, int) or k < 1:
             raise InputError(f"k={k}: give a whole number above 0")
         if categories is not None and not categories:
@@ -199,7 +202,7 @@ class Recommender:
         ]
 
     def _parts(self, style: SceneStyle, vectors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """The global and the local distance, of those that the method has, to n products, (n, D): name -> (n,)."""
+        """Name -> (n,): the global and the local distance to n products, (n, D), as far as the method has them."""
         with torch.inference_mode():
             parts = self._network.queries(style)
         return {name: 2 - vectors @ query[0].float().cpu().numpy() for name, query in parts.items()}
@@ -213,15 +216,15 @@ class Recommender:
 
 
 def open_catalogue(folder: Path, encoder: Encoder, url: str | None) -> Catalogue:
-    """A catalogue of an encoder's vectors.
+    """Opens a catalogue of an encoder's vectors.
 
     Args:
-        folder: of it.
-        encoder: the checkpoint's.
-        url: of the Qdrant server, if it is at another address than when the catalogue was made.
+        folder: folder of the catalogue.
+        encoder: encoder of the checkpoint.
+        url: address of the Qdrant server, if it has moved since the catalogue was made.
 
     Raises:
-        InputError: there is none, it is broken, or of another checkpoint.
+        InputError: there is no catalogue, it is broken, or of another checkpoint.
     """
     manifest = Manifest.read(folder)
     if manifest is None:
@@ -242,7 +245,7 @@ def open_catalogue(folder: Path, encoder: Encoder, url: str | None) -> Catalogue
 
 
 def require_query(encoder: Encoder) -> Network:
-    """The network, whose distance is 2 - q·p of one vector q a scene and category. Raises InputError: it is another one."""
+    """The encoder's network. Raises InputError: its distance is not 2 - q·f_p of one vector q per scene and category."""
     if not encoder.network.has_query():
         plain = " with plain distances" if encoder.trained.options.get("squared") is False else ""
         raise InputError(

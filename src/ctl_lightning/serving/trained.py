@@ -1,4 +1,4 @@
-"""From a checkpoint back to the network that was trained, and to the data that it was trained on."""
+"""Makes from a checkpoint the network that was trained, and the data that it was trained on."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,20 +12,20 @@ from ctl_lightning.runtime.errors import InputError
 
 
 class Trained:
-    """A checkpoint of `train`: what it was trained with, and what of it can be made again.
+    """A checkpoint of `train`: what it was trained with, and the network and the data made from it.
 
     Args:
-        path: of the checkpoint, or of its run directory.
+        path: checkpoint file, or its run directory.
 
     Attributes:
-        path: of the checkpoint.
-        checkpoint: what is in it.
-        config: the resolved config of its run, plain values.
-        method: its name in the tables.
-        protocol: its name.
-        seed: of the run.
-        precision: that it was trained with.
-        classifier: threshold and probability that its run chose on the validation split; None: it chose none.
+        path: checkpoint file.
+        checkpoint: content of the checkpoint file.
+        config: resolved config of the run, as plain values.
+        method: name of the method, as in the tables.
+        protocol: name of the protocol.
+        seed: random seed of the run.
+        precision: numeric precision of the training, such as "bf16-mixed".
+        classifier: threshold and probability that the run chose on the validation split; None: it chose none.
 
     Raises:
         InputError: missing, unreadable, foreign, or of a revision that wrote less.
@@ -55,19 +55,19 @@ class Trained:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Of the model: its method's, and those that all methods have."""
+        """Options of the model: those of its method, and those that all methods have."""
         return self.checkpoint["hyper_parameters"]
 
     @property
     def categories(self) -> list[str]:
-        """Names, in the order of their indices."""
+        """Names of the categories, in the order of their indices."""
         return list(self.checkpoint["hyper_parameters"]["categories"])
 
     def data(self, changed: Mapping[str, Any]) -> TripletDataModule:
         """The data of its protocol, not yet read.
 
         Args:
-            changed: options of the data, such as `root` and `cache_dir`, that shall be others; None: as in training.
+            changed: new values for options of the data, such as `root` and `cache_dir`; None: as in training.
 
         Raises:
             InputError: a source that is not one of ours; an option that the data refuse.
@@ -85,7 +85,7 @@ class Trained:
             raise InputError(f"ckpt_path={self.path}: data: {' '.join(str(error).split())}") from None
 
     def check_categories(self, data: TripletDataModule) -> None:
-        """Raises InputError if the data, whose table is read, have other categories than the network knows."""
+        """Raises InputError if the data (their table must be read) have other categories than the network knows."""
         if data.categories == self.categories:
             return
         odd = sorted({*data.categories} ^ {*self.categories})
@@ -96,13 +96,13 @@ class Trained:
         )
 
     def check_pairs(self, data: TripletDataModule) -> str | None:
-        """Compares the splits of data that are set up with those of its training.
+        """Compares the splits of data that are set up with those of the checkpoint's training.
 
         Returns:
-            What to warn of; None: they are the same.
+            Warning to print; None: the splits are the same.
 
         Raises:
-            InputError: pairs that it was trained or chosen on may be among those to be measured.
+            InputError: pairs that the network was trained or chosen on may be among those to be measured.
         """
         if data.pair_hashes() == self._pairs:
             return None

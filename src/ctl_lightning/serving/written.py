@@ -1,4 +1,4 @@
-"""Which photos of a folder are completed already: a command that was stopped goes on behind them."""
+"""Which photos of a folder are completed already, so that a command that was stopped goes on after them."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from ctl_lightning.serving.recommender import Recommender
 
 
 class Written:
-    """Which photos of a folder are done, by a note beside the files: a command that was stopped goes on behind them.
+    """Notes beside the written files which photos of a folder are done, so that a stopped command goes on after them.
 
     Args:
-        output: what files are named after.
-        recommender: who makes them.
-        catalogue: folder of its catalogue.
-        options: what else they depend on.
+        output: path that the written files are named after, such as looks/look.png.
+        recommender: recommender that completes the photos.
+        catalogue: folder of the recommender's catalogue.
+        options: whatever else the written files depend on.
     """
 
     def __init__(self, output: Path, recommender: Recommender, catalogue: Path, options: list[object]) -> None:
@@ -28,11 +28,11 @@ class Written:
         self._done = {*lines[1:]} if lines and lines[0] == made_with else set()
 
     def has(self, photo: Path) -> bool:
-        """Whether this very photo is done."""
+        """Whether this photo, with its present size and time, is done."""
         return self._line(photo) in self._done
 
     def note(self, photo: Path) -> None:
-        """It is done."""
+        """Notes that a photo is done."""
         with self._note.open("a", encoding="utf-8") as file:
             file.write(f"{self._line(photo)}\n")
 

@@ -1,1 +1,1 @@
-"""What a figure shows is arrays: no network, no data module, no logger."""
+"""Draws figures from arrays alone: they need no network, no data module and no logger."""

@@ -1,4 +1,4 @@
-"""Curves and maps: training, classifier, distances, confusion, the style space."""
+"""Draws curves and maps: training, classifier, distances, confusion, the style space."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +13,14 @@ from ctl_lightning.runtime.plotting import save_figure, short_name
 
 
 class ClassifierCurves(NamedTuple):
-    """What the sheet of a classifier shows.
+    """Points of the curves on a classifier's sheet.
 
     Attributes:
         roc: false and true positive rates, (2, n).
         precision_recall: recall and precision, (2, n).
         chosen: false positive rate, true positive rate and precision at the threshold.
-        reliability: of each bin that has samples: mean probability, share of true ones, number of samples, (3, bins).
+        reliability: mean probability, share of compatible samples and number of samples of each bin that has samples,
+            (3, bins).
     """
 
     roc: NDArray[np.float64]
@@ -29,11 +30,11 @@ class ClassifierCurves(NamedTuple):
 
 
 def curves(path: Path, rows: Sequence[Mapping[str, float]], lines: Mapping[str, float]) -> None:
-    """The training loss and the validation metrics over the steps.
+    """Draws the training loss and the validation metrics over the steps.
 
     Args:
-        path: of the PNG.
-        rows: of metrics.csv.
+        path: PNG file to write.
+        rows: rows of metrics.csv.
         lines: name -> height of a dashed line among the metrics, such as the oracle's AUC.
     """
     figure = Figure(figsize=(11, 4), layout="constrained")
@@ -61,7 +62,7 @@ def curves(path: Path, rows: Sequence[Mapping[str, float]], lines: Mapping[str, 
 
 
 def classifier_sheet(path: Path, curves: ClassifierCurves) -> None:
-    """ROC | precision and recall, with the threshold that validation chose | reliability: what was said, and what was true."""
+    """Draws ROC | precision and recall, with the threshold that validation chose | reliability: what was said, what was true."""
     figure = Figure(figsize=(12, 4), layout="constrained")
     roc, trade, reliability = figure.subplots(1, 3)
     false_rate, true_rate, precision = curves.chosen
@@ -91,7 +92,7 @@ def classifier_sheet(path: Path, curves: ClassifierCurves) -> None:
 
 
 def distance_histograms(path: Path, positive: NDArray[np.float64], negative: NDArray[np.float64]) -> None:
-    """How far the true products of the pairs are, and their seeded negatives; (N,) each. What overlaps cannot be told apart."""
+    """Draws the distances of the pairs' true products and seeded negatives, (N,) each; what overlaps cannot be told apart."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     edges = np.histogram_bin_edges(np.concatenate([positive, negative]), 50).tolist()
@@ -104,7 +105,7 @@ def distance_histograms(path: Path, positive: NDArray[np.float64], negative: NDA
 
 
 def confusion(path: Path, categories: Sequence[str], shares: NDArray[np.float64]) -> None:
-    """Rows: category that is looked for; columns: that of the nearest products, true ones left out; (C, C) shares."""
+    """Draws (C, C) shares. Rows: category looked for; columns: category of the nearest products, true ones left out."""
     names = [short_name(category) for category in categories]
     size = 2.5 + 0.45 * len(names)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
@@ -122,7 +123,10 @@ def confusion(path: Path, categories: Sequence[str], shares: NDArray[np.float64]
 
 
 def projection(path: Path, labels: Sequence[str], vectors: NDArray[np.float64]) -> None:
-    """The two directions in which embedded products vary most (principal components), a colour a category; vectors (n, D)."""
+    """Draws embedded products, (n, D), in the two directions in which they vary most (principal components).
+
+    Each category has a colour.
+    """
     centred = vectors - vectors.mean(0)
     _, strength, directions = np.linalg.svd(centred, full_matrices=False)
     places = centred @ directions[:2].T

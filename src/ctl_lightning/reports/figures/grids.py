@@ -1,4 +1,4 @@
-"""Grids of photos: what was retrieved, what the attention looks at, how scenes were cut."""
+"""Draws grids of photos: what was retrieved, what the attention looks at, how scenes were cut."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ from ctl_lightning.runtime.plotting import (
 
 
 class Shown(NamedTuple):
-    """A product in a retrieval grid: its picture, whether it is the true one, whether the same scene names it too."""
+    """A product in a retrieval grid: its picture, whether it is the true one, whether the scene has it in another pair."""
 
     image: Pixels
     hit: bool
@@ -36,12 +36,12 @@ class Retrieval(NamedTuple):
     """One row of a retrieval grid.
 
     Attributes:
-        category: its name.
+        category: name of the category.
         scene: the scene crop, (S, S, 3).
         aspect: width / height of the scene crop before it was made square.
-        truth: the true product.
-        rank: of the true product.
-        candidates: how many products were ranked.
+        truth: picture of the true product, (S, S, 3).
+        rank: rank of the true product.
+        candidates: number of products that were ranked.
         nearest: the nearest products, best first.
     """
 
@@ -55,7 +55,7 @@ class Retrieval(NamedTuple):
 
 
 class Overlay(NamedTuple):
-    """One row of an attention picture: a scene crop, its aspect, and category -> weights (grid, grid)."""
+    """A row of an attention picture: scene crop, its width / height, and category -> weights of its regions, (grid, grid)."""
 
     scene: Pixels
     aspect: float
@@ -66,12 +66,12 @@ class Cut(NamedTuple):
     """One pair of a crop sheet.
 
     Attributes:
-        category: its name.
+        category: name of the category.
         scene: the whole scene, (H, W, 3).
-        box: of the product in the scene, normalised.
-        crop: what is left of the scene, normalised.
-        stored: the scene crop as the network sees it, (S, S, 3).
-        product: likewise, (S, S, 3).
+        box: box of the product in the scene, normalised.
+        crop: scene crop: what is left of the scene, normalised.
+        stored: the scene crop as it is stored for the network, (S, S, 3).
+        product: the product as it is stored for the network, (S, S, 3).
     """
 
     category: str
@@ -83,7 +83,10 @@ class Cut(NamedTuple):
 
 
 def crop_sheet(path: Path, rows: Sequence[Cut]) -> None:
-    """Whole scene with the product's box (blue) and the scene crop (green) | the stored crop | the stored product; two a row."""
+    """Draws the whole scene with the product's box (blue) and the scene crop (green) | stored crop | stored product.
+
+    Each row of the sheet has two pairs.
+    """
     lines = (len(rows) + 1) // 2
     figure = Figure(figsize=(9.5, 2.0 * lines), layout="constrained")
     grid = figure.subplots(lines, 6, squeeze=False)
@@ -110,7 +113,7 @@ def crop_sheet(path: Path, rows: Sequence[Cut]) -> None:
 
 
 def retrieval_grid(path: Path, rows: Sequence[Retrieval]) -> None:
-    """Scene crop | true product | nearest products; green: the true one, blue: another product of the scene, grey: a miss."""
+    """Draws scene crop | true product | nearest products; green: the true one, blue: another of the scene, grey: a miss."""
     columns = 2 + max(len(row.nearest) for row in rows)
     figure = Figure(figsize=(1.15 * columns, 1.45 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -130,7 +133,7 @@ def retrieval_grid(path: Path, rows: Sequence[Retrieval]) -> None:
 
 
 def attention_overlays(path: Path, rows: Sequence[Overlay]) -> None:
-    """Each scene crop, and what its attention looks at for each category; the number is the heaviest region over the mean."""
+    """Draws each scene crop and its attention for each category; the number is the heaviest weight over the mean weight."""
     columns = 1 + max(len(row.maps) for row in rows)
     figure = Figure(figsize=(1.5 * columns, 1.85 * len(rows)), layout="constrained")
     figure.suptitle("× n: the heaviest region has n times the mean weight", fontsize=8)

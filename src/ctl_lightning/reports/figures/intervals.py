@@ -1,4 +1,4 @@
-"""Dots with 95 % intervals: categories, methods, settings of a sweep."""
+"""Draws dots with 95 % intervals: of categories, methods, and settings of a sweep."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from ctl_lightning.runtime.plotting import save_figure, short_name
 
 
 def category_intervals(path: Path, methods: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> None:
-    """The AUC of every category with its 95 % interval, a dot a method.
+    """Draws the AUC of every category with its 95 % interval, one dot per method.
 
     Args:
-        path: of the PNG.
-        methods: name -> category -> {"value", "low", "high"}.
+        path: PNG file to write.
+        methods: name of a method -> category -> {"value", "low", "high"}.
     """
     categories = list(dict.fromkeys(category for found in methods.values() for category in found))
     figure = Figure(figsize=(8, 1.2 + 0.42 * len(categories) * max(1, len(methods) / 2)), layout="constrained")
@@ -41,13 +41,13 @@ def method_intervals(
     lift: Mapping[str, Mapping[str, float | None]],
     lines: Mapping[str, Mapping[str, float | None]],
 ) -> None:
-    """Methods from top to bottom: AUC over all, seen and unseen products | lift; dots with 95 % intervals.
+    """Draws the methods from top to bottom: AUC over all, seen and unseen products | lift; dots with 95 % intervals.
 
     Args:
-        path: of the PNG.
+        path: PNG file to write.
         auc: method -> group of pairs -> {"value", "low", "high"}.
         lift: method -> {"value", "low", "high"}.
-        lines: name -> {"value", ...}: what is the best possible AUC, as a dashed line.
+        lines: name -> {"value", ...}: best possible AUC, drawn as a dashed line.
     """
     figure = Figure(figsize=(11, 1.6 + 0.42 * len(auc)), layout="constrained")
     figure.suptitle(path.stem, fontsize=9)
@@ -75,11 +75,13 @@ def method_intervals(
 def setting_intervals(
     path: Path, panels: Mapping[str, Mapping[str, tuple[Mapping[str, float | None], Sequence[float]]]]
 ) -> None:
-    """Settings of a sweep from top to bottom, a panel a metric: the mean over seeds with its interval, and a light dot a seed.
+    """Draws the settings of a sweep from top to bottom, one panel per metric.
+
+    Each setting has the mean over seeds with its interval, and a light dot per seed.
 
     Args:
-        path: of the PNG.
-        panels: title -> setting -> ({"value", "low", "high"}, the seeds' values).
+        path: PNG file to write.
+        panels: title of a panel -> name of a setting -> ({"value", "low", "high"}, values of the seeds).
     """
     names = list(next(iter(panels.values())))
     figure = Figure(figsize=(2 + 2.6 * len(panels), 1.6 + 0.36 * len(names)), layout="constrained")
@@ -93,7 +95,7 @@ def setting_intervals(
         for place, (_, values) in enumerate(found.values()):
             axes.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.35, markersize=4)
         _dots(axes, [(place, mean) for place, (mean, _) in enumerate(found.values())], "black", "mean")
-        if spread:  # two seeds have an interval that would hide what differs
+        if spread:  # the interval of two seeds is so wide that it would hide what differs
             edge = 0.6 * (max(spread) - min(spread)) + 0.005
             axes.set_xlim(min(spread) - edge, max(spread) + edge)
         axes.set_title(title, fontsize=9)
@@ -111,5 +113,6 @@ def _dots(axes: Axes, rows: Sequence[tuple[float, Mapping[str, float | None]]], 
         (place, found["value"], found["low"], found["high"]) for place, found in rows if found["value"] is not None
     ]
     places, values, low, high = np.array(known, float).reshape(-1, 4).T
-    errors = [np.maximum(values - low, 0), np.maximum(high - values, 0)]  # a rounding can put an end inside
+    # Rounding can put an end of an interval on the wrong side of its value.
+    errors = [np.maximum(values - low, 0), np.maximum(high - values, 0)]
     axes.errorbar(values, places, xerr=errors, fmt="o", markersize=4, linewidth=1, color=colour, label=label)

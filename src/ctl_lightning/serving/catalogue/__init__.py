@@ -1,1 +1,1 @@
-"""Catalogues of vectors: made, changed and searched."""
+"""Makes, changes and searches catalogues of product vectors."""

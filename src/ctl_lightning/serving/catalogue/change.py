@@ -1,4 +1,4 @@
-"""How a catalogue is made and changed: what is new is embedded, what is known is kept, what is gone is left out."""
+"""How a catalogue is made and changed: new products are embedded, known ones are kept, removed ones are left out."""
 
 import logging
 import re
@@ -34,7 +34,7 @@ from ctl_lightning.serving.encoder import Encoder
 log = logging.getLogger(__name__)
 
 CHUNK = 100_000
-"""Rows that are copied at once."""
+"""Number of rows copied at once."""
 
 BAD = "bad_images.txt"
 
@@ -42,18 +42,18 @@ HNSW = {"from": 1_000_000, "links": 32, "build": 100, "search": 128}
 QDRANT = {"url": None, "collection": "products", "part": "all"}
 
 CATALOGUE_FILES = re.compile(r"\.?(vectors|products|graph)-[0-9a-f]{12}(\.\d+)?\.(npy|sqlite|faiss)")
-"""Names of files that a catalogue consists of, and of what is half written of them."""
+"""Names of the files of a catalogue, and of their half-written temporary files."""
 
 Change = Literal["set", "add", "remove"]
 
 
 class Product(NamedTuple):
-    """What is to be in a catalogue.
+    """A product that is to be in a catalogue.
 
     Attributes:
-        product: its id.
-        category: one of the checkpoint's.
-        image: its catalogue photo.
+        product: id of the product.
+        category: name of its category, one of the checkpoint's categories.
+        image: file of its catalogue photo.
     """
 
     product: str
@@ -62,12 +62,13 @@ class Product(NamedTuple):
 
 
 class Backend(NamedTuple):
-    """Who searches, and how; None: as before, or by default.
+    """How a catalogue is searched. What is None stays as in the old catalogue, or is the default.
 
     Attributes:
-        name: who.
-        hnsw: of "faiss": "from" (products a category has at least to get a graph), "links", "build", "search"; see `Graph`.
-        qdrant: of "qdrant": "url" (None: its local mode), "collection" and "part"; see `upload`.
+        name: "exact", "faiss" or "qdrant".
+        hnsw: options of "faiss": "from" (smallest number of products with which a category gets a graph), "links",
+            "build", "search"; see `Graph`.
+        qdrant: options of "qdrant": "url" (None: Qdrant's local mode), "collection" and "part"; see `upload`.
     """
 
     name: BackendName | None
@@ -76,7 +77,7 @@ class Backend(NamedTuple):
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Backend":
-        """The backend that the options of conf/catalogue.yaml's group `catalogue` name."""
+        """Reads the backend from the options of group `catalogue` in conf/catalogue.yaml."""
         return cls(
             options["backend"],
             {name: options[f"hnsw_{name}"] for name in HNSW},
@@ -84,7 +85,11 @@ class Backend(NamedTuple):
         )
 
     def resolved(self, old: Manifest | None) -> tuple[BackendName, dict[str, int], dict[str, str | None]]:
-        """Who searches, how in graphs, and where in Qdrant, after what an old catalogue says. Raises InputError: options of another."""
+        """The backend's name, graph options and Qdrant options; None becomes what the old catalogue has, or the default.
+
+        Raises:
+            InputError: an option of another backend.
+        """
         name = self.name or (old.backend if old is not None else "exact")
         for option, of in (("hnsw", "faiss"), ("qdrant", "qdrant")):
             given = [key for key, value in getattr(self, option).items() if value is not None]
@@ -100,7 +105,7 @@ class Backend(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """What became of it: how many products were embedded, kept and left out, and how many there are by category."""
+    """Result of a change: number of products embedded, kept, removed, and unreadable, and how many each category has now."""
 
     embedded: int
     kept: int
@@ -118,21 +123,22 @@ def change_catalogue(
     batch_size: int,
     max_bad_images: float,
 ) -> Changed:
-    """Makes a catalogue, or brings one up to date. What was embedded before is kept, also that of a run which was stopped.
+    """Makes a catalogue, or brings one up to date. Keeps what was embedded before, even by a run that was stopped.
 
     Args:
-        folder: where it lies, or is to lie.
-        encoder: whose vectors.
-        products: "set": all that is to be in it; "add": that too; "remove": what is to be taken out, of which the id counts. None:
-            what is in it, which there must be then.
-        change: which of these.
-        backend: who searches.
-        batch_size: pictures that go through the network at once.
-        max_bad_images: the share of unreadable images among `products` up to which it is made without them.
+        folder: folder of the catalogue; made if it does not exist.
+        encoder: encoder that makes the vectors.
+        products: "set": all products that the catalogue is to hold; "add": products to add; "remove": products to take
+            out, of which only the id counts. None: the products that the catalogue holds already; it must exist then.
+        change: what is done with `products`: "set", "add" or "remove".
+        backend: how the catalogue is to be searched.
+        batch_size: number of pictures that go through the network at once.
+        max_bad_images: largest share of unreadable images among `products`, from 0 to 1, with which the catalogue is
+            still made (without them).
 
     Raises:
-        InputError: nothing to put into it, too many unreadable images, vectors of another checkpoint, no room on the disk.
-        InUseError: another process is changing it.
+        InputError: no product to put in, too many unreadable images, vectors of another checkpoint, a full disk.
+        InUseError: another process is changing the catalogue.
     """
     with _alone(folder):
         _delete_partial(folder)
@@ -141,13 +147,13 @@ def change_catalogue(
         known, before = _known(folder, old, identity)
         name, hnsw, qdrant = backend.resolved(old)
         if name == "faiss":
-            faiss()  # what is missing is missed now rather than after an hour
+            faiss()  # if FAISS is missing, it is reported now rather than after an hour
         if name == "qdrant":
             check_server(folder, qdrant)
         if products is None:
             products = [Product(one.product, one.category, Path(one.image)) for one in known]
         wanted, bad = _wanted(folder, known, products, change)
-        _check_bad(folder, bad, len(products), max_bad_images)  # what is missing is told before the others are embedded
+        _check_bad(folder, bad, len(products), max_bad_images)  # reports missing images before embedding the others
         vectors_of = {one.photo for one in known}
         fresh = [one for one in wanted if one.photo not in vectors_of]
         embedded = PendingVectors(folder, encoder, sha256(repr(identity).encode()).hexdigest())
@@ -179,20 +185,20 @@ def _in_order(
     bad: Mapping[str, str],
     change: Change,
 ) -> list[Listed]:
-    """What the catalogue lists, by category. Raises InputError: nothing."""
-    # Who is added with a bad photo keeps the one before.
+    """The products of the new catalogue, sorted by category. Raises InputError: there are none."""
+    # A known product that is added again with a bad photo keeps its old one.
     kept = {one.product: one for one in known if change == "add" and one.product in bad}
     listed = [one for one in wanted if one.product not in bad] + list(kept.values())
     if not listed:
         raise InputError(f"catalogue={folder}: there is no product to put into it; give some with products=FILE")
     order = {category: place for place, category in enumerate(categories)}
     row_of = {one.product: row for row, one in enumerate(known)}
-    # Those that were there come first, in their old order, so that graphs can be kept.
+    # Old products come first in their category, in their old order, so that graphs can be kept.
     return sorted(listed, key=lambda one: (order[one.category], row_of.get(one.product, len(known))))
 
 
 def _known(folder: Path, old: Manifest | None, identity: Mapping[str, Any]) -> tuple[list[Listed], Vectors | None]:
-    """Products and vectors of the catalogue before. Raises InputError: it is broken, or of another checkpoint."""
+    """Products and vectors of the old catalogue. Raises InputError: it is broken, or of another checkpoint."""
     if old is None:
         return [], None
     check_identity(folder, old, identity)
@@ -218,7 +224,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _wanted(
     folder: Path, known: Sequence[Listed], products: Sequence[Product], change: Change
 ) -> tuple[list[Listed], dict[str, str]]:
-    """All that the catalogue is to hold; and of the products whose image is missing, why each cannot be in it."""
+    """All products that the catalogue is to hold; and, for those without a usable image, product id -> why."""
     before = {one.product: one for one in known}
     if change == "remove":
         if not before:
@@ -259,7 +265,7 @@ def _check_bad(folder: Path, bad: Mapping[str, str], count: int, max_bad_images:
 
 
 def _share(part: int, whole: int) -> str:
-    """The smallest two-digit share that is enough."""
+    """The smallest share with two decimals that is at least part / whole."""
     return f"{-(-100 * part // whole) / 100:g}"
 
 
@@ -271,7 +277,7 @@ def _write(
     embedded: PendingVectors,
     identity: dict[str, Any],
 ) -> Manifest:
-    """Writes the files of vectors and products, and says what is in them; which catalogue counts is not changed yet."""
+    """Writes the files of vectors and products. Returns their manifest, not yet written: the old one still counts."""
     digest = sha256(repr(identity).encode())
     for one in listed:
         digest.update(repr(one).encode())
@@ -307,14 +313,14 @@ def _write(
 
 
 def _delete_partial(folder: Path) -> None:
-    """Deletes what a killed run has half written: no other is at work, and it may be the room that is missing."""
+    """Deletes the half-written files of a killed run: no other run is at work, and their room may be needed."""
     for path in folder.iterdir():
         if path.name.startswith(".") and CATALOGUE_FILES.fullmatch(path.name):
             path.unlink()
 
 
 def _clean(folder: Path, manifest: Manifest) -> None:
-    """Deletes the files of earlier catalogues. Who has one open keeps what it opened."""
+    """Deletes the files of earlier catalogues. A process that has one open can go on reading it."""
     named = {manifest.vectors, manifest.products}
     named |= {f"{name}{ending}" for name in manifest.graphs.values() for ending in (".faiss", ".npy")}
     for path in folder.iterdir():

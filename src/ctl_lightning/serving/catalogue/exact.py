@@ -10,19 +10,19 @@ from ctl_lightning.data.evaluation_set import Integers
 from ctl_lightning.serving.catalogue.files import Hit, Manifest, Vectors, open_files
 
 ROUNDING = 1e-5
-"""More than a sum of some hundred products of unit vectors in single precision can be wrong."""
+"""More than the rounding error of an inner product of unit vectors with some hundred numbers, in single precision."""
 
 
 def nearest(vectors: Vectors, query: Vectors, k: int) -> Integers:
-    """The rows of about the k vectors with the largest inner products: of those, and of what rounding could have put behind them.
+    """Rows of the k vectors with the largest inner products, and of those that only rounding may have put behind them.
 
     Args:
-        vectors: (n, D).
-        query: q, (D,).
-        k: how many, at least 1.
+        vectors: vectors to search, (n, D).
+        query: query q, (D,).
+        k: number of vectors to find, at least 1.
 
     Returns:
-        min(k, n) rows or more, in their order.
+        At least min(k, n) row numbers, in increasing order.
     """
     if k >= len(vectors):
         return np.arange(len(vectors))
@@ -32,14 +32,14 @@ def nearest(vectors: Vectors, query: Vectors, k: int) -> Integers:
 
 
 class ExactCatalogue:
-    """Searches a category's slice with one matrix product.
+    """Searches the vectors of a category with one matrix product.
 
     Args:
-        folder: of the catalogue.
-        manifest: of it.
+        folder: folder of the catalogue.
+        manifest: what catalogue.json of that folder says.
 
     Raises:
-        InputError: a file of it is missing or broken.
+        InputError: a file of the catalogue is missing or broken.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -49,14 +49,14 @@ class ExactCatalogue:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Category -> how many products it has."""
+        """Category -> number of its products."""
         return {category: end - start for category, (start, end) in self._slices.items()}
 
     def search(self, query: Vectors, category: str, k: int) -> list[Hit]:
-        """As `Catalogue.search`."""
+        """See `Catalogue.search`."""
         start, end = self._slices[category]
         rows = start + self._nearest(category, self._vectors[start:end], query, k)
-        # In double precision, as `evaluate` ranks; equal ones in the order of their rows.
+        # In double precision, as `evaluate` ranks; equal distances in the order of their rows.
         distances = 2 - self._vectors[rows].astype(np.float64) @ query.astype(np.float64)
         best = np.argsort(distances, kind="stable")[:k]
         rows, distances = rows[best], distances[best]
@@ -71,5 +71,5 @@ class ExactCatalogue:
         ]
 
     def _nearest(self, category: str, vectors: Vectors, query: Vectors, k: int) -> Integers:
-        """Rows of the category's slice, (n, D), among which the k nearest are; in increasing order."""
+        """Rows of the category's slice `vectors`, (n, D), that include the k nearest; in increasing order."""
         return nearest(vectors, query, k)

@@ -1,7 +1,8 @@
 """The files of a catalogue: vectors, products, and `catalogue.json`, which says what they are.
 
-One vector a product, sorted by category, in one memory-mapped file; beside it the products' ids and images (SQLite). Files are never
-changed, only replaced, `catalogue.json` last: who has a catalogue open goes on with the one that it opened.
+One memory-mapped file holds one vector per product, sorted by category; an SQLite file beside it holds the products'
+ids and images. Files are never changed, only replaced, `catalogue.json` last: a process that has a catalogue open goes
+on with the one that it opened.
 """
 
 import json
@@ -21,23 +22,23 @@ from ctl_lightning.runtime.files import write_text
 Vectors = NDArray[np.float32]
 
 BackendName = Literal["exact", "faiss", "qdrant"]
-"""Who searches."""
+"""How a catalogue is searched: with one matrix product, with FAISS graphs, or in Qdrant."""
 
 MANIFEST = "catalogue.json"
 METRIC = "distance = 2 - query · vector"
 
 FORMAT = 1
-"""Counts up when a catalogue is written in another way, so that an old one is refused and not misread."""
+"""Version of the file format: raised when the format changes, so that an old catalogue is refused and not misread."""
 
 
 class Hit(NamedTuple):
-    """A product that was found.
+    """A product that a search found.
 
     Attributes:
-        product: its id.
-        image: its catalogue photo.
-        vector: f_p, (D,).
-        distance: to the query.
+        product: id of the product.
+        image: file of its catalogue photo.
+        vector: its vector f_p, (D,).
+        distance: distance between the query and the product.
     """
 
     product: str
@@ -47,30 +48,30 @@ class Hit(NamedTuple):
 
 
 class Catalogue(Protocol):
-    """What can be searched."""
+    """Interface of a catalogue that can be searched."""
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Category -> how many products it has, more than 0."""
+        """Category -> number of its products, more than 0."""
 
     def search(self, query: Vectors, category: str, k: int) -> list[Hit]:
-        """The k products of a category that are nearest to a query q, (D,), the nearest first; all of them if there are fewer."""
+        """The k products of a category that are nearest to a query q, (D,), nearest first; all of them if it has fewer."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `catalogue.json` says.
+    """Content of `catalogue.json`.
 
     Attributes:
         identity: what the vectors depend on; see `Encoder.identity`.
-        dim: D.
-        slices: category -> its first row and the one after its last.
+        dim: length D of a vector.
+        slices: category -> its first row, and the row after its last one.
         vectors: name of the file of all vectors, (N, D) float32.
-        products: name of the file of ids and images.
-        backend: who searches.
-        graphs: "faiss": category -> what lies before the endings of its files.
-        hnsw: "faiss": options of its graphs.
-        qdrant: "qdrant": where its collection is.
+        products: name of the file of product ids and images.
+        backend: how the catalogue is searched.
+        graphs: for "faiss": category -> name of its two graph files, without .faiss and .npy.
+        hnsw: for "faiss": options of the graphs; see `Backend`.
+        qdrant: for "qdrant": server address, collection and part; see `Backend`.
     """
 
     identity: dict[str, Any]
@@ -85,17 +86,17 @@ class Manifest:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Category -> how many products it has."""
+        """Category -> number of its products."""
         return {category: end - start for category, (start, end) in self.slices.items()}
 
     def write(self, folder: Path) -> None:
-        """Makes it the one that counts."""
+        """Writes `catalogue.json`, which makes this the folder's current catalogue."""
         content = {"format": FORMAT, "metric": METRIC, "counts": self.counts, **asdict(self)}
         write_text(folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":
-        """What lies in a folder; None: no catalogue does. Raises InputError: not readable, or of another revision."""
+        """Reads `catalogue.json` of a folder; None: there is none. Raises InputError: unreadable, or of another revision."""
         path = folder / MANIFEST
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -130,7 +131,7 @@ def check_identity(folder: Path, manifest: Manifest, identity: Mapping[str, Any]
 
 
 class Listed(NamedTuple):
-    """A product as the file of products has it; `version` is of its image file."""
+    """A row of the file of products; `version` holds the size and time of the image file."""
 
     product: str
     category: str
@@ -139,7 +140,7 @@ class Listed(NamedTuple):
 
     @property
     def photo(self) -> tuple[str, str, str]:
-        """What its vector is of: equal ones have equal vectors."""
+        """What the vector depends on: products that agree in it have equal vectors."""
         return self.product, self.image, self.version
 
 
@@ -165,19 +166,19 @@ def _insert(path: Path, products: Sequence[Listed]) -> None:
 
 
 def open_products(path: Path) -> sqlite3.Connection:
-    """The file of products, for reading, from any thread."""
+    """Opens a file of products for reading, from any thread."""
     return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
 
 
 def all_products(products: sqlite3.Connection) -> list[Listed]:
-    """All of a file of products, in the order of the rows."""
+    """All products of a file of products, in the order of the rows."""
     return [
         Listed(*row) for row in products.execute("SELECT product, category, image, version FROM products ORDER BY row")
     ]
 
 
 def open_files(folder: Path, manifest: Manifest) -> tuple[Vectors, sqlite3.Connection]:
-    """The vectors, (N, D), mapped, and the file of products. Raises InputError: one of them is missing or broken."""
+    """Opens the vectors, (N, D), memory-mapped, and the file of products. Raises InputError: missing or broken files."""
     try:
         vectors: Vectors = np.load(folder / manifest.vectors, mmap_mode="r")
         products = open_products(folder / manifest.products)

@@ -1,6 +1,7 @@
-"""FAISS: a graph of each large category (HNSW, Malkov and Yashunin 2016, arXiv 1603.09320), which finds nearly all of the nearest.
+"""Searches large categories with FAISS: a graph finds nearly all of the nearest products.
 
-One graph a category, never one of all with a filter, which loses what it looks for.
+The graphs are HNSW (Malkov and Yashunin 2016, arXiv 1603.09320). Each large category has one of its own: one graph of
+all products with a filter by category would lose products that it looks for.
 """
 
 import logging
@@ -22,18 +23,18 @@ from ctl_lightning.serving.catalogue.files import Listed, Manifest, Vectors
 log = logging.getLogger(__name__)
 
 EQUAL = 1e-5
-"""Numbers of vectors of one photo differ by less, as batches of other sizes round otherwise."""
+"""Two vectors of one photo differ by less in each number; they differ at all because rounding depends on batch size."""
 
 SAME = 64
-"""Candidates that are looked at for a node with an equal vector."""
+"""Number of candidates among which a node with an equal vector is looked for (efSearch)."""
 
 GONE_AT_MOST = 0.25
-"""A graph of which a larger share is removed is built anew: what is removed stays in it as a way, and costs time."""
+"""Largest share of removed nodes before a graph is built anew: they stay in it as steps of a search, and cost time."""
 
 
 def faiss() -> ModuleType:
-    """The library. Raises InputError: it is not installed."""
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every kind of processor that this is not
+    """Imports FAISS. Raises InputError: it is not installed."""
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it logs every kind of processor that this is not
     try:
         import faiss
     except ImportError:
@@ -46,17 +47,18 @@ def faiss() -> ModuleType:
 class Graph:
     """The graph of one category's vectors, by inner product. Products with equal vectors share a node.
 
-    Shops have many products with one photo; hundreds of equal nodes would link to nothing but each other, and be found or lost as one.
+    In shops many products share a photo; hundreds of equal nodes would link only to each other, and be found or lost as
+    one.
 
     Args:
-        index: FAISS's.
-        nodes: of each row of the category's slice its node, (n,).
+        index: FAISS index of the nodes' vectors.
+        nodes: node of each row of the category's slice, (n,).
     """
 
     def __init__(self, index: Any, nodes: Integers) -> None:
         self._index = index
         self._nodes = nodes
-        # Row numbers by node, and where those of each node begin.
+        # Row numbers sorted by node, and where those of each node begin.
         self._rows = np.argsort(nodes, kind="stable")
         self._begin = np.searchsorted(nodes[self._rows], np.arange(index.ntotal + 1))
         living = np.unique(nodes)
@@ -65,12 +67,12 @@ class Graph:
 
     @classmethod
     def build(cls, vectors: Vectors, links: int, effort: int) -> "Graph":
-        """A graph of vectors, (n, D).
+        """Builds a graph.
 
         Args:
-            vectors: in the order of their rows.
-            links: of each node to others (M).
-            effort: how many candidates are looked at for them (efConstruction).
+            vectors: vectors of the category's slice, (n, D), in the order of their rows.
+            links: number of links from each node to others (M).
+            effort: number of candidates that are looked at for the links (efConstruction).
         """
         index = faiss().IndexHNSWFlat(vectors.shape[1], links, faiss().METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = effort
@@ -79,14 +81,14 @@ class Graph:
         return cls(index, nodes)
 
     def changed(self, moved: Integers, vectors: Vectors) -> "Graph | None":
-        """The graph after products came and went.
+        """The graph after products were added and removed.
 
         Args:
-            moved: of each row of the slice before its row in the new slice; -1: it is removed.
-            vectors: the new slice, (n, D).
+            moved: for each row of the old slice, its row in the new slice; -1: it is removed.
+            vectors: vectors of the new slice, (n, D).
 
         Returns:
-            None: too much of it is removed; build another.
+            The changed graph. None: too much of it is removed; build another.
         """
         nodes = np.full(len(vectors), -1)
         nodes[moved[moved >= 0]] = self._nodes[moved >= 0]
@@ -109,12 +111,12 @@ class Graph:
         return None if graph._gone > GONE_AT_MOST else graph
 
     def search(self, query: Vectors, k: int, effort: int) -> Integers:
-        """Rows among which about the k nearest to q, (D,), are; in increasing order.
+        """Rows that include about the k nearest to a query; in increasing order.
 
         Args:
-            query: q.
-            k: how many.
-            effort: how many candidates are looked at (efSearch).
+            query: query q, (D,).
+            k: number of nearest vectors to find.
+            effort: number of candidates that are looked at (efSearch).
         """
         options = faiss().SearchParametersHNSW(efSearch=max(effort, k), sel=self._living)
         found = self._index.search(query[None], k, params=options)[1][0]
@@ -136,7 +138,7 @@ class Graph:
 
     @classmethod
     def load(cls, path: Path, to_change: bool = False) -> "Graph":
-        """Reads what `save` wrote; mapped into memory, unless it is to be changed. Raises InputError."""
+        """Reads what `save` wrote; memory-mapped, unless it is to be changed. Raises InputError: it cannot be read."""
         where = path.with_name(f"{path.name}.faiss")
         try:
             index = faiss().read_index(str(where), 0 if to_change else faiss().IO_FLAG_MMAP_IFC)
@@ -150,7 +152,7 @@ class Graph:
 
 
 class GraphCatalogue(ExactCatalogue):
-    """Searches large categories by their graphs, and the others exactly. Arguments and errors as of `ExactCatalogue`."""
+    """Searches large categories with their graphs, the others exactly. Arguments and errors as of `ExactCatalogue`."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         super().__init__(folder, manifest)
@@ -158,7 +160,7 @@ class GraphCatalogue(ExactCatalogue):
         self._graphs = {category: Graph.load(folder / name) for category, name in manifest.graphs.items()}
 
     def _nearest(self, category: str, vectors: Vectors, query: Vectors, k: int) -> Integers:
-        # A graph gives up where all of a category is asked for.
+        # A graph gives up when it is asked for all products of a category.
         if category not in self._graphs or k > self._effort:
             return super()._nearest(category, vectors, query, k)
         rows = self._graphs[category].search(query, min(k, len(vectors)), self._effort)
@@ -166,7 +168,7 @@ class GraphCatalogue(ExactCatalogue):
 
 
 def _distinct(vectors: Vectors) -> tuple[Integers, Integers]:
-    """Rows of the distinct ones of vectors, (n, D), and of each vector its place among them, (n,)."""
+    """Rows of the distinct vectors among n, (n, D); and for each of the n its place among the distinct ones, (n,)."""
     rounded = np.ascontiguousarray(np.round(vectors / EQUAL).astype(np.int32))
     _, first, own = np.unique(
         rounded.view(f"V{rounded.itemsize * rounded.shape[1]}")[:, 0], return_index=True, return_inverse=True
@@ -180,14 +182,14 @@ def make_graphs(
     """Keeps, changes or builds the graph of each category that is large enough.
 
     Args:
-        folder: of the catalogue.
-        old: the catalogue before, if there was one.
-        new: the one that is being made, whose vectors are written.
-        known: products of the old one, in the order of its rows.
-        listed: products of the new one, likewise.
+        folder: folder of the catalogue.
+        old: manifest of the old catalogue; None: there was none.
+        new: manifest of the new catalogue; its vectors are written already.
+        known: products of the old catalogue, in the order of its rows.
+        listed: products of the new catalogue, in the order of its rows.
 
     Returns:
-        Category -> the name of its graph.
+        Category -> name of its graph files, without .faiss and .npy.
 
     Raises:
         InputError: a graph cannot be read or written.
@@ -218,6 +220,6 @@ def make_graphs(
 
 
 def _moved(before: Sequence[Listed], after: Sequence[Listed]) -> Integers:
-    """Of each row of a slice its row in the new one; -1: its product is gone, or has another vector now."""
+    """For each row of the old slice, its row in the new one; -1: its product is gone, or has another vector now."""
     row = {one.photo: number for number, one in enumerate(after)}
     return np.array([row.get(one.photo, -1) for one in before], np.int64)

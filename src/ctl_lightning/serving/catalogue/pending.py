@@ -1,4 +1,4 @@
-"""Vectors of products that are in no catalogue yet, kept from run to run, so that an interrupted one goes on."""
+"""Keeps vectors of products that are in no catalogue yet between runs, so that an interrupted run can go on."""
 
 import json
 import logging
@@ -22,20 +22,20 @@ from ctl_lightning.serving.encoder import Encoder
 log = logging.getLogger(__name__)
 
 PENDING_FILES = re.compile(r"\.?embedded-[0-9a-f]{12}(\.\d+)?\.(partial|jsonl)")
-"""Names of such files, and of what is half written of them."""
+"""Names of the files of pending vectors, and of their half-written temporary files."""
 
 
 class PendingVectors:
-    """A file of vectors, and one of whose they are.
+    """A file of vectors, and a file that says which image each vector is of.
 
     Args:
-        folder: of the catalogue.
-        encoder: whose vectors.
-        identity: of it, a hash.
+        folder: folder of the catalogue.
+        encoder: encoder that makes the vectors.
+        identity: hash of the encoder's identity, in hex digits.
 
     Attributes:
-        dim: D.
-        bad: product -> why it could not be embedded.
+        dim: length D of a vector.
+        bad: product id -> why it could not be embedded.
     """
 
     def __init__(self, folder: Path, encoder: Encoder, identity: str) -> None:
@@ -49,7 +49,7 @@ class PendingVectors:
         self.bad: dict[str, str] = {}
 
     def add(self, products: Sequence[Listed], batch_size: int) -> None:
-        """Embeds those that are not embedded yet. Raises InputError: no room on the disk; embeddings that are not finite."""
+        """Embeds the products that are not embedded yet. Raises InputError: no room on the disk; vectors not finite."""
         self._read()
         todo = [one for one in products if (one.image, one.version) not in self._row]
         if not products:
@@ -94,7 +94,7 @@ class PendingVectors:
                 shown.advance(len(batch))
 
     def _read(self) -> None:
-        """What earlier runs left; takes away what a killed one has not written whole."""
+        """Reads what earlier runs left, and cuts off what a killed one wrote only in part."""
         if not (self._vectors.exists() and self._lines.exists()):
             self.delete()
             return
@@ -109,19 +109,19 @@ class PendingVectors:
         self._row, self._count = {one: row for row, one in enumerate(named[:rows])}, rows
 
     def _square(self, product: Listed) -> Pixels | str:
-        """What the network is given of a product; or why there is nothing."""
+        """The square picture of a product that the network is given, uint8 (S, S, 3); or why there is none."""
         try:
             return self._encoder.square(Path(product.image))
         except InputError as error:
             return f"product {product.product}: {str(error).removesuffix('; give an image file')}"
 
     def rows(self, products: Sequence[Listed]) -> Vectors:
-        """The vectors of products that are embedded, (n, D)."""
+        """The vectors of n products that are embedded already, (n, D)."""
         vectors: Vectors = np.memmap(self._vectors, np.float32, "r").reshape(-1, self.dim)
         return vectors[[self._row[one.image, one.version] for one in products]]
 
     def delete(self) -> None:
-        """When they are in the catalogue; those of other checkpoints too."""
+        """Deletes the files once their vectors are in the catalogue; those of other checkpoints too."""
         for path in self._folder.iterdir():
             if PENDING_FILES.fullmatch(path.name):
                 path.unlink(missing_ok=True)

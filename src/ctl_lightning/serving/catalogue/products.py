@@ -1,4 +1,4 @@
-"""Which products a catalogue is made of: those of a file with a folder of photos, or those of the data that were trained on."""
+"""Which products a catalogue is made of: those of a file and a folder of photos, or of the checkpoint's training data."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from ctl_lightning.serving.encoder import Encoder
 
 
 def products_of(options: Config, encoder: Encoder, folder: Path) -> list[Product] | None:
-    """The products that the options of `catalogue` name; None: what the catalogue holds.
+    """The products that the options of the program `catalogue` name; None: those that the catalogue already holds.
 
     Args:
-        options: `products`, `images`, `change`, `data.root`, `paths.cache_dir`.
-        encoder: a checkpoint's network.
-        folder: of the catalogue.
+        options: the options `products`, `images`, `change`, `data.root` and `paths.cache_dir`.
+        encoder: encoder of the checkpoint.
+        folder: folder of the catalogue.
 
     Raises:
         InputError: what they name is not there, or cannot be read.

@@ -1,7 +1,10 @@
-"""Qdrant: the same vectors in a vector database, for catalogues beyond one machine. Categories are a filter, which its index knows.
+"""Searches a catalogue in Qdrant, a vector database, for catalogues beyond one machine.
 
-A collection holds one point a product: vector f_p, inner products as its metric, payload part, product, category and image. Without a
-server's address it is Qdrant's local mode, a plain list in the catalogue's folder: to try it, and for tests.
+It holds the same vectors as the catalogue's files. A category is a filter, which its index knows.
+
+A collection holds one point per product: vector f_p, inner product as metric, payload part, product, category and
+image. Without a server address it is Qdrant's local mode, a plain list in the catalogue's folder, for a first try and
+for tests.
 """
 
 import logging
@@ -26,27 +29,27 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH = 256
-"""Points a request."""
+"""Number of points per request."""
 
 MANY = 10_000
-"""More categories than a catalogue has."""
+"""More categories than any catalogue has."""
 
 UPLOADED = "uploaded.sqlite"
-"""What is in the collection, noted batch by batch: an interrupted upload goes on there."""
+"""File that notes batch by batch what is in the collection, so that an interrupted upload goes on there."""
 
 
 def upload(folder: Path, manifest: Manifest) -> None:
     """Makes a part of the collection hold what the catalogue holds: what is new or changed is sent, what is gone is deleted.
 
-    The part is the whole collection, or that of one of several catalogues, each with a name of its own. One part is for one folder,
-    which knows what it has sent.
+    A part is the whole collection, or the share of one of several catalogues in it, each with a name of its own. A part
+    belongs to one folder, which knows what it has sent.
 
     Args:
-        folder: of the catalogue.
-        manifest: of it.
+        folder: folder of the catalogue.
+        manifest: what catalogue.json of that folder is going to say.
 
     Raises:
-        InputError: no such server; the collection is of another checkpoint, or the part of another folder.
+        InputError: no such server; the collection belongs to another checkpoint, or the part to another folder.
     """
     vectors, products = open_files(folder, manifest)
     products.close()
@@ -106,14 +109,14 @@ def _send_new(
 
 
 class QdrantCatalogue:
-    """Searches a collection. The vectors in the catalogue's folder are not needed for it.
+    """Searches a collection. It does not need the vectors in the catalogue's folder.
 
     Args:
-        folder: of the catalogue.
-        manifest: of it.
+        folder: folder of the catalogue.
+        manifest: what catalogue.json of that folder says.
 
     Raises:
-        InputError: no such server or collection; the collection is of another checkpoint.
+        InputError: no such server or collection; the collection belongs to another checkpoint.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -127,7 +130,7 @@ class QdrantCatalogue:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Category -> how many products it had when the catalogue was opened."""
+        """Category -> number of its products when the catalogue was opened."""
         return self._counts
 
     def search(self, query: Vectors, category: str, k: int) -> list[Hit]:
@@ -152,22 +155,22 @@ class QdrantCatalogue:
         return sorted(hits, key=lambda hit: hit.distance)
 
     def close(self) -> None:
-        """Ends the connection; in local mode, lets another process in."""
+        """Closes the connection; in local mode, another process can open it then."""
         self._client.close()
 
 
 def check_server(folder: Path, where: Mapping[str, str | None]) -> None:
-    """Raises InputError if there is no server, or none that answers; arguments as of `connect`."""
+    """Raises InputError if there is no server, or it does not answer. Arguments as of `connect`."""
     with _told_of_the_server(where), closing(connect(folder, where)) as client:
         client.get_collections()
 
 
 def connect(folder: Path, where: Mapping[str, str | None]) -> "QdrantClient":
-    """A client of the catalogue's server, or of the local mode. Its key, if it has one, is in QDRANT_API_KEY.
+    """A client of the catalogue's server, or of the local mode. The server's key, if it has one, is in QDRANT_API_KEY.
 
     Args:
-        folder: of the catalogue.
-        where: `Manifest.qdrant`.
+        folder: folder of the catalogue.
+        where: server address, collection and part, as in `Manifest.qdrant`.
 
     Raises:
         InputError: Qdrant's client is not installed; another process has the local mode open.
@@ -182,7 +185,7 @@ def connect(folder: Path, where: Mapping[str, str | None]) -> "QdrantClient":
     try:
         if url is not None:
             key = os.environ.get("QDRANT_API_KEY")
-            # The check would warn of a server that does not answer, before our line does.
+            # The check would warn of a server that does not answer before our own message does.
             return QdrantClient(url=url, api_key=key, timeout=60, check_compatibility=False)
         return QdrantClient(path=str(folder / "qdrant"))
     except RuntimeError as error:
@@ -196,10 +199,10 @@ def connect(folder: Path, where: Mapping[str, str | None]) -> "QdrantClient":
 
 
 def _claim(client: "QdrantClient", folder: Path, manifest: Manifest, notes: sqlite3.Connection) -> int:
-    """Sees to it that the collection is there, and the part of it ours; its indices come before any point.
+    """Makes the collection if it is missing, with its indices before any point, and claims the part for this folder.
 
     Returns:
-        The part's number in the notes.
+        Number of the part in the notes.
     """
     where, models = manifest.qdrant, _models()
     collection = str(where["collection"])
@@ -208,11 +211,11 @@ def _claim(client: "QdrantClient", folder: Path, manifest: Manifest, notes: sqli
             client.create_collection(
                 collection,
                 vectors_config=models.VectorParams(size=manifest.dim, distance=models.Distance.DOT),
-                # Its own name, whatever address it moves to.
+                # The id names the collection, whatever address it moves to.
                 metadata={"identity": manifest.identity, "id": uuid.uuid4().hex},
             )
         except Exception:
-            if not client.collection_exists(collection):  # another part's process was faster
+            if not client.collection_exists(collection):  # the process of another part was faster
                 raise
     described = _check_collection(client, folder, manifest)
     with warnings.catch_warnings():
@@ -241,7 +244,7 @@ def _claim(client: "QdrantClient", folder: Path, manifest: Manifest, notes: sqli
 
 
 def _check_collection(client: "QdrantClient", folder: Path, manifest: Manifest) -> dict[str, Any]:
-    """What the collection says of itself: "identity", as of the catalogue; "id", its own."""
+    """Metadata of the collection: "identity", the same as the catalogue's, and "id", its own."""
     collection = str(manifest.qdrant["collection"])
     if not client.collection_exists(collection):
         raise InputError(
@@ -256,7 +259,7 @@ def _check_collection(client: "QdrantClient", folder: Path, manifest: Manifest) 
 
 
 def _open_notes(folder: Path) -> sqlite3.Connection:
-    """The notes of what was sent where. Raises InputError: they are broken."""
+    """Opens the notes of what was sent where. Raises InputError: they are broken."""
     path = folder / UPLOADED
     notes = sqlite3.connect(path)
     try:
@@ -272,7 +275,7 @@ def _open_notes(folder: Path) -> sqlite3.Connection:
 
 
 def _point(part: str, product: str) -> str:
-    """A point's id must be a number or a UUID; equal products of a part, equal points."""
+    """Id of a product's point: Qdrant wants a number or a UUID, and one product of a part is always the same point."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{part}/{product}"))
 
 
@@ -284,7 +287,7 @@ def _models() -> Any:
 
 @contextmanager
 def _told_of_the_server(where: Mapping[str, str | None]) -> Iterator[None]:
-    """Makes one line of a server that does not answer, or refuses."""
+    """Turns the error of a server that does not answer, or refuses, into an InputError of one line."""
     try:
         yield
     except InputError:
@@ -292,7 +295,7 @@ def _told_of_the_server(where: Mapping[str, str | None]) -> Iterator[None]:
     except Exception as error:
         from qdrant_client.http.exceptions import ApiException
 
-        if not isinstance(error, (ApiException, ValueError)):  # of a server; of the local mode
+        if not isinstance(error, (ApiException, ValueError)):  # a server raises the first, the local mode the second
             raise
         said = (str(error).strip().splitlines() or ["no answer"])[0]
         raise InputError(
