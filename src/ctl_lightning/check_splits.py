@@ -30,7 +30,7 @@ def check_splits(config: DictConfig, name: str, needs_data: bool = False) -> Non
 
     Args:
         config: composed.
-        name: of the data set.
+        name: name of the data set, such as "stl_fashion".
         needs_data: whether it is an error if the data are not there.
 
     Raises:

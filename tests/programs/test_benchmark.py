@@ -24,18 +24,8 @@ from ctl_lightning.benchmarks.scoring import (
     scoring_ratios,
     scoring_rows,
 )
-from ctl_lightning.benchmarks.step import (
-    BACKBONE as ALONE,
-)
-from ctl_lightning.benchmarks.step import (
-    END_TO_END,
-    FORWARD,
-    LOGGING,
-    NAIVE,
-    STEP,
-    _operations,
-    fit_rate,
-)
+from ctl_lightning.benchmarks.step import BACKBONE as ALONE
+from ctl_lightning.benchmarks.step import END_TO_END, FORWARD, LOGGING, NAIVE, STEP, _operations, fit_rate
 from ctl_lightning.benchmarks.timing import Row, rates, ratio
 from ctl_lightning.data.triplets import TripletDataset
 from ctl_lightning.models.components.backbone import IMAGENET_MEAN, IMAGENET_STD

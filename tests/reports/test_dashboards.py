@@ -11,15 +11,7 @@ from factories import TINY, Compose
 from PIL import Image
 
 from ctl_lightning.data.triplets import PairBatch, Triplet
-from ctl_lightning.reports.dashboards import (
-    LONGEST_SIDE,
-    Exhibit,
-    Table,
-    _bounded,
-    has_page,
-    show,
-    write_tables,
-)
+from ctl_lightning.reports.dashboards import LONGEST_SIDE, Exhibit, Table, _bounded, has_page, show, write_tables
 from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.train import train
 from ctl_lightning.training.callbacks import Speed

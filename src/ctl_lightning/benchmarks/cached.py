@@ -31,8 +31,8 @@ def cached_rows(
         features: set up with the same data and options; is made to give features, which are computed if its cache has none.
         module: with a frozen backbone; its heads move.
         make_trainer: makes the run's trainer, with options changed.
-        seconds: of every measurement.
-        rounds: how often each is repeated.
+        seconds: length of each measurement, in seconds.
+        rounds: number of times that each is measured.
     """
     trainer = make_trainer()
     device = trainer.strategy.root_device

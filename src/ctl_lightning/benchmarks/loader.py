@@ -59,8 +59,8 @@ def loader_rows(make: Callable[..., TripletDataModule], seconds: float, rounds: 
 
     Args:
         make: makes the data module with options changed.
-        seconds: of every measurement.
-        rounds: how often each is repeated.
+        seconds: length of each measurement, in seconds.
+        rounds: number of times that each is measured.
         workers: loader processes of the rows that have some.
 
     Returns:

@@ -63,9 +63,9 @@ def measure(config: Config, make: Maker, measured: Sequence[str]) -> tuple[list[
     """The rows and the ratios of what is to be measured.
 
     Args:
-        config: of `benchmark`, resolved.
-        make: makes what is measured.
-        measured: names of benchmarks.
+        config: resolved config of `benchmark`.
+        make: makes the objects that are measured.
+        measured: names of the benchmarks, such as "step".
     """
     seconds, rounds = config["seconds"], config["rounds"]
     rows: list[Row] = []

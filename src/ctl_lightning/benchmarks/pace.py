@@ -40,8 +40,8 @@ def pace_rows(seconds: float, rounds: int) -> list[Row]:
     """Milliseconds of a step for each way of waiting, load and number of threads, in turn.
 
     Args:
-        seconds: of every measurement.
-        rounds: how often each is repeated.
+        seconds: length of each measurement, in seconds.
+        rounds: number of times that each is measured.
     """
     cores = allowed_cores()
     threads = sorted({1, cores})

@@ -27,8 +27,8 @@ def scoring_rows(seconds: float, rounds: int, products: int = PRODUCTS, queries:
     """Hybrid distances a second of random unit embeddings, on one core, in both ways.
 
     Args:
-        seconds: of every measurement.
-        rounds: how often each is repeated.
+        seconds: length of each measurement, in seconds.
+        rounds: number of times that each is measured.
         products: how many are in the catalogue.
         queries: how many (scene, category) are scored.
 

@@ -37,7 +37,7 @@ class Searched(NamedTuple):
         p50: seconds a query, the median.
         rate: queries a second.
         memory: bytes that the process had more at the end, mapped files included.
-        products: of each query, (n, 10).
+        products: rows of the ten products found for each query, (n, 10).
     """
 
     opening: float

@@ -33,7 +33,7 @@ def startup_rows(rounds: int) -> list[Row]:
     """Seconds of each command from its start to its end, in turn.
 
     Args:
-        rounds: how often each is repeated.
+        rounds: number of times that each is measured.
     """
     with tempfile.TemporaryDirectory() as folder:
         measure = {name: partial(_seconds, words, folder) for name, words in COMMANDS.items()}

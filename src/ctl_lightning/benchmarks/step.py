@@ -44,8 +44,8 @@ def step_rows(
         data: set up; its batches are of triplets of pictures.
         module: with a style network; its weights move.
         make_trainer: makes the run's trainer, with options changed.
-        seconds: of every measurement.
-        rounds: how often each is repeated.
+        seconds: length of each measurement, in seconds.
+        rounds: number of times that each is measured.
     """
     assert isinstance(module.network, StyleNetwork)
     trainer = make_trainer()
@@ -175,7 +175,7 @@ def fit_rate(
         module: its weights move.
         make_trainer: makes the run's trainer, with options changed.
         seconds: how long.
-        options: of the trainer.
+        options: other options of the trainer.
     """
     spent = _Spent()
     # What loader processes have fetched during the first, slow step does not count.

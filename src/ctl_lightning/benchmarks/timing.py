@@ -54,7 +54,7 @@ def rates(work: Mapping[str, Callable[[], Iterable[int]]], seconds: float, round
 
     Args:
         work: name -> makes an iterable that yields how much was done since its last step. The first step is not timed.
-        seconds: of every measurement.
+        seconds: length of each measurement, in seconds.
         rounds: how often each kind is measured.
 
     Returns:

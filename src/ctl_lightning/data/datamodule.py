@@ -18,9 +18,7 @@ from ctl_lightning.data.prepared import PreparedData
 from ctl_lightning.data.samplers import DealtBatches, EpochSampler, Share, check_processes
 from ctl_lightning.data.sources.registry import make_source, source_hints
 from ctl_lightning.data.sources.source import Source
-from ctl_lightning.data.splits import (
-    Split,
-)
+from ctl_lightning.data.splits import Split
 from ctl_lightning.data.store.factory import StoreKind, open_store
 from ctl_lightning.data.store.features import FeaturePlan, FeatureType, FeatureViews, open_features
 from ctl_lightning.data.store.views import Augment, PictureViews, Views

@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from ctl_lightning.data.negatives import NegativeSampler
-from ctl_lightning.data.pairs import (
-    Box,
-    Pair,
-    PairTable,
-)
+from ctl_lightning.data.pairs import Box, Pair, PairTable
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import sha256_of, write_text
 

@@ -1,5 +1,6 @@
 """How pairs become batches for training and evaluation. Every random choice is a hash of what it is for."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -43,7 +44,7 @@ class PairBatch(NamedTuple):
     named: Tensor
 
 
-class _TrainingPairs(Dataset[Batch], Generic[Batch]):
+class _TrainingPairs(Dataset[Batch], Generic[Batch], ABC):
     """What both kinds of training batches have in common: items are requested by (epoch, index), a whole batch at once.
 
     So a batch is copied from the store once and not collated. It depends only on those keys and the run's random seed.
@@ -61,9 +62,9 @@ class _TrainingPairs(Dataset[Batch], Generic[Batch]):
         """A batch of one."""
         return self.__getitems__([key])
 
+    @abstractmethod
     def __getitems__(self, keys: Keys) -> Batch:
         """A batch of the items with these keys, (epoch, index) each."""
-        raise NotImplementedError
 
     def _scenes(self, keys: Keys) -> Tensor | CachedFeatures:
         pairs = (self.pairs[index] for _, index in keys)

@@ -82,8 +82,11 @@ def make_loss(options: Mapping[str, Any]) -> Loss:
     Raises the errors of `make_network`; an option is named `loss.OPTION` there.
     """
     kind = _find(LOSSES, "loss", options["name"])
+    own = {name: value for name, value in options.items() if name != "name"}
+    for name in own_options(kind).keys() - own:
+        raise ValueError(f"loss.{name}: loss={options['name']} needs it")
     try:
-        return kind(**{name: value for name, value in options.items() if name != "name"})
+        return kind(**own)
     except ValueError as error:
         raise ValueError(f"loss.{error}") from None
 

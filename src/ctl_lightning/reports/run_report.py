@@ -14,13 +14,7 @@ from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import placed
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.sources.drawing import SCENE_SIZE
-from ctl_lightning.metrics.classification import (
-    Classifier,
-    Samples,
-    classifier_results,
-    fit_classifier,
-    samples_of,
-)
+from ctl_lightning.metrics.classification import Classifier, Samples, classifier_results, fit_classifier, samples_of
 from ctl_lightning.metrics.ground_truth import attention_results, truth_results
 from ctl_lightning.metrics.intervals import Floats
 from ctl_lightning.metrics.ranking import Ranked, Ranking

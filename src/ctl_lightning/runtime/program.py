@@ -171,9 +171,9 @@ def one_line(error: Exception, name: str, words: Sequence[str] | None = None) ->
     """What an expected error says to the user of a program.
 
     Args:
-        error: of EXPECTED.
-        name: of the program.
-        words: of its command line; None: those of this process.
+        error: one of EXPECTED.
+        name: name of the program, such as "train".
+        words: its command line; None: that of this process.
     """
     words = sys.argv[1:] if words is None else words
     if isinstance(error, MissingConfigException) and error.missing_cfg_file in EXTRAS:

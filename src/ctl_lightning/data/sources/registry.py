@@ -32,7 +32,7 @@ def make_source(options: Mapping[str, Any]) -> Source:
         raise InputError(
             f"data.source.name={name}: there is no such source{suggestion(str(name), SOURCES)}; there are: {', '.join(SOURCES)}"
         )
-    return SOURCES[name](**{option: value for option, value in options.items() if option != "name"})
+    return SOURCES[name](**{option: value for option, value in options.items() if option not in ("name", "_target_")})
 
 
 def source_hints(options: Mapping[str, Any]) -> dict[str, Any]:
