@@ -13,7 +13,11 @@ from ctl_lightning.runtime.config import check_names, check_values, config_dir
 from ctl_lightning.runtime.program import spelled_out
 
 README = (REPOSITORY / "README.md").read_text()
-DOCS = "".join(path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md")))
+DOCS = "".join(
+    path.read_text()
+    for path in sorted((REPOSITORY / "docs").glob("*.md"))
+    if path.name != "add_a_method.md"  # of a method that is not here; test_add_a_method follows it
+)
 HEADERS = [
     line[line.index("python -m ctl_lightning.") :]
     for path in sorted((REPOSITORY / "conf").rglob("*.yaml"))
