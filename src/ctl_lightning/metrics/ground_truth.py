@@ -9,7 +9,7 @@ import numpy as np
 from ctl_lightning.data.crop import scene_crop
 from ctl_lightning.data.evaluation_set import EvaluationSet, Integers
 from ctl_lightning.data.pairs import Box
-from ctl_lightning.data.sources.synthetic import Knowledge, Truth
+from ctl_lightning.data.sources.truth import Knowledge, Truth
 from ctl_lightning.data.store.views import centre
 from ctl_lightning.metrics.intervals import Floats, interval
 from ctl_lightning.metrics.retrieval import score_pairs

@@ -8,7 +8,8 @@ from PIL import Image
 from ctl_lightning.data.crop import scene_crop
 from ctl_lightning.data.sources import synthetic
 from ctl_lightning.data.sources.drawing import DECIDERS, PATTERNS, SEASONS, category_name, kind_and_decider
-from ctl_lightning.data.sources.synthetic import SyntheticLooks, Truth
+from ctl_lightning.data.sources.synthetic import SyntheticLooks
+from ctl_lightning.data.sources.truth import Truth
 
 LOYALTY = 0.9
 

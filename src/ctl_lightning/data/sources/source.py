@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ctl_lightning.data.pairs import PairTable
 from ctl_lightning.data.sources.remote import Remote
-
-if TYPE_CHECKING:
-    from ctl_lightning.data.sources.synthetic import Truth
+from ctl_lightning.data.sources.truth import Truth
 
 
 class Source:
@@ -46,6 +43,6 @@ class Source:
     def check_fetched(self, root: Path, names: Sequence[str]) -> None:
         """Compares fetched metadata files of these names with the published numbers. Raises InputError: they differ."""
 
-    def truth(self, root: Path) -> "Truth | None":
+    def truth(self, root: Path) -> Truth | None:
         """What decides in every look, where it is known (synthetic looks); None: not known."""
         return None

@@ -29,18 +29,15 @@ Why each distance alone has a ceiling below the oracle
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 from PIL import Image
 
-from ctl_lightning.data.pairs import Box, Pair, PairTable
+from ctl_lightning.data.pairs import PairTable
 from ctl_lightning.data.sources.drawing import (
     DECIDERS,
     PATTERNS,
@@ -54,49 +51,14 @@ from ctl_lightning.data.sources.drawing import (
 )
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.data.sources.stl import ShopTheLook
+from ctl_lightning.data.sources.truth import Truth
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.progress import progress
 
 log = logging.getLogger(__name__)
-Knowledge = Literal["oracle", "global", "local"]
 
 FORMAT = 4
 """Format version; goes up when equal parameters render other files, so that old files are not taken for new."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What the generator knows of its looks: `loyalty`, scene id -> what decides in it, product id -> what it shows."""
-
-    loyalty: float
-    looks: dict[str, SceneTruth]
-    products: dict[str, Attributes]
-
-    def distance(self, pair: Pair, products: Sequence[str], knowledge: Knowledge) -> NDArray[np.float64]:
-        """Minus the log-likelihood ratio of each product given the pair's scene and category, (len(products),).
-
-        Args:
-            pair: pair with the scene and the category.
-            products: ids of products of that category.
-            knowledge: "oracle": everything is known; "global", "local": what that distance can know (the ceilings).
-        """
-        look = self.looks[pair.scene]
-        shown = np.array([self.products[product] for product in products])
-        kind, decider = kind_and_decider(pair.category)
-        deciders = DECIDERS[kind] if knowledge == "global" else (decider,)
-        patterns = np.mean(
-            [self._ratio(shown[:, 1] == look.colours[garment], PATTERNS) for garment in deciders], axis=0
-        )
-        seasons = self._ratio(shown[:, 2] == look.season, SEASONS) if knowledge != "local" else np.ones(len(shown))
-        return -np.log(patterns) - np.log(seasons)
-
-    def _ratio(self, follows: NDArray[np.bool_], levels: int) -> NDArray[np.float64]:
-        """Likelihood ratio to the catalogue, where each of the `levels` seasons or patterns is equally frequent."""
-        return np.where(follows, self.loyalty, (1 - self.loyalty) / (levels - 1)) * levels
-
-    def deciding_box(self, pair: Pair) -> Box:
-        """The box, in the whole scene, of the garment that decides this pair's category."""
-        return self.looks[pair.scene].boxes[kind_and_decider(pair.category)[1]]
 
 
 @dataclass(frozen=True)
