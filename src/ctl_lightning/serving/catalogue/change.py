@@ -161,9 +161,7 @@ def change_catalogue(
         bad |= embedded.bad
         _check_bad(folder, bad, len(products), max_bad_images)
         if bad:
-            log.warning(
-                "%d products have no readable image, and are left out; all are listed in %s", len(bad), folder / BAD
-            )
+            log.warning("%d products without a readable image are left out; %s lists them", len(bad), folder / BAD)
         listed = _in_order(folder, encoder.categories, known, wanted, bad, change)
         new = replace(_write(folder, before, known, listed, embedded, identity), backend=name, hnsw=hnsw, qdrant=qdrant)
         if name == "faiss":
