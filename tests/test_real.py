@@ -17,13 +17,13 @@ from photo_server import Faults, PhotoServer
 
 from ctl_lightning.check_splits import check_splits
 from ctl_lightning.data.crop import area, scene_crop
+from ctl_lightning.data.fetching.download import Downloader
 from ctl_lightning.data.images import ImageItem, decode
 from ctl_lightning.data.pairs import parse_pair
-from ctl_lightning.data.sources.download import Downloader
 from ctl_lightning.data.sources.stl import ShopTheLook
 from ctl_lightning.data.splits import LISTED, read_published, split_of
 from ctl_lightning.evaluate import evaluate
-from ctl_lightning.metrics.retrieval import mean, metric_values
+from ctl_lightning.metrics.pair_metrics import mean, metric_values
 from ctl_lightning.models.components.backbone import Backbone
 from ctl_lightning.prepare import prepare
 from ctl_lightning.runtime.config import build, config_dir

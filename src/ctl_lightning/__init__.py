@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctl_lightning.data.datamodule import TripletDataModule as TripletDataModule
+    from ctl_lightning.metrics.batch_metrics import HitRate as HitRate
+    from ctl_lightning.metrics.batch_metrics import Lift as Lift
+    from ctl_lightning.metrics.batch_metrics import MatchedAUC as MatchedAUC
     from ctl_lightning.metrics.ranking import CatalogueRanking as CatalogueRanking
-    from ctl_lightning.metrics.ranking_metrics import HitRate as HitRate
-    from ctl_lightning.metrics.ranking_metrics import Lift as Lift
-    from ctl_lightning.metrics.ranking_metrics import MatchedAUC as MatchedAUC
     from ctl_lightning.models.components.network import Network as Network
     from ctl_lightning.models.components.style_network import StyleNetwork as StyleNetwork
     from ctl_lightning.serving.compatibility import Compatibility as Compatibility
@@ -19,9 +19,9 @@ _MODULES = {
     "CatalogueRanking": "metrics.ranking",
     "Compatibility": "serving.compatibility",
     "CompleteTheLook": "training.module",
-    "HitRate": "metrics.ranking_metrics",
-    "Lift": "metrics.ranking_metrics",
-    "MatchedAUC": "metrics.ranking_metrics",
+    "HitRate": "metrics.batch_metrics",
+    "Lift": "metrics.batch_metrics",
+    "MatchedAUC": "metrics.batch_metrics",
     "Network": "models.components.network",
     "Recommender": "serving.recommender",
     "StyleNetwork": "models.components.style_network",

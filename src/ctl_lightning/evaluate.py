@@ -34,7 +34,7 @@ def evaluate(config: DictConfig) -> None:
     Raises:
         InputError: what the user can mend.
     """
-    from ctl_lightning.metrics.retrieval import compare, summarise
+    from ctl_lightning.metrics.pair_metrics import compare, summarise
     from ctl_lightning.reports.results import IDENTITY
     from ctl_lightning.reports.run_report import RunReport, write_pairs
     from ctl_lightning.runtime.console import console, quiet_lightning, silence_other_ranks

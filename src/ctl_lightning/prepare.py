@@ -13,7 +13,7 @@ from ctl_lightning.runtime.program import program
 
 if TYPE_CHECKING:
     from ctl_lightning.data.datamodule import TripletDataModule
-    from ctl_lightning.data.sources.download import Downloader
+    from ctl_lightning.data.fetching.download import Downloader
 
 
 @program("prepare")

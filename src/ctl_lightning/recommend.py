@@ -32,10 +32,10 @@ def recommend(config: DictConfig) -> None:
     categories = _names(options["category"])
     check_options({name: options[name] for name in OPTIONS} | {"category": categories}, OPTIONS)
     from ctl_lightning.runtime.console import console
+    from ctl_lightning.serving.done_photos import DonePhotos
     from ctl_lightning.serving.encoder import photo_named, photos_in, read_box
     from ctl_lightning.serving.look import check_ending, write_look
     from ctl_lightning.serving.recommender import Recommender
-    from ctl_lightning.serving.written import Written
 
     output = Path(options["output"] or Path(options["paths"]["run_dir"]) / "look.png").expanduser()
     check_ending(output)
@@ -53,11 +53,11 @@ def recommend(config: DictConfig) -> None:
     photos, failed = photos_in(scene, "scene"), 0
     _check_place(output, output.parent.resolve() == scene.resolve())
     catalogue = Path(options["catalogue"]["dir"]).expanduser()
-    written = Written(output, recommender, catalogue, [str(scene.absolute()), categories, options["k"], box])
+    done = DonePhotos(output, recommender, catalogue, [str(scene.absolute()), categories, options["k"], box])
     for number, photo in enumerate(photos, start=1):
         path = output.with_name(f"{photo.name}-{output.name}")
         console.print(f"{number} of {len(photos)}: {photo}", markup=False)
-        if written.has(photo) and path.exists():
+        if done.has(photo) and path.exists():
             console.print(f"  {path} is there", markup=False)
             continue
         try:
@@ -69,7 +69,7 @@ def recommend(config: DictConfig) -> None:
             print(f"recommend: {error}", file=sys.stderr)
             continue
         write_look(path, str(photo), look)
-        written.note(photo)
+        done.note(photo)
         tell(look)
         console.print(f"  {path}", markup=False)
     if failed:

@@ -14,7 +14,7 @@ from ctl_lightning.metrics.classification import (
     fit_classifier,
     samples_of,
 )
-from ctl_lightning.metrics.retrieval import score_pairs
+from ctl_lightning.metrics.pair_metrics import score_pairs
 from ctl_lightning.reports.examples import classifier_curves
 
 

@@ -14,9 +14,9 @@ from ranks import in_processes
 from torch import Tensor
 
 import ctl_lightning.metrics
+from ctl_lightning.metrics.batch_metrics import HitRate, Lift, MatchedAUC
+from ctl_lightning.metrics.pair_metrics import PERMUTATIONS, score_pairs
 from ctl_lightning.metrics.ranking import CatalogueRanking, Ranking
-from ctl_lightning.metrics.ranking_metrics import HitRate, Lift, MatchedAUC
-from ctl_lightning.metrics.retrieval import PERMUTATIONS, score_pairs
 from ctl_lightning.models.components.network import SceneStyle
 from ctl_lightning.runtime.errors import InputError
 
@@ -167,5 +167,5 @@ def test_the_examples_of_the_docstrings_run() -> None:
         assert not found.failed, name
         ran[name] = found.attempted
     assert ran["ranking"] >= 4
-    assert ran["ranking_metrics"] >= 9
+    assert ran["batch_metrics"] >= 9
     assert ran["classification"] >= 3

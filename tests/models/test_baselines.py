@@ -9,8 +9,8 @@ from factories import pictures, small, task
 from torch import Tensor
 from torch.nn import functional as F
 
+from ctl_lightning.metrics.pair_metrics import score_pairs, summarise
 from ctl_lightning.metrics.ranking import FixedRanking
-from ctl_lightning.metrics.retrieval import score_pairs, summarise
 from ctl_lightning.models.bpr_dae import DualAutoEncoder
 from ctl_lightning.models.components.losses import BPRLoss, ContrastiveLoss, LogisticLoss
 from ctl_lightning.models.components.pooled_network import PooledNetwork

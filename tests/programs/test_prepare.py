@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from photo_server import Faults, PhotoServer
 from PIL import Image
 
-from ctl_lightning.data.sources import http as fetching
+from ctl_lightning.data.fetching import http as fetching
 from ctl_lightning.prepare import main, prepare
 from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ctl_lightning.data.evaluation_set import Integers
 from ctl_lightning.metrics.intervals import Floats
-from ctl_lightning.metrics.retrieval import score_pairs
+from ctl_lightning.metrics.pair_metrics import score_pairs
 from ctl_lightning.reports.examples import hard_negatives, retrieval_rows
 
 

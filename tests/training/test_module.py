@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from ctl_lightning.data.triplets import Triplet
-from ctl_lightning.metrics.retrieval import score_pairs
+from ctl_lightning.metrics.pair_metrics import score_pairs
 from ctl_lightning.models.checkpoint import read_checkpoint
 from ctl_lightning.models.components.network import SceneStyle
 from ctl_lightning.models.components.style_network import StyleNetwork, region_distance

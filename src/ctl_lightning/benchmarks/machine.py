@@ -1,4 +1,4 @@
-"""What was measured on."""
+"""Which machine was measured on: processor, cores, GPU, versions."""
 
 import os
 import platform

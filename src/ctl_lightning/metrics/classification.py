@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import (
 
 from ctl_lightning.data.evaluation_set import Integers
 from ctl_lightning.metrics.intervals import Floats, Interval, interval, ratio_interval
-from ctl_lightning.metrics.retrieval import PairScores
+from ctl_lightning.metrics.pair_metrics import PairScores
 
 BINS = 10
 """Number of bins, of equal width, of the reliability curve and of the expected calibration error."""

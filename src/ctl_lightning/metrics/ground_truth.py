@@ -12,7 +12,7 @@ from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.sources.truth import Knowledge, Truth
 from ctl_lightning.data.store.views import centre
 from ctl_lightning.metrics.intervals import Floats, interval
-from ctl_lightning.metrics.retrieval import score_pairs
+from ctl_lightning.metrics.pair_metrics import score_pairs
 
 
 def region_centre(

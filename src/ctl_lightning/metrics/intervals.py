@@ -1,4 +1,4 @@
-"""How certain is a number? Bootstrap intervals that resample scenes, as pairs of one scene depend on each other."""
+"""How certain is a number or a difference? Intervals and p-values that resample scenes, as pairs of one scene depend on each other."""
 
 from collections.abc import Callable
 

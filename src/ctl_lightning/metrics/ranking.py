@@ -1,4 +1,7 @@
-"""How far is each product of a split from each scene? Gathers the embeddings of all processes, gives distances."""
+"""How far is each product of a split from each scene? Gathers the embeddings of all processes, gives distances.
+
+What is computed from these distances is in `pair_metrics.py`.
+"""
 
 from typing import Any, Literal, Protocol
 

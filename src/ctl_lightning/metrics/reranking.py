@@ -4,7 +4,7 @@ import numpy as np
 
 from ctl_lightning.data.evaluation_set import EvaluationSet, Integers
 from ctl_lightning.metrics.intervals import Floats, Interval, interval, paired_difference
-from ctl_lightning.metrics.retrieval import Distances
+from ctl_lightning.metrics.pair_metrics import Distances
 
 CANDIDATES = 20
 """Number of products in each list, the true one among them."""

@@ -1,4 +1,4 @@
-"""The method `imagenet`: distance of raw backbone features, nothing is learned (Kang et al. 2019, section 5.2)."""
+"""The method `imagenet`, the network before any training: distance of raw backbone features, nothing is learned (Kang et al. 2019, section 5.2)."""
 
 from torch import Tensor
 from torch.nn import functional as F

@@ -14,8 +14,8 @@ from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import open_upright
 from ctl_lightning.data.pairs import Pair
 from ctl_lightning.metrics.classification import Classifier, Samples, bins, precision_recall_curve, roc_curve
+from ctl_lightning.metrics.pair_metrics import Distances, PairScores
 from ctl_lightning.metrics.ranking import Ranking
-from ctl_lightning.metrics.retrieval import Distances, PairScores
 from ctl_lightning.models.components.network import Network
 from ctl_lightning.reports.figures.curves import ClassifierCurves
 from ctl_lightning.reports.figures.grids import Cut, Overlay, Retrieval, Shown

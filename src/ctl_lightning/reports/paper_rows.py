@@ -1,4 +1,4 @@
-"""Reads the rows of the paper's table: what the finished runs of each method say, pair by pair and seed by seed."""
+"""Reads the rows of the paper's table from finished runs, pair by pair and seed by seed, and says which metrics tables show."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ctl_lightning.metrics.intervals import Floats, Interval, interval, paired_difference
-from ctl_lightning.metrics.retrieval import mean
+from ctl_lightning.metrics.pair_metrics import mean
 from ctl_lightning.reports.cells import EVALUATION, Cell
 
 METRICS = ("auc", "auc_matched", "auc_shuffled", "lift", "binary_accuracy", "hit@1", "hit@5", "hit@10", "hit@50", "mrr")

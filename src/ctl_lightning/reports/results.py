@@ -1,4 +1,4 @@
-"""Writes and prints what a run is judged by: metrics with intervals, and on synthetic looks the oracle and the attention."""
+"""Prints and writes results.json, which `run_report.py` has measured: each metric with its interval, and what was compared."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.metrics.intervals import Interval, as_text
-from ctl_lightning.metrics.retrieval import PairScores, summarise
+from ctl_lightning.metrics.pair_metrics import PairScores, summarise
 from ctl_lightning.runtime.files import write_text
 
 Results = dict[str, Any]
@@ -30,7 +30,7 @@ def test_results(task: EvaluationSet, scores: PairScores) -> Results:
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Writes results.json."""
+    """Writes what was measured to results.json."""
     write_text(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Measures all that results.json says of a trained network, and draws the pictures: for `train` and for `evaluate`."""
+"""Measures a trained network for `train` and `evaluate`: the numbers of results.json and pairs.csv, and the pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ from ctl_lightning.data.sources.drawing import SCENE_SIZE
 from ctl_lightning.metrics.classification import Classifier, Samples, classifier_results, fit_classifier, samples_of
 from ctl_lightning.metrics.ground_truth import attention_results, truth_results
 from ctl_lightning.metrics.intervals import Floats
+from ctl_lightning.metrics.pair_metrics import PairScores, metric_values, score_pairs
 from ctl_lightning.metrics.ranking import Ranked, Ranking
 from ctl_lightning.metrics.reranking import reranking_results
-from ctl_lightning.metrics.retrieval import PairScores, metric_values, score_pairs
 from ctl_lightning.models.components.network import Network
 from ctl_lightning.reports.dashboards import Curve, Exhibit, Table, log_results, write_tables
 from ctl_lightning.reports.examples import (

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.metrics.intervals import NOTHING
-from ctl_lightning.metrics.retrieval import mean
+from ctl_lightning.metrics.pair_metrics import mean
 from ctl_lightning.reports.dashboards import Exhibit, Table, show
 from ctl_lightning.reports.examples import attention_rows, retrieval_rows
 from ctl_lightning.reports.figures.grids import attention_overlays, retrieval_grid

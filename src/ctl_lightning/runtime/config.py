@@ -1,4 +1,4 @@
-"""Finds conf/, checks the configs composed from it, and makes the objects that they describe."""
+"""Finds conf/, makes the objects that a config describes, and refuses unknown options, missing values and wrong types."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence

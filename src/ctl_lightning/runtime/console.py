@@ -33,6 +33,6 @@ def quiet_lightning() -> None:
         ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # every process has the same value
         ".*your dataloader is not resumable.*",  # its sampler is
-        ".*`srun` command is available on your system but is not used.*",  # `launching` knows when it should be
+        ".*`srun` command is available on your system but is not used.*",  # check_launched (training/distributed.py) knows when
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,4 +1,4 @@
-"""The errors that a user can mend; a program prints them as one line and exits with code 1."""
+"""The errors that a user can mend, and the suggestion in them; a program prints them as one line and exits with code 1."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""What started this process, alone or as one of several: read from the environment, before anything else is known."""
+"""Which launcher started this process (torchrun, SLURM, none), which of several it is, and whether after a requeue."""
 
 import os
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Applies a checkpoint's network to photos, which are cut, made square and centred as in training."""
+"""Reads the photos and boxes that a user names, and applies a checkpoint's network to them as in training."""
 
 import logging
 from collections.abc import Iterable, Sequence

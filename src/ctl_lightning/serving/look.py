@@ -1,4 +1,4 @@
-"""Shows a look to a person as a picture or a page, and to another program as data."""
+"""Writes a look to a file: a picture (.png), a page (.html), or data for another program (.json)."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The web page on which a colleague tries a checkpoint: a photo in, products out, and why.
+"""The web page of `demo`, on which a colleague tries a checkpoint: a photo in, products out, and why.
 
 Gradio is imported when a page is made, because it takes seconds.
 """

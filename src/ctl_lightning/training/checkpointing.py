@@ -1,4 +1,4 @@
-"""Which checkpoint a run may continue, how checkpoints are written, and which one is kept as the best."""
+"""Which checkpoint a training may continue, how checkpoints are written, and which is kept as the best (reading: models/checkpoint.py)."""
 
 import os
 import shutil

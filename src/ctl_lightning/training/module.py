@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.triplets import EvaluationImage, PairBatch, Triplet
+from ctl_lightning.metrics.pair_metrics import PairScores, mean, metric_values, score_pairs
 from ctl_lightning.metrics.ranking import CatalogueRanking, FixedRanking, Kind, Ranked, Ranking
-from ctl_lightning.metrics.retrieval import PairScores, mean, metric_values, score_pairs
 from ctl_lightning.models.checkpoint import FORMAT, fits_this_revision
 from ctl_lightning.models.components.backbone import BackboneOptions
 from ctl_lightning.models.components.losses import Loss, in_batch_negatives

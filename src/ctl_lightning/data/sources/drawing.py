@@ -1,4 +1,4 @@
-"""How synthetic looks are drawn: figures between walls, garments on white, and what a person chooses for a scene."""
+"""How the pictures of `synthetic.py` are drawn: figures between walls, garments on white, and what a person chooses for a scene."""
 
 from collections.abc import Iterator
 from functools import cache

@@ -1,10 +1,10 @@
-"""What every format of data on disk can be asked for."""
+"""What every format of data on disk can be asked for. A new one: a file beside this, a line in `registry.py`, conf/data/NAME.yaml."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ctl_lightning.data.fetching.remote import Remote
 from ctl_lightning.data.pairs import PairTable
-from ctl_lightning.data.sources.remote import Remote
 from ctl_lightning.data.sources.truth import Truth
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctl_lightning.data.fetching.remote import Remote
 from ctl_lightning.data.pairs import HEX_ID, PairTable, read_catalogue, read_pairs
-from ctl_lightning.data.sources.remote import Remote
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.runtime.errors import InputError
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ctl_lightning.data.fetching.remote import Remote
 from ctl_lightning.data.images import size_upright
 from ctl_lightning.data.pairs import Box, Pair, PairTable
 from ctl_lightning.data.sources.folder import images_below
-from ctl_lightning.data.sources.remote import Remote
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.runtime.errors import InputError
 

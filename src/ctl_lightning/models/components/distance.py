@@ -1,4 +1,6 @@
-"""How the three distances are computed (Kang et al. 2019, equations 2 to 6), region by region and in one-query form.
+"""How the attention and the three distances are computed (Kang et al. 2019, equations 2 to 6), region by region and in one-query form.
+
+Formulas alone: what a method learns, and the distance of any other method, is in the method's own file.
 
 Shapes: B scenes, R regions, D dimensions of the style space, M products. All embeddings are unit vectors.
 """

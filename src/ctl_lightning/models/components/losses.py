@@ -1,5 +1,8 @@
 """The losses: for triplets with one sampled negative each, and for batches whose products are each other's negatives.
 
+A new loss: its class here, a line in `models/registry.py`, conf/loss/NAME.yaml, and its name in the `losses` of each method
+that it can train.
+
 Shapes: B queries (a scene crop and a category each), M products.
 """
 

@@ -1,4 +1,4 @@
-"""The interface of a method: what training, evaluation and serving may ask of any network."""
+"""The contract of a method: what training, evaluation and serving may ask of any network (docs/add_a_method.md)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, NoReturn

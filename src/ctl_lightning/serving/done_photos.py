@@ -9,7 +9,7 @@ from ctl_lightning.serving.catalogue.files import MANIFEST
 from ctl_lightning.serving.recommender import Recommender
 
 
-class Written:
+class DonePhotos:
     """Notes beside the written files which photos of a folder are done, so that a stopped command goes on after them.
 
     Args:

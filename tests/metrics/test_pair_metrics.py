@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from ctl_lightning.data.evaluation_set import EvaluationSet, Integers
 from ctl_lightning.metrics.intervals import Floats
-from ctl_lightning.metrics.retrieval import PairScores, metric_values, score_pairs, summarise
+from ctl_lightning.metrics.pair_metrics import PairScores, metric_values, score_pairs, summarise
 
 
 @pytest.fixture(params=["continuous", "with ties"])

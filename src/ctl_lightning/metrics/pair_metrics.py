@@ -1,4 +1,7 @@
-"""Exact ranking metrics: how does every pair's product rank among all products of its category?
+"""How does every pair's product rank among all products of its category: AUC, lift, hit@k, MRR, median rank.
+
+`metric_values` is the list of them; one added there is in results.json, pairs.csv, the log and the printed table. The
+paper's table takes its own from it (`reports/paper_rows.py`).
 
 All ranking is by distance, smaller is better (torchmetrics' retrieval metrics ignore items whose score is not positive).
 """

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+from ctl_lightning.data.fetching.http import Check, fetch
+from ctl_lightning.data.fetching.remote import Limits, Remote, Report
 from ctl_lightning.data.images import open_upright
-from ctl_lightning.data.sources.http import Check, fetch
-from ctl_lightning.data.sources.remote import Limits, Remote, Report
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import alone, sha256_of, write_text
 from ctl_lightning.runtime.large_files import told_if_full

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from ctl_lightning.data.fetching.remote import Limits, Remote, Report
 from ctl_lightning.data.images import reason
-from ctl_lightning.data.sources.remote import Limits, Remote, Report
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.progress import Progress
 

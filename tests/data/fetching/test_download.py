@@ -19,9 +19,9 @@ from factories import image_id, save_image
 from filelock import FileLock
 from photo_server import Faults, PhotoServer, share
 
-from ctl_lightning.data.sources import http as fetching
-from ctl_lightning.data.sources.download import Downloader
-from ctl_lightning.data.sources.remote import Remote
+from ctl_lightning.data.fetching import http as fetching
+from ctl_lightning.data.fetching.download import Downloader
+from ctl_lightning.data.fetching.remote import Remote
 from ctl_lightning.runtime.errors import InputError
 
 IDS = [image_id(f"photo{n}") for n in range(120)]
@@ -326,9 +326,9 @@ import os
 import signal
 import sys
 from pathlib import Path
-from ctl_lightning.data.sources import http as fetching
-from ctl_lightning.data.sources.download import Downloader
-from ctl_lightning.data.sources.remote import Remote
+from ctl_lightning.data.fetching import http as fetching
+from ctl_lightning.data.fetching.download import Downloader
+from ctl_lightning.data.fetching.remote import Remote
 fetching.BACKOFF = 0.01
 url, root, last, names = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
 replace, replaced = os.replace, []

@@ -1,7 +1,7 @@
 """Hit rate, matched AUC and lift as torchmetrics, batch by batch, for users who have distances and none of our data.
 
 Shapes: B queries, M products. A smaller distance means that a product goes better with a query. Ties count half. All
-sums are in double precision and are gathered from all processes. `retrieval.score_pairs` computes the same for a whole
+sums are in double precision and are gathered from all processes. `pair_metrics.score_pairs` computes the same for a whole
 split, pair by pair.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ctl_lightning.metrics.intervals import Floats
-from ctl_lightning.metrics.retrieval import matched_weights, mean_over_first, nearer, weighted_auc
+from ctl_lightning.metrics.pair_metrics import matched_weights, mean_over_first, nearer, weighted_auc
 
 
 class _Mean(Metric):

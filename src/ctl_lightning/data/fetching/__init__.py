@@ -1,0 +1,1 @@
+"""Fetches the files of a published data set over HTTP."""
