@@ -12,7 +12,7 @@ import torch
 from factories import BACKBONE, MakeData, module, trainer
 
 from ctl_lightning.benchmark import benchmark
-from ctl_lightning.benchmarks import measure, search
+from ctl_lightning.benchmarks import measure, pace, search, startup
 from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, COMPUTED, UNCACHED
 from ctl_lightning.benchmarks.loader import FILES, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.naive import NaiveScore
@@ -157,6 +157,9 @@ def test_only_what_is_asked_for_is_measured(
 ) -> None:
     monkeypatch.setattr(measure, "scoring_rows", lambda seconds, rounds: scoring_rows(seconds, rounds, 500, 2))
     monkeypatch.setattr(measure, "search_rows", lambda *_: [])
+    quick = {startup.HYDRA, "an unknown experiment"}
+    monkeypatch.setattr(startup, "COMMANDS", {name: words for name, words in startup.COMMANDS.items() if name in quick})
+    monkeypatch.setattr(pace, "_step", lambda seconds, load, threads, wait: {"ACTIVE": 4.0, "PASSIVE": 1.0}[wait])
     found = run(tmp_path, looks, cache, "what=scoring")
     assert found["ratios"].keys() == {"region_loop_over_query"}
     assert {row["group"] for row in found["rows"]} == {"scoring"}
@@ -170,7 +173,16 @@ def test_only_what_is_asked_for_is_measured(
         "step_over_matrix_rate",
         "uncached_over_cached_epoch",
         "region_loop_over_query",
+        "an_unknown_experiment_over_import_hydra",
+        "passive_over_active_idle",
+        "passive_over_active_busy",
     }
+    assert everything["ratios"]["passive_over_active_busy"] == 0.25
+
+
+def test_a_step_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "allowed_cores", lambda: 1)
+    assert pace._step(0, "busy", 1, "PASSIVE") > 0
 
 
 def test_searching_is_measured_and_graphs_find_99_of_100(
