@@ -194,6 +194,22 @@ def metric_values(scores: PairScores) -> dict[str, Floats]:
     }
 
 
+def logged_values(scores: PairScores, seen: NDArray[np.bool_]) -> dict[str, float]:
+    """One number of each metric over all pairs, as a run logs them, and the AUC of seen and of unseen products.
+
+    Args:
+        scores: how each of N pairs was ranked.
+        seen: (N,) whether the pair's product occurs in training.
+    """
+    values = metric_values(scores)
+    means = {name: mean(value) for name, value in values.items() if name != "median_rank"}
+    return means | {
+        "median_rank": float(np.median(scores.rank)),
+        "auc_seen": mean(values["auc"][seen]),
+        "auc_unseen": mean(values["auc"][~seen]),
+    }
+
+
 def _table(values: dict[str, Floats], scenes: Integers, chosen: NDArray[np.bool_], seed: int) -> dict[str, Interval]:
     return {
         name: interval(value[chosen], scenes[chosen], np.median if name == "median_rank" else np.mean, seed)

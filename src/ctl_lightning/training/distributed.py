@@ -1,4 +1,4 @@
-"""How the processes of one run work together: they share BatchNorm, compare options, and check who started them."""
+"""How the processes of one run work together: they share BatchNorm and values, compare options, check who started them."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.plugins import TorchSyncBatchNorm
-from torch import distributed
+from torch import Tensor, distributed
 from torch.nn import Module
 
 from ctl_lightning.models.components.sync_batchnorm import synchronise
@@ -122,3 +122,30 @@ def check_launched(trainer: Mapping[str, Any], multirun: bool, group: str = "tra
                 "(trainer.devices=1), or let SLURM start the processes: hydra/launcher=slurm hydra.launcher.tasks_per_node=N "
                 "trainer=ddp trainer.devices=N"
             )
+
+
+def several_processes() -> bool:
+    """Whether this process is one of several of a run."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def of_all(module: LightningModule, part: Tensor, sync_grads: bool = False) -> Tensor:
+    """Gathers a tensor (B, ...) from each of W processes -> (W · B, ...), in the order of the ranks."""
+    gathered = module.all_gather(part, sync_grads=sync_grads)
+    assert isinstance(gathered, Tensor)
+    return gathered.flatten(0, 1)
+
+
+def in_all(module: LightningModule, fine: bool) -> bool:
+    """Whether `fine` is true in all processes: if one alone stopped, the others would wait for it."""
+    if not several_processes():
+        return fine
+    return bool(of_all(module, torch.tensor([fine], device=module.device)).all())
+
+
+def mean_factor(module: LightningModule, count: Tensor) -> Tensor | float:
+    """Factor on a mean of this process's `count` values (scalar), so that the mean over processes is that of all."""
+    if not several_processes():
+        return 1.0
+    counts = of_all(module, count[None])
+    return counts[module.global_rank] / counts.mean().clamp_min(1 / len(counts))

@@ -1,20 +1,16 @@
 """How a method is trained and measured: the LightningModule with network, loss, exact ranking metrics and optimiser."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor
-from torch.optim import Adam
-from torch.optim.lr_scheduler import LambdaLR
 
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.triplets import EvaluationImage, PairBatch, Triplet
-from ctl_lightning.metrics.pair_metrics import PairScores, mean, metric_values, score_pairs
+from ctl_lightning.metrics.pair_metrics import PairScores, logged_values, score_pairs
 from ctl_lightning.metrics.ranking import CatalogueRanking, FixedRanking, Kind, Ranked, Ranking
 from ctl_lightning.models.checkpoint import FORMAT, fits_this_revision
 from ctl_lightning.models.components.backbone import BackboneOptions
@@ -23,6 +19,8 @@ from ctl_lightning.models.components.network import Network, require_positive
 from ctl_lightning.models.components.triplet_statistics import observations
 from ctl_lightning.models.registry import make_loss, make_network, model_hints
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.training.distributed import in_all, mean_factor, of_all, several_processes
+from ctl_lightning.training.optimisation import adam_with_schedule
 
 KINDS: tuple[Kind, Kind] = ("scenes", "products")
 """Kind of picture that each loader of an evaluation gives, in the order of the loaders."""
@@ -114,24 +112,12 @@ class CompleteTheLook(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam, with warm-up and schedule applied step by step."""
-        options = self.hparams
-        learned: list[Any] = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        of_loss = list(self.loss.parameters())
-        if of_loss:
-            learned = [{"params": learned}, {"params": of_loss, "weight_decay": 0.0}]
-        # Fused: one kernel for all weights. Lightning unscales float16 gradients itself, which fused Adam forbids.
+        # Lightning unscales float16 gradients itself, which fused Adam forbids.
         fused = self.trainer.precision != "16-mixed"
-        optimiser = Adam(learned, options["learning_rate"], weight_decay=options["weight_decay"], fused=fused)
-        warmup, total = options["warmup_steps"], self.trainer.estimated_stepping_batches
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            if options["schedule"] == "constant":
-                return 1.0
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
-
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": LambdaLR(optimiser, factor), "interval": "step"}}
+        optimiser, factor = adam_with_schedule(
+            self.network, self.loss, self.hparams, self.trainer.estimated_stepping_batches, fused
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
     def on_train_start(self) -> None:
         """Starts to watch whether the loss is finite."""
@@ -154,11 +140,11 @@ class CompleteTheLook(LightningModule):
 
     def _log(self, loss: Tensor) -> None:
         """Logs, but not in each step: the host would wait for the device, and steps on cached features are short."""
-        self._stop_unless(self._in_all(bool(self._finite)))
+        self._stop_unless(in_all(self, bool(self._finite)))
         self.log("train/loss", loss, sync_dist=True)
         if self._distances is not None:
             found = observations(*self._distances, self.loss.hinge)
-            share = self._share(self._distances[2].sum(dtype=loss.dtype))
+            share = mean_factor(self, self._distances[2].sum(dtype=loss.dtype))
             self.log_dict({f"train/{name}": share * value for name, value in found.items()}, sync_dist=True)
         self.log_dict({f"train/{name}": value for name, value in self.loss.logged().items()})
 
@@ -179,30 +165,17 @@ class CompleteTheLook(LightningModule):
         """
         style, (products,), _ = self.network(batch.scene, (batch.product,), batch.category)
         category, identity, first = batch.category, batch.identity, 0
-        if _several_processes():
+        if several_processes():
             first = self.global_rank * len(identity)
-            products = self._of_all(products, sync_grads=True)
-            category, identity = self._of_all(category), self._of_all(identity)
+            products = of_all(self, products, sync_grads=True)
+            category, identity = of_all(self, category), of_all(self, identity)
         negatives = in_batch_negatives(batch.category, batch.named, category, identity)
         positive = torch.arange(first, first + len(batch.identity), device=products.device)
         distance = self.network.distances(style, products)
         self._distances = distance.detach().gather(1, positive[:, None]), distance.detach(), negatives
-        share = self._share(negatives.any(1).sum(dtype=distance.dtype))
+        share = mean_factor(self, negatives.any(1).sum(dtype=distance.dtype))
         value: Tensor = share * self.loss(distance, positive, negatives)
         return value
-
-    def _share(self, count: Tensor) -> Tensor | float:
-        """Factor on a mean of this process's `count` values (scalar), so that the mean over processes is that of all."""
-        if not _several_processes():
-            return 1.0
-        counts = self._of_all(count[None])
-        return counts[self.global_rank] / counts.mean().clamp_min(1 / len(counts))
-
-    def _of_all(self, part: Tensor, sync_grads: bool = False) -> Tensor:
-        """Gathers a tensor (B, ...) from each of W processes -> (W · B, ...), in the order of the ranks."""
-        gathered = self.all_gather(part, sync_grads=sync_grads)
-        assert isinstance(gathered, Tensor)
-        return gathered.flatten(0, 1)
 
     def on_train_epoch_end(self) -> None:
         """Stops if the network is no longer finite; runs before the checkpoint callbacks, so that it is not saved."""
@@ -211,13 +184,7 @@ class CompleteTheLook(LightningModule):
     def _is_finite(self) -> bool:
         weights = [value for value in self.network.state_dict().values() if value.is_floating_point()]
         own = bool(self._finite) and all(bool(torch.isfinite(value).all()) for value in weights)
-        return self._in_all(own)
-
-    def _in_all(self, fine: bool) -> bool:
-        """Whether `fine` is true in all processes: if one alone stopped, the others would wait for it."""
-        if not _several_processes():
-            return fine
-        return bool(self._of_all(torch.tensor([fine], device=self.device)).all())
+        return in_all(self, own)
 
     def _stop_unless(self, finite: bool) -> None:
         if not finite:
@@ -275,15 +242,7 @@ class CompleteTheLook(LightningModule):
         task: EvaluationSet = self.trainer.datamodule.evaluation(split)  # type: ignore[attr-defined]
         self.ranking = ranking_of(self.network, task, self.embedded)
         self.scores = score_pairs(task, self.ranking.distances)
-        values = metric_values(self.scores)
-        seen, unseen = values["auc"][task.seen], values["auc"][~task.seen]
-        summary = {name: mean(value) for name, value in values.items() if name != "median_rank"}
-        summary |= {
-            "median_rank": float(np.median(self.scores.rank)),
-            "auc_seen": mean(seen),
-            "auc_unseen": mean(unseen),
-        }
-        self.log_dict({f"{prefix}/{name}": value for name, value in summary.items()})
+        self.log_dict({f"{prefix}/{name}": value for name, value in logged_values(self.scores, task.seen).items()})
 
 
 def ranking_of(network: Network, task: EvaluationSet, embedded: CatalogueRanking) -> Ranked:
@@ -297,10 +256,6 @@ def ranking_of(network: Network, task: EvaluationSet, embedded: CatalogueRanking
     ranking: Ranking = embedded.compute()
     embedded.reset()  # the embeddings are large
     return ranking
-
-
-def _several_processes() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def restored(checkpoint: Mapping[str, Any], path: Path) -> CompleteTheLook:
