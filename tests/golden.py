@@ -1,12 +1,14 @@
 """The golden run: python tests/golden.py COMMIT trains every experiment with that commit's code and with the code that is here.
 
-Equal weights, bit for bit, an equal results.json and an equal pairs.csv, in one process and in two, show that a change of the code
+Equal weights, bit for bit, equal results.json, pairs.csv and metrics.csv, and the same files, in one process and in two, show that a change of the code
 changed nothing that is learned or measured. What a commit gave is kept in --keep DIR, so that the next comparison takes half the time.
 Where a change is meant to alter some numbers, say which in LAST_DIGITS or RENAMED, or compare with a later commit.
 """
 
 import argparse
 import contextlib
+import csv
+import hashlib
 import importlib
 import json
 import multiprocessing
@@ -50,7 +52,10 @@ RUNS: dict[str, tuple[str, ...]] = {
 UNLIKE = ("train_seconds", "feature_seconds", "versions", "environment")
 """Parts of results.json that differ from run to run."""
 
-LAST_DIGITS = ("classifier.expected_calibration_error", "classifier.roc_auc", "classifier.average_precision")
+CLOCKED = ("train/images_per_second", "train/data_wait")
+"""Columns of metrics.csv that differ from run to run."""
+
+LAST_DIGITS = ("classifier.roc_auc", "classifier.average_precision")
 """Numbers that may differ by 1e-12, since torchmetrics adds in another order than scikit-learn and numpy did."""
 
 RENAMED = {"shift": "loss.shift", "temperature.logarithm": "loss.temperature.logarithm"}
@@ -126,6 +131,11 @@ def code_of(commit: str) -> Iterator[Path]:
         yield Path(folder)
 
 
+def _named(names: list[str]) -> str:
+    """A hash of what is trained: other runs, or other options of theirs, are kept elsewhere."""
+    return hashlib.sha256(repr([COMMON, *((name, RUNS[name]) for name in names)]).encode()).hexdigest()[:12]
+
+
 def weights(path: Path) -> dict[str, Any]:
     """Name of today -> tensor, of a checkpoint."""
     import torch
@@ -164,7 +174,24 @@ def differences(reference: Path, found: Path) -> list[str]:
             told.append(f"results.json: {name} is {new_value!r}, before {old_value!r}")
     if (reference / "pairs.csv").read_bytes() != (found / "pairs.csv").read_bytes():
         told.append("pairs.csv")
+    files = [
+        {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        for folder in (reference, found)
+    ]
+    told += [f"{name} is there in one of them alone" for name in sorted(files[0] ^ files[1])]
+    logged = [folder / "metrics.csv" for folder in (reference, found)]
+    if all(path.exists() for path in logged) and _logged(logged[0]) != _logged(logged[1]):
+        told.append("metrics.csv")
     return told
+
+
+def _logged(path: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv without what is measured with a clock."""
+    with path.open(newline="") as file:
+        return [
+            {name: value for name, value in row.items() if name not in CLOCKED and value}
+            for row in csv.DictReader(file)
+        ]
 
 
 def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -195,7 +222,7 @@ def main() -> None:
     ).stdout.strip()
     with tempfile.TemporaryDirectory() as scratch, code_of(commit) as old:
         keep = (given.keep or Path(scratch)).resolve()
-        reference = made(old, keep / f"{commit[:12]}-{len(given.runs)}", given.runs)
+        reference = made(old, keep / f"{commit[:12]}-{_named(given.runs)}", given.runs)
         found = made(REPOSITORY, Path(scratch) / "here", given.runs)
         failed = 0
         for name in given.runs:

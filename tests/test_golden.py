@@ -43,6 +43,11 @@ def test_a_weight_a_number_or_a_rank_that_differs_is_told(tmp_path: Path) -> Non
     far = RESULTS | {"classifier": {"roc_auc": 0.71 + 1e-11}}
     assert len(differences(before, run_directory(tmp_path / "far", weight, far))) == 1
     assert differences(before, run_directory(tmp_path / "ranks", weight, RESULTS, "a,c\n")) == ["pairs.csv"]
+    for folder, loss in ((before, 0.5), (tmp_path / "same", 0.6)):
+        (folder / "metrics.csv").write_text(f"step,train/loss,train/data_wait\n1,{loss},{loss}\n")
+    (tmp_path / "same" / "hparams.yaml").touch()
+    told = differences(before, tmp_path / "same")
+    assert told == ["hparams.yaml is there in one of them alone", "metrics.csv"]
 
 
 def test_every_experiment_has_a_golden_run() -> None:

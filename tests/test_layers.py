@@ -1,6 +1,8 @@
 """The floors of the house: what may import what. A file at the top is a program, a folder is a layer."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -128,6 +130,17 @@ def test_no_file_is_longer_than_350_lines_and_no_function_than_60() -> None:
         if node.end_lineno - node.lineno + 1 > 60
     }
     assert long == {}
+
+
+@pytest.mark.parametrize("layer", ["models", "metrics"])
+def test_what_a_layer_does_not_know_is_not_loaded_by_what_it_imports_either(layer: str) -> None:
+    # Not so `data`: its LightningDataModule is Lightning's, which brings torchmetrics.
+    names = [
+        "ctl_lightning." + path.removesuffix(".py").replace("/", ".") for path in SOURCES if layer_of(path) == layer
+    ]
+    code = f"import sys, {', '.join(names)}; print(sorted(sys.modules.keys() & {set(NEVER[layer])!r}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,13 @@ def test_it_is_not_continued_and_the_line_says_so(
     assert read_checkpoint(last)["format"] == 1
 
 
+def test_what_a_newer_version_wrote_is_refused(served: tuple[Path, Path], tmp_path: Path) -> None:
+    checkpoint = torch.load(checkpoint_of(served[0]), weights_only=True)
+    torch.save(checkpoint | {"format": FORMAT + 1}, tmp_path / "new.ckpt")
+    with pytest.raises(InputError, match=r"a newer version of ctl_lightning wrote it .* update ctl_lightning"):
+        read_checkpoint(tmp_path / "new.ckpt")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("experiment", ["hybrid", "ibr"])
 def test_what_the_code_of_0_1_writes_is_read(

@@ -35,7 +35,7 @@ def evaluate(config: DictConfig) -> None:
         InputError: what the user can mend.
     """
     from ctl_lightning.metrics.pair_metrics import compare, summarise
-    from ctl_lightning.reports.results import IDENTITY
+    from ctl_lightning.reports.results import IDENTITY, print_results, write_results
     from ctl_lightning.reports.run_report import RunReport, write_pairs
     from ctl_lightning.runtime.console import console, quiet_lightning, silence_other_ranks
     from ctl_lightning.runtime.environment import versions
@@ -74,8 +74,9 @@ def evaluate(config: DictConfig) -> None:
         shown[name if name != ours.trained.method else f"{name} (against)"] = told.results["against"]
     told.results["versions"] = versions()
     write_pairs(run_dir / "pairs.csv", test)
+    write_results(run_dir / "results.json", told.results)  # before what takes long
     pictures = told.draw(run_dir, shown)
-    told.finish(run_dir)
+    print_results(told.results, console)
     console.print(f"everything is in {run_dir}", markup=False)
     for path in (run_dir / "results.json", run_dir / "pairs.csv", *pictures.values()):
         console.print(f"  {path}", markup=False)

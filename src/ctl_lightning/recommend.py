@@ -37,7 +37,8 @@ def recommend(config: DictConfig) -> None:
     from ctl_lightning.serving.look import check_ending, write_look
     from ctl_lightning.serving.recommender import Recommender
 
-    output = Path(options["output"] or Path(options["paths"]["run_dir"]) / "look.png").expanduser()
+    given = options["output"]
+    output = Path(given if given is not None else Path(options["paths"]["run_dir"]) / "look.png").expanduser()
     check_ending(output)
     box, scene = read_box(options["box"]), Path(str(options["scene"])).expanduser()
     recommender = Recommender.of(options)

@@ -34,17 +34,29 @@ def train(config: DictConfig) -> float | None:
     # Imported here, as in every program: what is wrong with the options is told before torch is there.
     from ctl_lightning.reports.dashboards import has_page
     from ctl_lightning.reports.watch import Watch
+    from ctl_lightning.runtime.console import quiet_lightning, silence_other_ranks
     from ctl_lightning.runtime.launch import is_first
+    from ctl_lightning.runtime.memory import keep_freed_memory
     from ctl_lightning.training.compilation import compile_errors
     from ctl_lightning.training.loggers import open_loggers
     from ctl_lightning.training.options import check
     from ctl_lightning.training.predict import ranked_split
     from ctl_lightning.training.run_directory import RunDirectory, noted_failure
     from ctl_lightning.training.setup import make_data_and_module, make_ready
-    from ctl_lightning.training.trainer import best_of, interrupted_as_python_does, make_trainer
+    from ctl_lightning.training.trainer import (
+        best_of,
+        interrupted_as_python_does,
+        make_trainer,
+        skip_deterministic_fill,
+    )
 
+    quiet_lightning()
+    silence_other_ranks()
+    skip_deterministic_fill()
     with noted_failure(Path(config.paths.run_dir)):
         options = check(config)
+        if options["keep_memory"]:
+            keep_freed_memory()
     with RunDirectory.enter(config, options) as run:
         if run.finished:
             return run.best_value()

@@ -48,6 +48,13 @@ def test_the_probability_is_the_one_that_the_samples_were_drawn_with() -> None:
     np.testing.assert_allclose(found.probability(np.array([-1e4, 1e4])), [1, 0], atol=1e-12)
 
 
+def test_a_probability_on_a_border_is_in_the_bin_above_and_certainty_in_the_last() -> None:
+    assert calibration_error(np.array([0.3, 0.25]), np.array([True, False])) == pytest.approx((0.7 + 0.25) / 2)
+    certain = np.array([1.0, 0.95, 0.95, 0.95])
+    expected = abs(certain.sum() - 3) / 4  # one bin
+    assert calibration_error(certain, np.array([False, True, True, True])) == pytest.approx(expected)
+
+
 def test_samples_without_an_error_and_samples_that_are_all_alike() -> None:
     apart = Samples(np.array([0.1, 0.2, 0.8, 0.9]), np.array([True, True, False, False]), np.arange(4))
     found = fit_classifier(apart)

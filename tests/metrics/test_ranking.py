@@ -16,7 +16,7 @@ from torch import Tensor
 import ctl_lightning.metrics
 from ctl_lightning.metrics.batch_metrics import HitRate, Lift, MatchedAUC
 from ctl_lightning.metrics.pair_metrics import PERMUTATIONS, score_pairs
-from ctl_lightning.metrics.ranking import CatalogueRanking, Ranking
+from ctl_lightning.metrics.ranking import CatalogueRanking, IncompleteError, Ranking
 from ctl_lightning.models.components.network import SceneStyle
 from ctl_lightning.runtime.errors import InputError
 
@@ -58,12 +58,12 @@ def test_batches_in_any_order_some_of_them_twice_are_ranked_exactly() -> None:
 
 @pytest.mark.parametrize(("scenes", "products"), [([0, 1, 2, 3], list(range(7))), (list(range(5)), [0, 1, 2, 3, 4, 6])])
 def test_a_hole_is_refused(scenes: list[int], products: list[int]) -> None:
-    with pytest.raises(InputError, match="a split is ranked whole"):
+    with pytest.raises(IncompleteError, match=f"{len(set(scenes))} of 5 scenes|{len(set(products))} of 7 products"):
         taken_up(scenes, products).compute()
 
 
 def test_nothing_at_all_is_refused() -> None:
-    with pytest.raises(InputError, match="a split is ranked whole"):
+    with pytest.raises(IncompleteError, match="0 of 5 scenes are there to be ranked; call `expecting` first"):
         CatalogueRanking().expecting(SCENES, PRODUCTS).compute()
 
 
@@ -142,6 +142,16 @@ def test_the_lift_is_that_of_a_slow_loop() -> None:
     for some in (slice(0, 1), slice(1, 4)):
         metric.update(torch.from_numpy(distance[some]), torch.from_numpy(others[:, some]), torch.tensor(positive[some]))
     assert float(metric.compute()) == pytest.approx(np.mean(lifts), abs=1e-12)
+
+
+def test_sums_stay_in_double_precision_in_a_module_of_half() -> None:
+    parent = torch.nn.Module()
+    parent.metric = HitRate(k=1)
+    parent.to(torch.bfloat16)
+    for _ in range(600):
+        parent.metric.update(torch.tensor([[0.1, 0.2]]), torch.tensor([0]))
+    assert parent.metric.count == 600
+    assert parent.metric.total.dtype == parent.metric.compute().dtype == torch.float64
 
 
 def _hits(rank: int) -> float:

@@ -303,6 +303,7 @@ def test_a_checkpoint_continued_elsewhere_takes_its_best_along(compose: Compose,
     assert monitored == pytest.approx(max(first), abs=1e-6)
     assert results(tmp_path / "second")["test"] == results(tmp_path / "first")["test"]
     assert results(tmp_path / "second")["train_seconds"] > results(tmp_path / "first")["train_seconds"] / 2
+    assert not (tmp_path / "first" / "hparams.yaml").exists()  # config.yaml has it all
     assert len(list((tmp_path / "second/checkpoints").glob("best*.ckpt"))) == 1
     with pytest.raises(InputError, match="holds a run already"):
         train(compose(*TINY, resumed, run="second"))

@@ -113,6 +113,9 @@ def test_a_typo_in_an_override_says_what_was_probably_meant(override: str, says:
         ("data.batch_size=1.5", r"data\.batch_size=1\.5: input should be a valid integer"),
         ("trainer.max_epochs=many", r"trainer\.max_epochs='many'"),
         ("+paths.cachedir=x", r"no option 'paths\.cachedir'; did you mean 'cache_dir'"),
+        ("model.loss=info_nce", r"model\.loss='info_nce': input should be a valid dictionary"),
+        ("model.loss=null", r"model\.loss=None: input should be a valid dictionary"),
+        ("data.source=folder", r"data\.source='folder': input should be a valid dictionary"),
         ("backbone.frozen=3", r"model\.backbone\.frozen=3: input should be a valid boolean"),
     ],
 )

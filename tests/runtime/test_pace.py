@@ -1,6 +1,7 @@
 """Threads wait passively where other work needs the cores, and never against what the user has set."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         # Set first, so that what is chosen is taken back after the test.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(pace, "allowed_cores", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     return monkeypatch
 
 
@@ -45,6 +48,27 @@ def test_what_is_chosen(
     said = capsys.readouterr().out
     assert said.count("\n") == (chosen is not None)
     assert ("OMP_WAIT_POLICY=ACTIVE" in said) == (chosen is not None)
+
+
+@pytest.mark.parametrize(("load", "chosen"), [(60.0, None), (61.0, None), (63.0, "PASSIVE")])
+def test_work_that_others_do_on_their_own_cores_is_in_nobodys_way(
+    machine: pytest.MonkeyPatch, load: float, chosen: str | None
+) -> None:
+    machine.setattr(os, "cpu_count", lambda: 64)
+    machine.setattr(pace, "allowed_cores", lambda: 4)
+    machine.setattr(pace, "other_load", lambda: load - 0.6)
+    pace.settle_pace()
+    assert os.environ.get(pace.WAITING) == chosen
+
+
+def test_nothing_is_chosen_or_told_when_torch_is_loaded(
+    machine: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.setitem(sys.modules, "torch", sys)
+    machine.setattr(pace, "other_load", lambda: 9.0)
+    pace.settle_pace()
+    assert pace.WAITING not in os.environ
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "1000")])

@@ -69,6 +69,7 @@ def test_help_names_the_choices_and_what_the_options_mean() -> None:
     assert "  loss: bpr, contrastive, in_batch_triplet" in said
     assert "seed: 0 # of initial weights" in said
     assert "defaults:" not in said
+    assert "override" not in said
 
 
 def test_the_package_itself_imports_nothing_and_has_its_public_names() -> None:

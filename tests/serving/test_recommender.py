@@ -247,6 +247,7 @@ def test_wrong_options_are_one_line(words: list[str], tmp_path: Path) -> None:
         ([scene, "category=[]"], "name at least one"),
         ([scene, "catalogue.url=5"], r"catalogue\.url=5: input should be a valid string"),
         ([scene, "catalogue.url=http://x"], "is not in Qdrant; leave it out"),
+        ([scene, "output="], r"output=\.: the ending says what is written"),
         ([scene, f"output={tmp_path / 'photos' / 'one.jpg'}"], "the ending says what is written"),
         ([f"scene={tmp_path / 'photos'}", f"output={tmp_path / 'photos' / 'x.png'}"], "it lies where the scenes are"),
         ([scene, "k=0"], "k=0: give a whole number above 0"),

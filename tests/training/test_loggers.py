@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,26 @@ from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 
 from ctl_lightning.runtime.csv_files import read_metrics
+from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.train import train
 from ctl_lightning.training import loggers
+from ctl_lightning.training.callbacks import RunInCheckpoint
 from ctl_lightning.training.loggers import csv_logger
+
+
+def test_a_logger_without_a_class_is_one_line(compose: Compose) -> None:
+    with pytest.raises(InputError, match=r"logger\.foo=1: expected options with a _target_"):
+        train(compose(*TINY, "+logger.foo=1"))
+
+
+def test_what_comes_after_a_training_does_not_count_as_training_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 200.0, 230.0, 260.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    run = RunInCheckpoint({}, 5.0)
+    run.on_fit_start(None, None)  # type: ignore[arg-type]
+    assert run.seconds() == 35.0
+    run.on_fit_end(None, None)  # type: ignore[arg-type]
+    assert run.seconds() == run.seconds() == 65.0
 
 
 def test_rows_of_the_continued_run_come_first(tmp_path: Path) -> None:

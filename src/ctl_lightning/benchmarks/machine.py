@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ctl_lightning.runtime.environment import versions
+from ctl_lightning.runtime.pace import WAITING
 
 
 def machine() -> dict[str, object]:
@@ -18,6 +19,7 @@ def machine() -> dict[str, object]:
         "gpu": gpu,
         "cuda": torch.version.cuda,
         "system": platform.platform(),
+        WAITING.lower(): os.environ.get(WAITING),
         **versions(),
     }
 

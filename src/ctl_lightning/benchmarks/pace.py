@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from ctl_lightning.benchmarks.timing import Row, in_turn, ratio
+from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.pace import WAITING, allowed_cores
 
 STEPS = """
@@ -66,21 +67,25 @@ def _name(load: str, threads: int, wait: str) -> str:
 def _step(seconds: float, load: str, threads: int, wait: str) -> float:
     """Milliseconds of a step in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    environment.pop(WAITING, None)
+    for name in (WAITING, "GOMP_SPINCOUNT"):
+        environment.pop(name, None)
     # libgomp's own default spins, but less than with ACTIVE: it is what a user has who has set nothing.
     if wait == "PASSIVE":
         environment[WAITING] = wait
     with _busy(allowed_cores() if load == "busy" else 0):
         found = subprocess.run(
-            [sys.executable, "-c", STEPS, str(seconds)], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", STEPS, str(seconds)], env=environment, capture_output=True, text=True, check=False
         )
+    if found.returncode:
+        raise InputError(f"what=pace: a step failed ({' '.join(found.stderr.split())[-200:]})")
     return 1000 * float(found.stdout)
 
 
 @contextmanager
 def _busy(loops: int) -> Iterator[None]:
     """Keeps so many cores busy."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(loops)]
+    loop = f"import os\nwhile os.getppid() == {os.getpid()}: pass"  # ends with this process, however that ends
+    processes = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(loops)]
     try:
         yield
     finally:

@@ -135,8 +135,8 @@ class TripletDataModule(PreparedData, LightningDataModule):
         """Option name -> type annotation, with those of the chosen source under "source"; see `runtime.config`."""
         hints = get_type_hints(TripletDataModule.__init__)
         source = options.get("source")
-        nested = {"source": source_hints(source)} if isinstance(source, Mapping) else {}
-        return {name: hint for name, hint in hints.items() if name != "return"} | nested
+        of_source = source_hints(source) if isinstance(source, Mapping) else dict[str, Any]
+        return {name: hint for name, hint in hints.items() if name != "return"} | {"source": of_source}
 
     @property
     def pictures(self) -> PictureViews:

@@ -27,9 +27,14 @@ class _Mean(Metric):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.set_dtype(torch.float64)
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def _apply(self, *args: Any, **options: Any) -> "_Mean":
+        """Moves to another device, but stays in double precision when a module that it is in becomes coarser."""
+        super()._apply(*args, **options)
+        self.total, self.count = self.total.double(), self.count.double()
+        return self
 
     def _add(self, values: Floats) -> None:
         known = values[~np.isnan(values)]

@@ -95,6 +95,10 @@ STATES: dict[Kind, tuple[str, ...]] = {
 """Names of the states that are kept for each kind of picture; the places come first."""
 
 
+class IncompleteError(InputError):
+    """Scenes or products are missing, or more than expected."""
+
+
 class CatalogueRanking(Metric):
     """Exact ranking of a catalogue for scenes that are embedded batch by batch, in one process or several.
 
@@ -157,7 +161,8 @@ class CatalogueRanking(Metric):
         """The ranking of everything that the processes embedded.
 
         Raises:
-            InputError: a scene or a product is missing; an embedding is not finite.
+            IncompleteError: a scene or a product is missing.
+            InputError: an embedding is not finite.
         """
         styles, (products,) = SceneStyle(*self._ordered("scenes")), self._ordered("products")
         # A comparison with NaN is false: every rank would be the first.
@@ -172,9 +177,9 @@ class CatalogueRanking(Metric):
         place, *parts = (torch.cat(list(part)) if isinstance(part, list) and part else part for part in found)
         count = self._expected[kind]
         if not isinstance(place, Tensor) or not torch.equal(torch.unique(place).cpu(), torch.arange(count)):
-            raise InputError(
-                "trainer: a split is ranked whole, but limit_val_batches, limit_test_batches or fast_dev_run leaves parts of it "
-                "out"
+            there = len(torch.unique(place)) if isinstance(place, Tensor) else 0
+            raise IncompleteError(
+                f"{there} of {count} {kind} are there to be ranked; call `expecting` first, then add all of them"
             )
         ordered = []
         for part in parts:

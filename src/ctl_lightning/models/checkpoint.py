@@ -80,7 +80,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         or "method" not in checkpoint["hyper_parameters"]
     ):
         raise InputError(f"ckpt_path={path}: not a checkpoint of ctl_lightning; give one that `train` wrote")
-    return checkpoint if checkpoint.get("format") == FORMAT else _upgraded(checkpoint)
+    written = checkpoint.get("format", 1)
+    if written > FORMAT:
+        raise InputError(
+            f"ckpt_path={path}: a newer version of ctl_lightning wrote it (checkpoint format {written}, here {FORMAT}); "
+            "update ctl_lightning"
+        )
+    return checkpoint if written == FORMAT else _upgraded(checkpoint)
 
 
 def _upgraded(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def primary_config(name: str) -> Config:
 
 def default_groups(primary: Config) -> list[str]:
     """Names of the config groups in the defaults list of a program's config."""
-    return [group for entry in primary["defaults"] if isinstance(entry, dict) for group in entry]
+    groups = [group for entry in primary["defaults"] if isinstance(entry, dict) for group in entry]
+    return [group for group in groups if not group.startswith("override ")]
 
 
 def resolved(config: DictConfig, **changed: Any) -> Config:
@@ -124,10 +125,11 @@ def _check_hints(options: Mapping[str, Any], hints: Mapping[str, Any], where: st
             raise InputError(
                 f"there is no option '{where}.{name}'{suggestion(name, hints)}; there are: {', '.join(hints)}"
             )
-        if isinstance(hints[name], Mapping) and isinstance(value, dict):
-            _check_hints(value, hints[name], f"{where}.{name}")
+        hint = hints[name]
+        if isinstance(hint, Mapping) and isinstance(value, dict):
+            _check_hints(value, hint, f"{where}.{name}")
         else:
-            _check_value(value, hints[name], f"{where}.{name}")
+            _check_value(value, dict[str, Any] if isinstance(hint, Mapping) else hint, f"{where}.{name}")
 
 
 def _check_value(value: object, hint: Any, where: str) -> None:

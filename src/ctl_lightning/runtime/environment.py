@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ctl_lightning.runtime.pace import WAITING
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that computed the numbers."""
@@ -41,6 +43,8 @@ def environment() -> dict[str, Any]:
     import torch  # late: the programs answer before it is imported
 
     found["devices"] = [torch.cuda.get_device_name(one) for one in range(torch.cuda.device_count())] or ["cpu"]
+    if WAITING in os.environ:
+        found[WAITING.lower()] = os.environ[WAITING]
     if "SLURM_JOB_ID" in os.environ:
         found["slurm_job"] = os.environ["SLURM_JOB_ID"]
     return found

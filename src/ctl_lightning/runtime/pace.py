@@ -6,6 +6,7 @@ a training step takes many times as long; waiting passively then ends that, and 
 """
 
 import os
+import sys
 from pathlib import Path
 
 from ctl_lightning.runtime.launch import is_first
@@ -19,9 +20,10 @@ SPARE = 0.5
 
 def settle_pace() -> None:
     """Lets threads wait passively if other work needs the cores; says so in one line. What the user has set stays."""
-    if WAITING in os.environ or "GOMP_SPINCOUNT" in os.environ:
-        return
-    cores, load = allowed_cores(), other_load()
+    if WAITING in os.environ or "GOMP_SPINCOUNT" in os.environ or "torch" in sys.modules:
+        return  # the user has chosen, or torch is loaded, as in the second job of a multirun
+    cores = allowed_cores()
+    load = max(0.0, other_load() - ((os.cpu_count() or cores) - cores))  # it has the cores first that are not ours
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(wanted) if wanted.isdecimal() else cores
     if threads > 1 and threads + load > cores + SPARE:

@@ -23,14 +23,19 @@ class RunInCheckpoint(Callback):
         self._config = config
         self._before = seconds
         self._started = time.monotonic()
+        self._ended: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
-        self._started = time.monotonic()
+        self._started, self._ended = time.monotonic(), None
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock: what is measured afterwards is no training."""
+        self._ended = time.monotonic()
 
     def seconds(self) -> float:
         """Training time so far, in seconds, including the runs that this one continues."""
-        return self._before + time.monotonic() - self._started
+        return self._before + (time.monotonic() if self._ended is None else self._ended) - self._started
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the keys `config` and `train_seconds`; writes what was logged, so that a killed run goes on with it."""

@@ -33,19 +33,20 @@ def open_loggers(run: RunDirectory) -> Iterator[list[Logger]]:
         InputError: a logger cannot be made or cannot start.
     """
     try:
-        loggers = _made(run)
-        _log_config(loggers, run.options)
+        chosen = _chosen(run)
+        _log_config(chosen, run.options)  # not in metrics.csv's logger: config.yaml is there already
+        loggers = [csv_logger(run.path, run.history), *chosen]
         note_split(loggers, run.options["protocol"], [run.path / "split.json", run.path / "triplets.jsonl"])
         yield loggers
     finally:
         finish(failed=sys.exc_info()[0] is not None)
 
 
-def _made(run: RunDirectory) -> list[Logger]:
+def _chosen(run: RunDirectory) -> list[Logger]:
     chosen: list[Logger] = []
     for name, node in run.options["logger"].items():
         given: dict[str, Any] = {}
-        kind = get_class(node["_target_"]) if "_target_" in node else object
+        kind = get_class(node["_target_"]) if isinstance(node, dict) and "_target_" in node else object
         if issubclass(kind, TensorBoardLogger) and run.checkpoint:
             given = {"purge_step": run.checkpoint["global_step"]}  # what was logged after the checkpoint comes again
         if issubclass(kind, WandbLogger) and is_first():
@@ -55,7 +56,7 @@ def _made(run: RunDirectory) -> list[Logger]:
         chosen.append(build(node, f"logger.{name}", **given))
     if run.options["upload_checkpoints"] and not any(isinstance(logger, WandbLogger) for logger in chosen):
         raise InputError("upload_checkpoints=true: there is no logger to upload to; give logger=wandb")
-    return [csv_logger(run.path, run.history), *chosen]
+    return chosen
 
 
 def csv_logger(run_dir: Path, history: list[MetricsRow]) -> CSVLogger:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.triplets import EvaluationImage, PairBatch, Triplet
 from ctl_lightning.metrics.pair_metrics import PairScores, logged_values, score_pairs
-from ctl_lightning.metrics.ranking import CatalogueRanking, FixedRanking, Kind, Ranked, Ranking
+from ctl_lightning.metrics.ranking import CatalogueRanking, FixedRanking, IncompleteError, Kind, Ranked, Ranking
 from ctl_lightning.models.checkpoint import FORMAT, fits_this_revision
 from ctl_lightning.models.components.backbone import BackboneOptions
 from ctl_lightning.models.components.losses import Loss, in_batch_negatives
@@ -253,7 +253,12 @@ def ranking_of(network: Network, task: EvaluationSet, embedded: CatalogueRanking
     """
     if not network.sees:
         return FixedRanking(network.prior(task.train_count, task.product_category), len(task.queries))
-    ranking: Ranking = embedded.compute()
+    try:
+        ranking: Ranking = embedded.compute()
+    except IncompleteError:
+        raise InputError(
+            "trainer: a split is ranked whole, but limit_val_batches, limit_test_batches or fast_dev_run leaves parts of it out"
+        ) from None
     embedded.reset()  # the embeddings are large
     return ranking
 

@@ -4,11 +4,13 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.fabric.utilities import move_data_to_device
+from torch import distributed
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.samplers import Share
 from ctl_lightning.data.splits import Split
 from ctl_lightning.metrics.ranking import CatalogueRanking, Ranked
+from ctl_lightning.training.distributed import several_processes
 from ctl_lightning.training.module import KINDS, CompleteTheLook, ranking_of
 
 
@@ -36,7 +38,9 @@ def ranked_split(trainer: Trainer, module: CompleteTheLook, data: TripletDataMod
             raise
         if trainer.received_sigterm:  # and it goes on after SIGTERM
             raise KeyboardInterrupt
-    task, device = data.evaluation(split), trainer.strategy.root_device
+    # Lightning hands predictions over on the CPU, and they are ranked there; but NCCL gathers from GPUs alone.
+    gathers_on_gpu = several_processes() and distributed.get_backend() == "nccl"
+    task, device = data.evaluation(split), trainer.strategy.root_device if gathers_on_gpu else "cpu"
     embedded = CatalogueRanking(module.network).expecting(len(task.queries), len(task.products)).to(device)
     for kind, batches in zip(KINDS, found, strict=True):
         for place, part in batches:

@@ -8,14 +8,12 @@ from lightning import Trainer
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.runtime.config import build
-from ctl_lightning.runtime.console import console, quiet_lightning, silence_other_ranks
-from ctl_lightning.runtime.memory import keep_freed_memory
+from ctl_lightning.runtime.console import console
 from ctl_lightning.training.compilation import compile_network
 from ctl_lightning.training.feature_cache import cache_features, uses_cache
 from ctl_lightning.training.module import CompleteTheLook
 from ctl_lightning.training.options import short_form
 from ctl_lightning.training.run_directory import RunDirectory
-from ctl_lightning.training.trainer import skip_deterministic_fill
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +21,6 @@ log = logging.getLogger(__name__)
 def make_data_and_module(run: RunDirectory) -> tuple[TripletDataModule, CompleteTheLook]:
     """Makes the data of a run, set up, and its network, with pretrained weights if there are any. Raises InputError."""
     options = run.options
-    quiet_lightning()
-    silence_other_ranks()
-    skip_deterministic_fill()
-    if options["keep_memory"]:
-        keep_freed_memory()
     console.print(short_form(options, run.path), markup=False)
     lightning.seed_everything(options["seed"], workers=True, verbose=False)
     data: TripletDataModule = build(options["data"], "data")

@@ -19,12 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ctl_lightning.catalogue import CATALOGUE, OPTIONS
 from ctl_lightning.data.images import ImageItem, decode
 from ctl_lightning.models.components.style_network import StyleNetwork, region_distance
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.catalogue.change import Change
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue, nearest
 from ctl_lightning.serving.catalogue.files import (
     MANIFEST,
+    BackendName,
     Listed,
     Manifest,
     all_products,
@@ -170,6 +173,11 @@ def test_who_has_a_catalogue_open_keeps_it(
         one.product for one in before
     ]
     assert Recommender.from_checkpoint(served[0], folder).categories == [HATS]
+
+
+def test_the_program_knows_the_changes_and_backends_that_there_are() -> None:
+    assert OPTIONS["change"] == Change
+    assert CATALOGUE["backend"] == BackendName | None
 
 
 def test_an_interrupted_one_goes_on(

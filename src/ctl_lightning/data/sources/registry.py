@@ -27,12 +27,15 @@ def make_source(options: Mapping[str, Any]) -> Source:
         ValueError: an option out of its range.
         TypeError: an option that the source does not have, or a missing one.
     """
-    name = options.get("name", options.get("_target_"))
+    if not isinstance(options, Mapping):
+        raise InputError(f"data.source={options}: expected options; give data.source.name, one of {', '.join(SOURCES)}")
+    name = options.get("name")
     if name not in SOURCES:
+        given = options.get("name", options.get("_target_"))  # a class, as version 0.1 had it: told, never imported
         raise InputError(
-            f"data.source.name={name}: there is no such source{suggestion(str(name), SOURCES)}; there are: {', '.join(SOURCES)}"
+            f"data.source.name={given}: there is no such source{suggestion(str(given), SOURCES)}; there are: {', '.join(SOURCES)}"
         )
-    return SOURCES[name](**{option: value for option, value in options.items() if option not in ("name", "_target_")})
+    return SOURCES[name](**{option: value for option, value in options.items() if option != "name"})
 
 
 def source_hints(options: Mapping[str, Any]) -> dict[str, Any]:
