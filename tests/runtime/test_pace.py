@@ -12,7 +12,7 @@ from ctl_lightning.runtime import pace
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Two cores, nothing set."""
-    for name in (pace.WAITING, "GOMP_SPINCOUNT", "OMP_NUM_THREADS"):
+    for name in (pace.WAIT_POLICY, pace.CHOSEN, "GOMP_SPINCOUNT", "OMP_NUM_THREADS"):
         # Set first, so that what is chosen is taken back after the test.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -44,7 +44,7 @@ def test_what_is_chosen(
     if threads is not None:
         machine.setenv("OMP_NUM_THREADS", threads)
     pace.settle_pace()
-    assert os.environ.get(pace.WAITING) == chosen
+    assert os.environ.get(pace.WAIT_POLICY) == chosen
     said = capsys.readouterr().out
     assert said.count("\n") == (chosen is not None)
     assert ("OMP_WAIT_POLICY=ACTIVE" in said) == (chosen is not None)
@@ -58,7 +58,20 @@ def test_work_that_others_do_on_their_own_cores_is_in_nobodys_way(
     machine.setattr(pace, "allowed_cores", lambda: 4)
     machine.setattr(pace, "other_load", lambda: load - 0.6)
     pace.settle_pace()
-    assert os.environ.get(pace.WAITING) == chosen
+    assert os.environ.get(pace.WAIT_POLICY) == chosen
+
+
+@pytest.mark.parametrize(("load", "chosen"), [(0.0, None), (2.0, "PASSIVE")])
+def test_a_program_that_another_one_started_chooses_anew(
+    machine: pytest.MonkeyPatch, load: float, chosen: str | None
+) -> None:
+    machine.setattr(pace, "other_load", lambda: 9.0)
+    pace.settle_pace()
+    assert os.environ[pace.WAIT_POLICY] == "PASSIVE"
+    machine.setattr(pace, "other_load", lambda: load)
+    pace.settle_pace()
+    assert os.environ.get(pace.WAIT_POLICY) == chosen
+    assert (pace.CHOSEN in os.environ) == (chosen is not None)
 
 
 def test_nothing_is_chosen_or_told_when_torch_is_loaded(
@@ -67,7 +80,7 @@ def test_nothing_is_chosen_or_told_when_torch_is_loaded(
     machine.setitem(sys.modules, "torch", sys)
     machine.setattr(pace, "other_load", lambda: 9.0)
     pace.settle_pace()
-    assert pace.WAITING not in os.environ
+    assert pace.WAIT_POLICY not in os.environ
     assert capsys.readouterr().out == ""
 
 
@@ -77,7 +90,7 @@ def test_what_the_user_has_set_stays(machine: pytest.MonkeyPatch, name: str, val
     machine.setenv(name, value)
     pace.settle_pace()
     assert os.environ[name] == value
-    assert os.environ.get(pace.WAITING, "ACTIVE") == "ACTIVE"
+    assert os.environ.get(pace.WAIT_POLICY, "ACTIVE") == "ACTIVE"
 
 
 def test_what_ended_a_moment_ago_and_what_is_over_in_a_moment_do_not_count(machine: pytest.MonkeyPatch) -> None:

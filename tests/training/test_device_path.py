@@ -224,7 +224,7 @@ def test_a_compiled_run_keeps_the_names_of_its_weights(
         torch.testing.assert_close(value, traced["state_dict"][name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_machine_that_can_not_compile_is_one_line(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_cannot_compile_is_one_line(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("No working C++ compiler found")
 

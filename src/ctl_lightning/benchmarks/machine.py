@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ctl_lightning.runtime.environment import versions
-from ctl_lightning.runtime.pace import WAITING
+from ctl_lightning.runtime.pace import WAIT_POLICY
 
 
 def machine() -> dict[str, object]:
@@ -19,7 +19,7 @@ def machine() -> dict[str, object]:
         "gpu": gpu,
         "cuda": torch.version.cuda,
         "system": platform.platform(),
-        WAITING.lower(): os.environ.get(WAITING),
+        WAIT_POLICY.lower(): os.environ.get(WAIT_POLICY),
         **versions(),
     }
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from ctl_lightning.benchmarks.timing import Row, in_turn, ratio
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.pace import WAITING, allowed_cores
+from ctl_lightning.runtime.pace import WAIT_POLICY, allowed_cores
 
 STEPS = """
 import sys, time, torch
@@ -67,11 +67,11 @@ def _name(load: str, threads: int, wait: str) -> str:
 def _step(seconds: float, load: str, threads: int, wait: str) -> float:
     """Milliseconds of a step in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    for name in (WAITING, "GOMP_SPINCOUNT"):
+    for name in (WAIT_POLICY, "GOMP_SPINCOUNT"):
         environment.pop(name, None)
     # libgomp's own default spins, but less than with ACTIVE: it is what a user has who has set nothing.
     if wait == "PASSIVE":
-        environment[WAITING] = wait
+        environment[WAIT_POLICY] = wait
     with _busy(allowed_cores() if load == "busy" else 0):
         found = subprocess.run(
             [sys.executable, "-c", STEPS, str(seconds)], env=environment, capture_output=True, text=True, check=False

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ctl_lightning.runtime.pace import WAITING
+from ctl_lightning.runtime.pace import WAIT_POLICY
 
 
 def versions() -> dict[str, str]:
@@ -43,8 +43,8 @@ def environment() -> dict[str, Any]:
     import torch  # late: the programs answer before it is imported
 
     found["devices"] = [torch.cuda.get_device_name(one) for one in range(torch.cuda.device_count())] or ["cpu"]
-    if WAITING in os.environ:
-        found[WAITING.lower()] = os.environ[WAITING]
+    if WAIT_POLICY in os.environ:
+        found[WAIT_POLICY.lower()] = os.environ[WAIT_POLICY]
     if "SLURM_JOB_ID" in os.environ:
         found["slurm_job"] = os.environ["SLURM_JOB_ID"]
     return found

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from ctl_lightning.runtime.launch import is_first
 
-WAITING = "OMP_WAIT_POLICY"
+WAIT_POLICY = "OMP_WAIT_POLICY"
 """Read by libgomp when it is loaded: ACTIVE or PASSIVE."""
+
+CHOSEN = "CTL_WAIT_POLICY_CHOSEN"
+"""Set beside it where not the user but a program has chosen, for the programs that this one starts, such as `paper`'s trainings."""
 
 SPARE = 0.5
 """Cores that other work may take before our threads are in its way."""
@@ -20,17 +23,21 @@ SPARE = 0.5
 
 def settle_pace() -> None:
     """Lets threads wait passively if other work needs the cores; says so in one line. What the user has set stays."""
-    if WAITING in os.environ or "GOMP_SPINCOUNT" in os.environ or "torch" in sys.modules:
+    if "GOMP_SPINCOUNT" in os.environ or "torch" in sys.modules:
         return  # the user has chosen, or torch is loaded, as in the second job of a multirun
+    if os.environ.pop(CHOSEN, None) is not None:
+        os.environ.pop(WAIT_POLICY, None)  # chosen by the program that started this one, maybe hours ago
+    if WAIT_POLICY in os.environ:
+        return
     cores = allowed_cores()
     load = max(0.0, other_load() - ((os.cpu_count() or cores) - cores))  # it has the cores first that are not ours
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(wanted) if wanted.isdecimal() else cores
     if threads > 1 and threads + load > cores + SPARE:
-        os.environ[WAITING] = "PASSIVE"
+        os.environ |= {WAIT_POLICY: "PASSIVE", CHOSEN: "1"}
         if is_first():
             print(
-                f"other work takes {load:.1f} of {cores} cores, so threads wait passively; {WAITING}=ACTIVE is faster on an idle machine"
+                f"other work takes {load:.1f} of {cores} cores, so threads wait passively; {WAIT_POLICY}=ACTIVE is faster on an idle machine"
             )
 
 

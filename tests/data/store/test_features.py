@@ -203,7 +203,7 @@ def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(tmp_path: Path, monk
     assert rest.pictures < 24
 
 
-def test_numbers_that_float16_can_not_hold_are_refused(tmp_path: Path) -> None:
+def test_numbers_that_float16_cannot_hold_are_refused(tmp_path: Path) -> None:
     def large(images: Tensor) -> tuple[Tensor, Tensor]:
         pooled, regions = means(images)
         return pooled * 1e6, regions

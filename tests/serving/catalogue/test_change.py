@@ -332,7 +332,7 @@ def test_a_broken_catalogue_is_one_line(served: tuple[Path, Path], tmp_path: Pat
                 use()
 
 
-def test_a_catalogue_that_can_not_be_written_to_is_searched(served: tuple[Path, Path], looks: Path) -> None:
+def test_a_catalogue_that_cannot_be_written_to_is_searched(served: tuple[Path, Path], looks: Path) -> None:
     run, folder = served
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     Recommender.from_checkpoint(run, folder).look(next((looks / "images").rglob("*.jpg")))

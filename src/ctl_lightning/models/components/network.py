@@ -79,23 +79,23 @@ class Network(nn.Module):
                 features.
             category: index of each product's category, (B,).
         """
-        self._can_not("learns nothing")
+        self._cannot("learns nothing")
 
     def embed_scene(self, images: Images, category: Tensor) -> SceneStyle:
         """uint8 scene crops (B, 3, S, S), or features, and category indices (B,) -> SceneStyle. One backbone pass at most."""
-        self._can_not("sees no pictures")
+        self._cannot("sees no pictures")
 
     def embed_product(self, images: Images) -> Tensor:
         """uint8 products (B, 3, S, S), or features, -> style embeddings f_p (B, D). One backbone pass at most."""
-        self._can_not("sees no pictures")
+        self._cannot("sees no pictures")
 
     def distance(self, style: SceneStyle, product: Tensor) -> Tensor:
         """Distance of each scene to its own product, products (B, D) -> (B,)."""
-        self._can_not("sees no pictures")
+        self._cannot("sees no pictures")
 
     def distances(self, style: SceneStyle, products: Tensor) -> Tensor:
         """Distance of every scene to every product, products (M, D) -> (B, M)."""
-        self._can_not("sees no pictures")
+        self._cannot("sees no pictures")
 
     def query(self, style: SceneStyle) -> Tensor | None:
         """Vectors q (B, D) with d(s, p) = 2 - q·f_p for every product; None if the distance has no such form."""
@@ -117,9 +117,9 @@ class Network(nn.Module):
             train_count: number of training pairs that each of M products is in, (M,).
             category: index of each product's category, (M,).
         """
-        self._can_not("looks at scenes")
+        self._cannot("looks at scenes")
 
-    def _can_not(self, why: str) -> NoReturn:
+    def _cannot(self, why: str) -> NoReturn:
         raise TypeError(f"{type(self).__name__} {why}")
 
 
