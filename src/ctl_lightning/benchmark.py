@@ -65,7 +65,7 @@ def benchmark(config: DictConfig) -> None:
     }
     write_text(run_dir / "benchmark.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     tell(rows, ratios)
-    console.print(f"  {run_dir / 'benchmark.json'}", markup=False)
+    console.print(f"  {run_dir / 'benchmark.json'}")
 
 
 def check(config: Config) -> Sequence[str]:

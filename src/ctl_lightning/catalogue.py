@@ -80,7 +80,6 @@ def check(options: Config) -> None:
 
 def tell(folder: Path, made: "Changed") -> None:
     """Prints what became of a catalogue."""
-    from rich.markup import escape
     from rich.table import Table
 
     from ctl_lightning.runtime.console import console
@@ -89,7 +88,7 @@ def tell(folder: Path, made: "Changed") -> None:
     table = Table("category", "products")
     table.columns[1].justify = "right"
     for category, count in made.counts.items():
-        table.add_row(escape(category), f"{count:,}")
+        table.add_row(category, f"{count:,}")
     console.print(table)
     console.print(
         f"{sum(made.counts.values()):,} products: {made.embedded:,} embedded, {made.kept:,} kept; {made.removed:,} taken out, "
@@ -98,8 +97,8 @@ def tell(folder: Path, made: "Changed") -> None:
     manifest = Manifest.read(folder)
     if manifest is not None and manifest.backend != "exact":
         graphs = f", {len(manifest.graphs)} of {len(made.counts)} categories by a graph" if manifest.hnsw else ""
-        console.print(f"searched by {manifest.backend}{graphs}", markup=False)
-    console.print(f"  {folder}", markup=False)
+        console.print(f"searched by {manifest.backend}{graphs}")
+    console.print(f"  {folder}")
 
 
 if __name__ == "__main__":

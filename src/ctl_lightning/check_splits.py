@@ -47,15 +47,13 @@ def check_splits(config: DictConfig, name: str, needs_data: bool = False) -> Non
     content = read_published(path)
     problems = list(split_problems(content))
     listed = {scene for split in LISTED for scene in content[split]}
-    console.print(f"{path}: the rule, with salt {content['salt']!r}, and {len(listed):,} listed scenes", markup=False)
+    console.print(f"{path}: the rule, with salt {content['salt']!r}, and {len(listed):,} listed scenes")
     data: TripletDataModule = build(config.data, "data")
     table = None
     if data.root.is_dir():
         data.read_table()
         table = data.table
-        console.print(
-            f"{data.root}: {len(listed & table.products_of_scene.keys()):,} of them are in these data", markup=False
-        )
+        console.print(f"{data.root}: {len(listed & table.products_of_scene.keys()):,} of them are in these data")
     elif needs_data:
         raise InputError(f"data.root={data.root}: no such folder, so nothing can be checked against data")
     if content["triplets_sha256"] is None:
@@ -64,9 +62,9 @@ def check_splits(config: DictConfig, name: str, needs_data: bool = False) -> Non
         problems.append(f"{triplets} is not there")
     else:
         problems += triplet_problems(triplets, content, table)
-        console.print(f"{triplets}: its hash{' and every triplet' if table else ''}", markup=False)
+        console.print(f"{triplets}: its hash{' and every triplet' if table else ''}")
     for problem in problems[:SHOWN]:
-        console.print(problem, markup=False)
+        console.print(problem)
     if problems:
         raise InputError(
             f"{len(problems)} problems with the published split of {name}, {min(SHOWN, len(problems))} of them above"

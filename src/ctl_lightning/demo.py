@@ -42,7 +42,7 @@ def main(config: DictConfig) -> None:
         examples = example_scenes(recommender.encoder, options["data"]["root"], EXAMPLES)
     page = build_page(recommender, examples, options["k"])
     address = serve(page, options["host"], options["port"], str(options["max_upload"]))
-    console.print(f"{address}  (Ctrl-C ends it)", markup=False)
+    console.print(f"{address}  (Ctrl-C ends it)")
     page.block_thread()
 
 

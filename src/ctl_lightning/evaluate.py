@@ -35,8 +35,8 @@ def evaluate(config: DictConfig) -> None:
         InputError: what the user can mend.
     """
     from ctl_lightning.metrics.pair_metrics import compare, summarise
-    from ctl_lightning.reports.results import IDENTITY, print_results, write_results
-    from ctl_lightning.reports.run_report import RunReport, write_pairs
+    from ctl_lightning.reports.results import IDENTITY
+    from ctl_lightning.reports.run_report import RunReport
     from ctl_lightning.runtime.console import console, quiet_lightning, silence_other_ranks
     from ctl_lightning.runtime.environment import versions
 
@@ -48,8 +48,8 @@ def evaluate(config: DictConfig) -> None:
     other = open_checkpoint("against", options) if options["against"] is not None else None
     if other is not None:
         check_comparable(ours, other)
-    console.print(f"{ours.trained.path}: {ours.trained.method}, protocol {ours.trained.protocol}", markup=False)
-    console.print(ours.data.summary(), markup=False)
+    console.print(f"{ours.trained.path}: {ours.trained.method}, protocol {ours.trained.protocol}")
+    console.print(ours.data.summary())
 
     test, validation = ours.score("test"), ours.score("validation")
     visible = None
@@ -73,13 +73,11 @@ def evaluate(config: DictConfig) -> None:
         name = other.trained.method
         shown[name if name != ours.trained.method else f"{name} (against)"] = told.results["against"]
     told.results["versions"] = versions()
-    write_pairs(run_dir / "pairs.csv", test)
-    write_results(run_dir / "results.json", told.results)  # before what takes long
+    told.write(run_dir)
     pictures = told.draw(run_dir, shown)
-    print_results(told.results, console)
-    console.print(f"everything is in {run_dir}", markup=False)
+    console.print(f"everything is in {run_dir}")
     for path in (run_dir / "results.json", run_dir / "pairs.csv", *pictures.values()):
-        console.print(f"  {path}", markup=False)
+        console.print(f"  {path}")
 
 
 def check(options: Config) -> None:

@@ -20,7 +20,7 @@ def main(config: DictConfig) -> None:
     written = export(encoder, Path(str(config.output)).expanduser(), config.onnx)
     console.print("written, read back, and equal to the network on random pictures:")
     for path in written:
-        console.print(f"  {path}", markup=False)
+        console.print(f"  {path}")
 
 
 if __name__ == "__main__":

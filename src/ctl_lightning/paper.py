@@ -51,14 +51,12 @@ def paper(config: DictConfig) -> None:
                 f"{cell.folder} holds a training with other options; choose another hydra.run.dir, or delete that folder"
             )
     waiting = [cell for cell in cells if not cell.is_finished()]
-    console.print(
-        f"{len(cells)} trainings, {len(cells) - len(waiting)} of them finished before; all in {run_dir}", markup=False
-    )
+    console.print(f"{len(cells)} trainings, {len(cells) - len(waiting)} of them finished before; all in {run_dir}")
     failures = run_cells(waiting, plain["workers"])
     rows = read_rows(plain["protocols"], plain["methods"], cells, failures)
     written = write_paper_table(run_dir, rows, docs, console)
     for path in written:
-        console.print(f"  {path}", markup=False)
+        console.print(f"  {path}")
     if failures:
         raise InputError(
             f"{len(failures)} of {len(cells)} trainings failed (first: {next(iter(failures.values()))}); the table says why, train.log "

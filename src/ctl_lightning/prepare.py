@@ -34,13 +34,14 @@ def prepare(config: DictConfig) -> None:
     from ctl_lightning.reports.examples import pair_rows
     from ctl_lightning.reports.figures.grids import crop_sheet
     from ctl_lightning.runtime.console import console
+    from ctl_lightning.runtime.errors import only_warned
     from ctl_lightning.runtime.files import write_text
 
     data: TripletDataModule = build(config.data, "data")
     downloader: Downloader = build(config.download, "download")
     run_dir = Path(config.paths.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    console.print(f"data: {data.root}", markup=False)
+    console.print(f"data: {data.root}")
     dead = fetch(data, downloader)
     check(data, run_dir)
     data.prepare_data()
@@ -48,11 +49,12 @@ def prepare(config: DictConfig) -> None:
     data.write_protocol_files(run_dir)
     summary = data_summary(data, dead)
     write_text(run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
-    crop_sheet(run_dir / "crops.png", pair_rows(data))
     print_data_summary(summary)
-    console.print(f"ready: {data.summary()}", markup=False)
+    with only_warned(f"{run_dir / 'crops.png'}: not drawn"):
+        crop_sheet(run_dir / "crops.png", pair_rows(data))
+    console.print(f"ready: {data.summary()}")
     for name in ("summary.json", "split.json", "triplets.jsonl", "crops.png"):
-        console.print(f"  {run_dir / name}", markup=False)
+        console.print(f"  {run_dir / name}")
 
 
 def fetch(data: "TripletDataModule", downloader: "Downloader") -> Mapping[str, str]:
@@ -67,7 +69,7 @@ def fetch(data: "TripletDataModule", downloader: "Downloader") -> Mapping[str, s
     if not images:
         return {}
     report = downloader.images(images, root)
-    console.print(f"images: {report}", markup=False)
+    console.print(f"images: {report}")
     return report.dead
 
 
@@ -81,7 +83,7 @@ def check(data: "TripletDataModule", run_dir: Path) -> None:
     if problems:
         write_text(listing, "".join(f"{problem}\n" for problem in problems))
         for problem in problems:
-            console.print(problem, markup=False)
+            console.print(problem)
         raise InputError(
             f"{len(problems)} problems in {data.root}, listed above and in {listing}; mend them and run the command again"
         )

@@ -49,7 +49,7 @@ def recommend(config: DictConfig) -> None:
         look = recommender.look(photo, categories, options["k"], box)
         write_look(output, str(photo), look)
         tell(look)
-        console.print(f"  {output}", markup=False)
+        console.print(f"  {output}")
         return
     photos, failed = photos_in(scene, "scene"), 0
     _check_place(output, output.parent.resolve() == scene.resolve())
@@ -57,9 +57,9 @@ def recommend(config: DictConfig) -> None:
     done = DonePhotos(output, recommender, catalogue, [str(scene.absolute()), categories, options["k"], box])
     for number, photo in enumerate(photos, start=1):
         path = output.with_name(f"{photo.name}-{output.name}")
-        console.print(f"{number} of {len(photos)}: {photo}", markup=False)
+        console.print(f"{number} of {len(photos)}: {photo}")
         if done.has(photo) and path.exists():
-            console.print(f"  {path} is there", markup=False)
+            console.print(f"  {path} is there")
             continue
         try:
             look = recommender.look(photo, categories, options["k"], box)
@@ -72,7 +72,7 @@ def recommend(config: DictConfig) -> None:
         write_look(path, str(photo), look)
         done.note(photo)
         tell(look)
-        console.print(f"  {path}", markup=False)
+        console.print(f"  {path}")
     if failed:
         raise InputError(f"{failed} of {len(photos)} photos in {scene} cannot be read; the others are done")
 
@@ -90,7 +90,6 @@ def _names(given: object) -> list[str] | None:
 
 def tell(look: "Look") -> None:
     """Prints a table a category."""
-    from rich.markup import escape
     from rich.table import Column, Table
 
     from ctl_lightning.runtime.console import console
@@ -103,13 +102,13 @@ def tell(look: "Look") -> None:
             "distance",
             *(parts if len(parts) > 1 else []),
             "probability",
-            title=escape(answer.category),
+            title=answer.category,
             title_justify="left",
         )
         for one in answer.products:
             table.add_row(
                 str(one.rank),
-                escape(one.product),
+                one.product,
                 f"{one.distance:.4f}",
                 *([f"{one.parts[part]:.4f}" for part in parts] if len(parts) > 1 else []),
                 "" if one.probability is None else f"{one.probability:.3f}",

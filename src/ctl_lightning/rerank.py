@@ -63,12 +63,11 @@ def rerank(config: DictConfig) -> None:
         ),
     )
     tell(ordered, names, classifier)
-    console.print(f"  {path}", markup=False)
+    console.print(f"  {path}")
 
 
 def tell(ordered: "Sequence[Judgement]", names: Sequence[str], classifier: "Classifier | None") -> None:
     """Prints the candidates, the nearest first, and what the verdict means."""
-    from rich.markup import escape
     from rich.table import Column, Table
 
     from ctl_lightning.runtime.console import console
@@ -79,7 +78,7 @@ def tell(ordered: "Sequence[Judgement]", names: Sequence[str], classifier: "Clas
         verdict = "" if found.compatible is None else ("yes" if found.compatible else "no")
         table.add_row(
             str(rank),
-            escape(names[found.candidate]),
+            names[found.candidate],
             str(found.candidate + 1),
             f"{found.distance:.4f}",
             probability,

@@ -25,6 +25,7 @@ def sweep_table(config: DictConfig) -> None:
     from ctl_lightning.reports.paper_rows import METRICS
     from ctl_lightning.reports.sweep import draw_sweep, print_sweep, read_sweep, sweep_csv
     from ctl_lightning.runtime.console import console
+    from ctl_lightning.runtime.errors import only_warned
     from ctl_lightning.runtime.files import write_text
 
     check_options({"metrics": list(config.metrics), "folder": config.folder}, {"metrics": list[str], "folder": str})
@@ -38,10 +39,11 @@ def sweep_table(config: DictConfig) -> None:
     write_text(folder / "sweep.csv", sweep_csv(settings, metrics))
     written = [folder / "sweep.csv"]
     if any(setting.finished for setting in settings):
-        written.append(folder / "sweep.png")
-        draw_sweep(written[-1], settings, config.metrics)
+        with only_warned(f"{folder / 'sweep.png'}: not drawn"):
+            draw_sweep(folder / "sweep.png", settings, config.metrics)
+            written.append(folder / "sweep.png")
     for path in written:
-        console.print(f"  {path}", markup=False)
+        console.print(f"  {path}")
     failed = [job for setting in settings for job in setting.jobs if job.why_not]
     if failed:
         count = sum(len(setting.jobs) for setting in settings)

@@ -90,7 +90,7 @@ def report(
     validation: "Ranked",
     feature_seconds: float | None,
 ) -> None:
-    """Writes, draws, shows and prints what the run is worth; results.json last: a run that has it is finished.
+    """Writes and prints what the run is worth, then draws and shows it: a run that has results.json is finished.
 
     Args:
         run: where to.
@@ -106,6 +106,7 @@ def report(
     from ctl_lightning.reports.run_report import RunReport, ScoredSplit, score_split
     from ctl_lightning.runtime.console import console
     from ctl_lightning.runtime.environment import environment, versions
+    from ctl_lightning.runtime.errors import only_warned
     from ctl_lightning.training.loggers import upload_checkpoints
     from ctl_lightning.training.trainer import best_of, seconds_of
 
@@ -125,17 +126,18 @@ def report(
         told.results |= {"feature_seconds": feature_seconds} if feature_seconds is not None else {}
         told.results |= {"train_seconds": seconds, "versions": versions(), "environment": environment()}
         told.write(run.path)
+        told.illustrate(run.path)
         told.show(trainer.loggers, trainer.global_step)
     if options["upload_checkpoints"]:
-        upload_checkpoints(trainer.loggers, kept, run.last)
-    told.finish(run.path)
+        with only_warned("upload_checkpoints=true: they are in the run directory alone"):
+            upload_checkpoints(trainer.loggers, kept, run.last)
     if best.best_model_score is not None:
-        console.print(f"best validation auc {float(best.best_model_score):.3f}: {kept.name}", markup=False)
-    console.print(f"trained for {seconds:.0f} s; everything is in {run.path}", markup=False)
+        console.print(f"best validation auc {float(best.best_model_score):.3f}: {kept.name}")
+    console.print(f"trained for {seconds:.0f} s; everything is in {run.path}")
     named = ("results.json", "pairs.csv", "metrics.csv", "config.yaml", "split.json", "triplets.jsonl", "tables")
     checkpoints = sorted(run.last.parent.glob("*.ckpt"))
     for path in [*(run.path / name for name in named), *checkpoints, *told.pictures.values()]:
-        console.print(f"  {path}", markup=False)
+        console.print(f"  {path}")
 
 
 if __name__ == "__main__":

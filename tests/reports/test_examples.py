@@ -27,7 +27,7 @@ def test_the_grid_shows_the_nearest_products_of_the_category(make_data: MakeData
         for shown, product in zip(row.nearest, wanted, strict=False):
             np.testing.assert_array_equal(shown.image, data.pictures.centre(task.products[product]))
             if shown.hit:
-                np.testing.assert_array_equal(shown.image, row.truth)
+                np.testing.assert_array_equal(shown.image, row.truth.image)
 
 
 def test_hard_negatives_are_counted_by_category_in_the_whole_catalogue(make_data: MakeData) -> None:

@@ -12,6 +12,9 @@ def colour(red: int, green: int, blue: int) -> np.ndarray:
     return np.full((32, 32, 3), (red, green, blue), np.uint8)
 
 
+TRUE = Shown(colour(0, 0, 200), 1.0, True, False)
+
+
 def count(path: Path, rgb: tuple[int, int, int], tolerance: int = 12) -> int:
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
@@ -20,16 +23,16 @@ def count(path: Path, rgb: tuple[int, int, int], tolerance: int = 12) -> int:
 
 def test_hits_known_products_and_misses_are_framed_apart(tmp_path: Path) -> None:
     shown = [
-        Shown(colour(9, 9, 9), True, False),
-        Shown(colour(9, 9, 9), False, True),
-        Shown(colour(9, 9, 9), False, False),
+        Shown(colour(9, 9, 9), 1.0, True, False),
+        Shown(colour(9, 9, 9), 1.0, False, True),
+        Shown(colour(9, 9, 9), 1.0, False, False),
     ]
-    retrieval_grid(tmp_path / "r.png", [Retrieval("A|B", colour(200, 0, 0), 1.5, colour(0, 0, 200), 1, 9, shown)])
+    retrieval_grid(tmp_path / "r.png", [Retrieval("A|B", colour(200, 0, 0), 1.5, TRUE, 1, 9, shown)])
     green, blue = (44, 160, 44), (31, 119, 180)
     assert count(tmp_path / "r.png", green) > 100
     assert count(tmp_path / "r.png", blue) > 100
-    without = [Shown(colour(9, 9, 9), False, False)] * 3
-    retrieval_grid(tmp_path / "m.png", [Retrieval("A|B", colour(200, 0, 0), 1.5, colour(0, 0, 200), 7, 9, without)])
+    without = [Shown(colour(9, 9, 9), 1.0, False, False)] * 3
+    retrieval_grid(tmp_path / "m.png", [Retrieval("A|B", colour(200, 0, 0), 1.5, TRUE, 7, 9, without)])
     assert count(tmp_path / "m.png", blue) == 0
     assert count(tmp_path / "m.png", green) < count(tmp_path / "r.png", green)
 
@@ -37,7 +40,7 @@ def test_hits_known_products_and_misses_are_framed_apart(tmp_path: Path) -> None
 def test_an_overlay_is_bright_where_the_weight_is(tmp_path: Path) -> None:
     weights = np.full((4, 4), 0.01)
     weights[0] = 0.2
-    attention_overlays(tmp_path / "a.png", [Overlay(colour(128, 128, 128), 1.0, {"A|Hats": weights})])
+    attention_overlays(tmp_path / "a.png", [Overlay(colour(128, 128, 128), 1.0, {"A|Hats": weights})], 0)
     with Image.open(tmp_path / "a.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     overlay = pixels[:, pixels.shape[1] // 2 :].sum(-1)  # the right half of the sheet
@@ -70,7 +73,7 @@ def test_methods_and_categories_without_a_value_leave_a_gap(tmp_path: Path) -> N
     assert count(tmp_path / "m.png", (255, 127, 14)) < count(
         tmp_path / "m.png", (31, 119, 180)
     )  # unseen: the legend alone
-    category_intervals(tmp_path / "c.png", {"hybrid": {"A|Hats": found(0.6), "A|Shoes": found(None)}})
+    category_intervals(tmp_path / "c.png", {"hybrid": {"A|Hats": found(0.6), "A|Shoes": found(None)}}, 0)
     assert count(tmp_path / "c.png", (31, 119, 180)) > 30
 
 

@@ -300,6 +300,7 @@ def test_names_with_signs_of_mathematics_and_markup_are_shown_as_they_are(
             )
         ],
         None,
+        1,
     )
     look = Look(photo_of("RGB"), None, (0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 1.0), [answer])
     for ending in ("png", "html", "json"):

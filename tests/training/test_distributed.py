@@ -243,7 +243,7 @@ def test_one_process_has_nothing_to_compare() -> None:
 
 def test_who_started_a_process_is_in_its_environment(launch: Launch) -> None:
     assert (launcher(), is_first(), launched("devices"), launched("num_nodes")) == (None, True, "auto", 1)
-    assert len(run_id()) == len("2026-01-01_00-00-00")
+    assert len(run_id()) == len("2026-01-01_00-00-00_123abc")
     launch(LOCAL_RANK=1, WORLD_SIZE=2)  # Lightning's child
     assert (launcher(), is_first()) == (None, False)
     launch(

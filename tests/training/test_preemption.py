@@ -24,13 +24,14 @@ from ctl_lightning.models.checkpoint import read_checkpoint
 from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.files import alone
+from ctl_lightning.runtime.locks import alone
+from ctl_lightning.runtime.place import LOCK
 from ctl_lightning.train import train
 from ctl_lightning.training import preemption as module
 from ctl_lightning.training import trainer
 from ctl_lightning.training.checkpointing import WholeFiles
 from ctl_lightning.training.preemption import AGREE_EVERY, Preemption
-from ctl_lightning.training.run_directory import LOCK, remove_partial
+from ctl_lightning.training.run_directory import remove_partial
 
 OPTIONS = (*TINY, "trainer.max_epochs=3", "model.dropout=0.3", "data.augment=colour", "data.batch_size=8")
 """22 steps an epoch."""

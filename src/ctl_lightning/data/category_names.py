@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 
 def last_part(category: str) -> str:
-    """The part of a category name after its last bar: "Shoes" of "Apparel & Accessories|Shoes"."""
-    return category.rpartition("|")[2]
+    """The part of a category name after its last bar: "Shoes" of "Apparel & Accessories|Shoes"; all of it if that is empty."""
+    return category.rpartition("|")[2] or category
 
 
 def short_if_unique(category: str, categories: Sequence[str]) -> str:

@@ -16,11 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from ctl_lightning.runtime.config import config_dir
+from ctl_lightning.runtime.config import config_dir, literal
 from ctl_lightning.runtime.console import console
 from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.pace import allowed_cores
+from ctl_lightning.runtime.words import quoted
 
 WITHOUT_SEEDS = ("popularity",)
 """Methods that draw nothing at random, and so need no seeds."""
@@ -110,24 +111,18 @@ def cells_of(plain: Mapping[str, Any], run_dir: Path) -> list[Cell]:
                     continue
                 folder = run_dir / protocol / method / f"seed{seed}"
                 chosen_by = f"+experiment={method}" if method in experiments else f"model={method}"
-                cache = f"paths.cache_dir={_quoted(plain['paths']['cache_dir'])}"
+                cache = f"paths.cache_dir={quoted(literal(str(plain['paths']['cache_dir'])))}"
                 train = [
                     *("ctl_lightning.train", chosen_by, f"protocol={protocol}", f"seed={seed}", cache),
                     *("callbacks=quiet", "trainer.enable_progress_bar=false", *plain["overrides"].get(protocol, [])),
-                    *(f"hydra.run.dir={_quoted(folder)}", "ckpt_path=auto"),
+                    *(f"hydra.run.dir={quoted(literal(str(folder)))}", "ckpt_path=auto"),
                 ]
                 commands = [tuple(train)]
                 if plain["product_visible"] and first and method not in WITHOUT_SEEDS:
-                    evaluation = f"hydra.run.dir={_quoted(folder / EVALUATION)}"
-                    commands.append(("ctl_lightning.evaluate", f"ckpt_path={_quoted(folder)}", evaluation))
+                    evaluation = f"hydra.run.dir={quoted(literal(str(folder / EVALUATION)))}"
+                    commands.append(("ctl_lightning.evaluate", f"ckpt_path={quoted(literal(str(folder)))}", evaluation))
                 cells.append(Cell(protocol, method, seed, folder, tuple(commands)))
     return cells
-
-
-def _quoted(path: Path | str) -> str:
-    """A path quoted for Hydra's grammar, whatever characters it has."""
-    escaped = str(path).replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def run_cells(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:
@@ -155,10 +150,10 @@ def run_cells(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:
                 if process.returncode == 0:
                     write_text(cell.folder / DONE, json.dumps(cell.commands))
                     auc = json.loads((cell.folder / "results.json").read_text())["test"]["all"]["auc"]["value"]
-                    console.print(f"{said}test auc {auc:.3f}", markup=False)
+                    console.print(f"{said}test auc {auc:.3f}")
                 else:
                     failures[cell] = _why(cell.folder / "train.log", process.returncode)
-                    console.print(f"{said}failed: {failures[cell]}", markup=False)
+                    console.print(f"{said}failed: {failures[cell]}")
     return failures
 
 

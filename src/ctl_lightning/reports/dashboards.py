@@ -12,6 +12,7 @@ from PIL import Image
 
 from ctl_lightning.reports.results import Results, flat_table
 from ctl_lightning.runtime.csv_files import csv_text
+from ctl_lightning.runtime.errors import only_warned
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.launch import is_first
 
@@ -68,10 +69,15 @@ def show(loggers: Iterable[Logger], exhibit: Exhibit, step: int) -> None:
     if not is_first():
         return
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            _show_in_wandb(logger, exhibit, step)
-        elif isinstance(logger, TensorBoardLogger):
-            _show_in_tensorboard(logger, exhibit, step)
+        with only_warned(f"logger={_name(logger)}: not everything is shown there"):
+            if isinstance(logger, WandbLogger):
+                _show_in_wandb(logger, exhibit, step)
+            elif isinstance(logger, TensorBoardLogger):
+                _show_in_tensorboard(logger, exhibit, step)
+
+
+def _name(logger: Logger) -> str:
+    return type(logger).__name__.removesuffix("Logger").lower()
 
 
 def write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
@@ -132,5 +138,6 @@ def log_results(loggers: Sequence[Logger], results: Results, shown: Exhibit, ste
     """Hands final metrics, tables and pictures to the loggers that can show them."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update({f"test/{row[0]}/{row[1]}": row[2] for row in flat_table(results)})
+            with only_warned("logger=wandb: its summary is not written"):
+                logger.experiment.summary.update({f"test/{row[0]}/{row[1]}": row[2] for row in flat_table(results)})
     show(loggers, shown, step)

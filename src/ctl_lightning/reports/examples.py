@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ctl_lightning.data.crop import crop_key, scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation_set import EvaluationSet
-from ctl_lightning.data.images import open_upright
-from ctl_lightning.data.pairs import Pair
+from ctl_lightning.data.images import open_upright, size_upright
+from ctl_lightning.data.pairs import Box, Pair
 from ctl_lightning.metrics.classification import Classifier, Samples, bins, precision_recall_curve, roc_curve
 from ctl_lightning.metrics.pair_metrics import Distances, PairScores
 from ctl_lightning.metrics.ranking import Ranking
@@ -22,6 +22,9 @@ from ctl_lightning.reports.figures.grids import Cut, Overlay, Retrieval, Shown
 
 RETRIEVALS, NEAREST, OVERLAYS, CUTS = 10, 10, 4, 10
 CONFUSED, EMBEDDED = 500, 1000
+
+ATTENDED, LARGEST = 10, 30
+"""Categories, the largest, of which attention is drawn, and of which confusion and intervals are."""
 
 
 def retrieval_rows(
@@ -38,24 +41,28 @@ def retrieval_rows(
             Retrieval(
                 category=task.pairs[pair].category,
                 scene=pictures.centre(task.queries[task.query[pair]][0]),
-                aspect=_aspect(data, task.pairs[pair]),
-                truth=pictures.centre(task.products[task.positive[pair]]),
+                aspect=_scene_aspect(data, task.pairs[pair]),
+                truth=_shown(data, task, int(task.positive[pair]), pair),
                 rank=float(scores.rank[pair]),
                 candidates=len(candidates) - len(masked & set(candidates.tolist())),
-                nearest=[
-                    Shown(pictures.centre(task.products[one]), one == task.positive[pair], one in masked)
-                    for one in nearest.tolist()
-                ],
+                nearest=[_shown(data, task, one, pair) for one in nearest.tolist()],
             )
         )
     return rows
 
 
+def largest(task: EvaluationSet, count: int) -> list[int]:
+    """Indices of the `count` categories with the most pairs, in the order of all categories."""
+    pairs = np.bincount(task.category, minlength=len(task.categories))
+    return sorted(np.argsort(-pairs, kind="stable")[:count].tolist())
+
+
 def attention_rows(data: TripletDataModule, task: EvaluationSet, network: Network) -> list[Overlay]:
-    """Four scene crops, each with one attention map per category."""
+    """Four scene crops, each with an attention map of each of the ten largest categories."""
     device = next(network.parameters()).device
     network.eval()
-    categories = torch.arange(len(task.categories), device=device)
+    shown = largest(task, ATTENDED)
+    categories = torch.tensor(shown, device=device)
     rows = []
     for pair in _spread(task.category.tolist(), OVERLAYS):
         crop, _ = task.queries[task.query[pair]]
@@ -67,8 +74,8 @@ def attention_rows(data: TripletDataModule, task: EvaluationSet, network: Networ
         rows.append(
             Overlay(
                 data.pictures.centre(crop),
-                _aspect(data, task.pairs[pair]),
-                dict(zip(task.categories, maps, strict=True)),
+                _scene_aspect(data, task.pairs[pair]),
+                dict(zip([task.categories[one] for one in shown], maps, strict=True)),
             )
         )
     return rows
@@ -141,10 +148,23 @@ def _spread(categories: Sequence[int], count: int) -> list[int]:
     return sorted((pair for _, _, pair in sorted(turns)[:count]), key=lambda pair: categories[pair])
 
 
-def _aspect(data: TripletDataModule, pair: Pair) -> float:
-    """Width / height at which the pair's scene crop is to be shown: as it was before it was stretched to a square."""
+def _shown(data: TripletDataModule, task: EvaluationSet, product: int, pair: int) -> Shown:
+    name = task.products[product]
+    hit, masked = product == task.positive[pair], product in task.masked[pair].tolist()
+    return Shown(data.pictures.centre(name), _aspect(data, name), hit, masked)
+
+
+def _scene_aspect(data: TripletDataModule, pair: Pair) -> float:
+    return _aspect(data, pair.scene, scene_crop(pair.box, data.margin))
+
+
+def _aspect(data: TripletDataModule, image: str, crop: Box = (0.0, 0.0, 1.0, 1.0)) -> float:
+    """Width / height at which a crop of a picture is to be shown: as it was before it was stretched to a square."""
     if data.aspect != "stretch":
         return 1.0
-    image = open_upright(data.source.image_path(data.root, pair.scene))
-    left, top, right, bottom = to_pixels(scene_crop(pair.box, data.margin), image.width, image.height)
+    try:
+        size = size_upright(data.source.image_path(data.root, image))
+    except OSError:  # the image store has the picture, and its file is gone
+        return 1.0
+    left, top, right, bottom = to_pixels(crop, *size)
     return (right - left) / (bottom - top)

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ctl_lightning.metrics.intervals import Interval, as_text
 from ctl_lightning.reports.figures.intervals import method_intervals
 from ctl_lightning.reports.paper_rows import GROUPS, MethodRow
 from ctl_lightning.runtime.csv_files import csv_text
-from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.errors import InputError, only_warned
 from ctl_lightning.runtime.files import write_text
 
 COMPARED = ("hybrid", "imagenet")
@@ -51,13 +50,15 @@ def write_paper_table(
     for protocol, found in rows.items():
         shown = [row for row in found if row.results]
         if shown:
-            written.append(folder / f"{protocol}.png")
-            method_intervals(
-                written[-1],
-                {row.method: {group: row.interval(group, "auc") for group in GROUPS} for row in shown},
-                {row.method: row.interval("all", "lift") for row in shown},
-                _oracle(shown),
-            )
+            path = folder / f"{protocol}.png"
+            with only_warned(f"{path}: not drawn"):
+                method_intervals(
+                    path,
+                    {row.method: {group: row.interval(group, "auc") for group in GROUPS} for row in shown},
+                    {row.method: row.interval("all", "lift") for row in shown},
+                    _oracle(shown),
+                )
+                written.append(path)
     if docs is not None:
         written += _into_docs(docs, markdown, lines)
     for protocol, found in rows.items():
@@ -250,7 +251,7 @@ def _print(protocol: str, rows: Sequence[MethodRow], console: Console) -> None:
                 row.method, str(len(row.results)), as_text(cells[0]), *seen, as_text(row.interval("all", "lift"))
             )
         else:
-            table.add_row(row.method, "0", escape(f"did not run: {_reasons(row)}"))
+            table.add_row(row.method, "0", f"did not run: {_reasons(row)}")
     console.print(table)
     for name, found in _oracle([row for row in rows if row.results]).items():
         console.print(f"{name}: {as_text(found)}")

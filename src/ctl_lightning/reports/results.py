@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ctl_lightning.data.evaluation_set import EvaluationSet
@@ -18,6 +17,9 @@ Results = dict[str, Any]
 
 IDENTITY = ("protocol", "method", "seed")
 """Options of the config that are repeated in results.json."""
+
+GROUPS = ("all", "seen", "unseen")
+"""The groups of pairs that every metric has a value for."""
 
 ResultRow = tuple[str, str, float | None, float | None, float | None]
 """(group of pairs, metric, value, low, high)."""
@@ -37,7 +39,9 @@ def write_results(path: Path, results: Results) -> None:
 def flat_table(results: Results) -> list[ResultRow]:
     """All test metrics as rows, one per group and metric."""
     test = results["test"]
-    groups = {name: test[name] for name in ("all", "seen", "unseen")} | test["by_category"]
+    groups = {name: test[name] for name in GROUPS}
+    # A category may be called as a group is.
+    groups |= {f"category {name}" if name in GROUPS else name: found for name, found in test["by_category"].items()}
     return [
         (group, metric, found["value"], found["low"], found["high"])
         for group, metrics in groups.items()
@@ -48,19 +52,18 @@ def flat_table(results: Results) -> list[ResultRow]:
 def print_results(results: Results, console: Console) -> None:
     """Prints the table of metrics and the table of categories."""
     test, pairs = results["test"], results["pairs"]
-    groups = ("all", "seen", "unseen")
     table = Table(title=f"{results['method']} on {results['protocol']}, test, 95 % intervals over scenes")
     table.add_column("metric")
-    for group in groups:
+    for group in GROUPS:
         table.add_column(f"{group} ({pairs[group]:,} pairs)", justify="right")
     for metric in test["all"]:
-        table.add_row(metric, *(as_text(test[group][metric]) for group in groups))
+        table.add_row(metric, *(as_text(test[group][metric]) for group in GROUPS))
     console.print(table)
     categories = Table(title="by category")
     for name in ("category", "auc", "lift", "hit@10"):
         categories.add_column(name, justify="left" if name == "category" else "right")
     for category, metrics in test["by_category"].items():
-        categories.add_row(escape(category), *(as_text(metrics[name]) for name in ("auc", "lift", "hit@10")))
+        categories.add_row(category, *(as_text(metrics[name]) for name in ("auc", "lift", "hit@10")))
     console.print(categories)
     if "oracle" in results:
         ceilings = ", ".join(f"{name} alone {as_text(found)}" for name, found in results["ceilings"].items())
@@ -91,10 +94,10 @@ def print_results(results: Results, console: Console) -> None:
         other = results["against"]
         table = Table(title=f"{results['method']} minus {other['method']} (seed {other['seed']}), the same pairs")
         table.add_column("metric")
-        for group in groups:
+        for group in GROUPS:
             table.add_column(f"{group}, p", justify="right")
         for metric in other["difference"]["all"]:
-            table.add_row(metric, *(_difference(other["difference"][group][metric]) for group in groups))
+            table.add_row(metric, *(_difference(other["difference"][group][metric]) for group in GROUPS))
         console.print(table)
 
 

@@ -1,6 +1,6 @@
 """Measures a trained network for `train` and `evaluate`: the numbers of results.json and pairs.csv, and the pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +23,13 @@ from ctl_lightning.metrics.reranking import reranking_results
 from ctl_lightning.models.components.network import Network
 from ctl_lightning.reports.dashboards import Curve, Exhibit, Table, log_results, write_tables
 from ctl_lightning.reports.examples import (
+    ATTENDED,
+    LARGEST,
     attention_rows,
     classifier_curves,
     embedded_products,
     hard_negatives,
+    largest,
     retrieval_rows,
 )
 from ctl_lightning.reports.figures.curves import classifier_sheet, confusion, curves, distance_histograms, projection
@@ -35,6 +38,7 @@ from ctl_lightning.reports.figures.intervals import category_intervals
 from ctl_lightning.reports.results import IDENTITY, Results, flat_table, print_results, test_results, write_results
 from ctl_lightning.runtime.console import console
 from ctl_lightning.runtime.csv_files import csv_text, read_metrics
+from ctl_lightning.runtime.errors import only_warned
 from ctl_lightning.runtime.files import write_text
 
 
@@ -58,9 +62,11 @@ class ScoredSplit:
         return samples_of(self.scores, self.task.scene)
 
     @cached_property
-    def confusion(self) -> Floats:
-        """Shares (C, C) of `hard_negatives`, kept for both the picture and the table."""
-        return hard_negatives(self.task, self.ranking.distances)
+    def largest_confusion(self) -> tuple[list[str], Floats]:
+        """The n largest categories, and their shares (n, n) of `hard_negatives`; kept for both the picture and the table."""
+        chosen = largest(self.task, LARGEST)
+        shares = hard_negatives(self.task, self.ranking.distances)
+        return [self.task.categories[one] for one in chosen], shares[np.ix_(chosen, chosen)]
 
 
 def score_split(task: EvaluationSet, ranking: Ranked) -> ScoredSplit:
@@ -114,13 +120,19 @@ class RunReport:
         return cls(data, network, test, classifier, results)
 
     def write(self, folder: Path) -> None:
-        """Writes pairs.csv, tables and pictures into a run directory."""
+        """Writes and prints the numbers: pairs.csv, then results.json. A run that has results.json is finished."""
         write_pairs(folder / "pairs.csv", self.test)
+        write_results(folder / "results.json", self.results)
+        print_results(self.results, console)
+
+    def illustrate(self, folder: Path) -> None:
+        """Writes tables and pictures into a run directory; what of them fails is a warning."""
         self.pictures = self.draw(folder)
-        write_tables(folder / "tables", self._exhibit().tables)
+        with only_warned(f"{folder / 'tables'}: not written"):
+            write_tables(folder / "tables", self._exhibit().tables)
 
     def draw(self, folder: Path, others: Mapping[str, Results] | None = None) -> dict[str, Path]:
-        """Draws the pictures of the run.
+        """Draws the pictures of the run; one that cannot be drawn is a warning.
 
         Args:
             folder: run directory; the pictures go into its folder pictures/.
@@ -129,31 +141,49 @@ class RunReport:
         Returns:
             Name -> PNG file.
         """
-        where, task = folder / "pictures", self.test.task
-        pictures = {name: where / f"{name}.png" for name in ("retrieval", "classifier", "categories")}
-        rows = retrieval_rows(self.data, task, self.test.ranking.distances, self.test.scores)
-        retrieval_grid(pictures["retrieval"], rows)
-        classifier_sheet(pictures["classifier"], classifier_curves(self.classifier, self.test.judged))
-        shown = {self.results["method"]: self.results} | dict(others or {})
-        auc = {
-            name: {category: found["auc"] for category, found in results["test"]["by_category"].items()}
-            for name, results in shown.items()
-        }
-        category_intervals(pictures["categories"], auc)
-        pictures["distances"] = where / "distances.png"
-        distance_histograms(pictures["distances"], self.test.scores.positive, self.test.scores.negative)
-        if isinstance(self.test.ranking, Ranking):
-            pictures |= {name: where / f"{name}.png" for name in ("confusion", "embedding")}
-            confusion(pictures["confusion"], task.categories, self.test.confusion)
-            projection(pictures["embedding"], *embedded_products(task, self.test.ranking))
-        if self.test.ranking.attention().shape[1]:
-            pictures["attention"] = where / "attention.png"
-            attention_overlays(pictures["attention"], attention_rows(self.data, task, self.network))
-        metrics = read_metrics(folder / "metrics.csv")
-        if self.network.losses and metrics:
-            pictures["curves"] = where / "curves.png"
-            curves(pictures["curves"], metrics, self._ceilings())
+        pictures = {}
+        for name, drawing in self._drawings(folder, others or {}).items():
+            path = folder / "pictures" / f"{name}.png"
+            with only_warned(f"{path}: not drawn"):
+                drawing(path)
+                pictures[name] = path
         return pictures
+
+    def _drawings(self, folder: Path, others: Mapping[str, Results]) -> dict[str, Callable[[Path], None]]:
+        """Name of a picture -> what draws it to a file."""
+        test, task = self.test, self.test.task
+        drawings: dict[str, Callable[[Path], None]] = {
+            "retrieval": lambda path: retrieval_grid(
+                path, retrieval_rows(self.data, task, test.ranking.distances, test.scores)
+            ),
+            "classifier": lambda path: classifier_sheet(path, classifier_curves(self.classifier, test.judged)),
+            "categories": lambda path: self._draw_categories(path, others),
+            "distances": lambda path: distance_histograms(path, test.scores.positive, test.scores.negative),
+        }
+        ranking = test.ranking
+        if isinstance(ranking, Ranking):
+            names, shares = test.largest_confusion
+            left_out = len(task.categories) - len(names)
+            drawings["confusion"] = lambda path: confusion(path, names, shares, left_out)
+            drawings["embedding"] = lambda path: projection(path, *embedded_products(task, ranking))
+        if ranking.attention().shape[1]:
+            left_out_of_attention = max(0, len(task.categories) - ATTENDED)
+            drawings["attention"] = lambda path: attention_overlays(
+                path, attention_rows(self.data, task, self.network), left_out_of_attention
+            )
+        if self.network.losses and (metrics := read_metrics(folder / "metrics.csv")):
+            drawings["curves"] = lambda path: curves(path, metrics, self._ceilings())
+        return drawings
+
+    def _draw_categories(self, path: Path, others: Mapping[str, Results]) -> None:
+        task = self.test.task
+        names = [task.categories[one] for one in largest(task, LARGEST)]
+        auc = {
+            method: {name: found[name]["auc"] for name in names if name in found}
+            for method, results in ({self.results["method"]: self.results} | dict(others)).items()
+            for found in [results["test"]["by_category"]]
+        }
+        category_intervals(path, auc, len(task.categories) - len(names))
 
     def _ceilings(self) -> dict[str, float]:
         """Name -> best possible AUC, where it is known."""
@@ -163,16 +193,11 @@ class RunReport:
         return {f"{name} (test)": auc["value"] for name, auc in found.items()}
 
     def show(self, loggers: Sequence[Logger], step: int) -> None:
-        """Hands final metrics, tables and pictures to the loggers that can show them."""
+        """Hands final metrics, tables and pictures to the loggers that can show them; one that fails is a warning."""
         log_results(loggers, self.results, self._exhibit(), step)
 
     def _exhibit(self) -> Exhibit:
         return exhibit(self.test, self.classifier, self.results, self.pictures)
-
-    def finish(self, folder: Path) -> None:
-        """Writes results.json, and prints it. A run that has it is finished, so it comes last."""
-        write_results(folder / "results.json", self.results)
-        print_results(self.results, console)
 
 
 def _of_truth(data: TripletDataModule, test: ScoredSplit) -> Results:
@@ -209,11 +234,12 @@ def exhibit(test: ScoredSplit, classifier: Classifier, results: Results, picture
     found = classifier_curves(classifier, test.judged)
     embedding = None
     if isinstance(test.ranking, Ranking):
+        names, shares = test.largest_confusion
         rows = [
             [category, *(None if np.isnan(share) else float(share) for share in row)]
-            for category, row in zip(test.task.categories, test.confusion, strict=True)
+            for category, row in zip(names, shares, strict=True)
         ]
-        tables["test/confusion"] = Table(["looked for", *test.task.categories], rows)
+        tables["test/confusion"] = Table(["looked for", *names], rows)
         embedding = embedded_products(test.task, test.ranking)
     return Exhibit(
         pictures,

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
-from rich.markup import escape
 from rich.table import Table
 from scipy.stats import t
 
@@ -134,7 +133,7 @@ def _number(name: str) -> tuple[int, str]:
 
 
 def _read_job(folder: Path, overrides: Path) -> Job:
-    words = [str(word) for word in OmegaConf.load(overrides)]
+    words = [str(word) for word in OmegaConf.to_container(OmegaConf.load(overrides), resolve=False) or []]
     options = dict(word.split("=", 1) for word in words if "=" in word)
     aucs = [row[MONITOR] for row in read_metrics(folder / "metrics.csv") if MONITOR in row]
     validation = max(aucs, default=None)
@@ -170,12 +169,12 @@ def print_sweep(settings: Iterable[Setting], metrics: Sequence[str]) -> None:
         table.add_column("validation auc" if metric == MONITOR else metric, justify="right")
     for setting in settings:
         cells = [_cell(setting.over_seeds(metric)) for metric in metrics]
-        table.add_row(escape(setting.name), f"{len(setting.finished)}/{len(setting.jobs)}", *cells)
+        table.add_row(setting.name, f"{len(setting.finished)}/{len(setting.jobs)}", *cells)
     console.print(table)
     for setting in settings:
         for job in setting.jobs:
             if job.why_not:
-                console.print(f"{job.folder.name} ({setting.name}): {job.why_not}", markup=False)
+                console.print(f"{job.folder.name} ({setting.name}): {job.why_not}")
 
 
 def _cell(found: Interval) -> str:

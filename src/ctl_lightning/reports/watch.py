@@ -10,8 +10,9 @@ from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.metrics.intervals import NOTHING
 from ctl_lightning.metrics.pair_metrics import mean
 from ctl_lightning.reports.dashboards import Exhibit, Table, show
-from ctl_lightning.reports.examples import attention_rows, retrieval_rows
+from ctl_lightning.reports.examples import ATTENDED, attention_rows, retrieval_rows
 from ctl_lightning.reports.figures.grids import attention_overlays, retrieval_grid
+from ctl_lightning.runtime.errors import only_warned
 from ctl_lightning.runtime.launch import is_first
 
 
@@ -37,11 +38,17 @@ class Watch(Callback):
         module: Any = pl_module  # training.module.CompleteTheLook, which this layer does not know
         data: TripletDataModule = trainer.datamodule  # type: ignore[attr-defined]
         task, scores = data.evaluation("validation"), module.scores
-        pictures = {"validation_retrieval": self._folder / f"retrieval_epoch{epoch:03d}.png"}
-        retrieval_grid(pictures["validation_retrieval"], retrieval_rows(data, task, module.ranking.distances, scores))
+        pictures = {}
+        path = self._folder / f"retrieval_epoch{epoch:03d}.png"
+        with only_warned(f"{path}: not drawn"):
+            retrieval_grid(path, retrieval_rows(data, task, module.ranking.distances, scores))
+            pictures["validation_retrieval"] = path
+        path = self._folder / f"attention_epoch{epoch:03d}.png"
         if module.ranking.attention().shape[1]:
-            pictures["validation_attention"] = self._folder / f"attention_epoch{epoch:03d}.png"
-            attention_overlays(pictures["validation_attention"], attention_rows(data, task, module.network))
+            with only_warned(f"{path}: not drawn"):
+                left_out = max(0, len(task.categories) - ATTENDED)
+                attention_overlays(path, attention_rows(data, task, module.network), left_out)
+                pictures["validation_attention"] = path
         rows = [
             [category, int(own.sum()), mean(scores.auc[own]) if own.any() else NOTHING["value"]]
             for number, category in enumerate(task.categories)

@@ -1,12 +1,12 @@
 """Finds conf/, makes the objects that a config describes, and refuses unknown options, missing values and wrong types."""
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import hydra
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from ctl_lightning.runtime.errors import InputError, suggestion
@@ -43,7 +43,16 @@ def default_groups(primary: Config) -> list[str]:
 
 def resolved(config: DictConfig, **changed: Any) -> Config:
     """A composed config as plain values; `changed` replaces parts of it first, because the rest may depend on them."""
-    return OmegaConf.to_container(OmegaConf.merge(config, changed), resolve=True)  # type: ignore[return-value]
+    return OmegaConf.to_container(OmegaConf.merge(config, literal(changed)), resolve=True)  # type: ignore[return-value]
+
+
+def literal(value: Any) -> Any:
+    """Plain values in the form in which OmegaConf reads their texts as they are, "${...}" in a folder's name included."""
+    if isinstance(value, dict):
+        return {name: literal(child) for name, child in value.items()}
+    if isinstance(value, list):
+        return [literal(child) for child in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def option_names(config: Config, prefix: str = "") -> Iterator[str]:
@@ -160,6 +169,9 @@ def _choices(hint: Any, inner: Sequence[str]) -> list[str]:
 def build(node: DictConfig | Config, where: str, **given: Any) -> Any:
     """Makes the object that a config node describes. Nothing else instantiates.
 
+    Hydra's own `instantiate` would send every argument through OmegaConf, which reads "${...}" and "???" in a name of a
+    category or a folder as its language.
+
     Args:
         node: config node with `_target_` and plain values.
         where: place of the node in the config, such as "data", for messages.
@@ -170,17 +182,19 @@ def build(node: DictConfig | Config, where: str, **given: Any) -> Any:
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    if not isinstance(node, (DictConfig, dict)) or "_target_" not in node:
-        raise InputError(f"{where}={node}: expected options with a _target_, the class to make")
+    options: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    if not isinstance(options, dict) or "_target_" not in options:
+        raise InputError(f"{where}={options}: expected options with a _target_, the class to make")
+    target = hydra.utils.get_class(options["_target_"])
+    arguments = {
+        name: build(value, f"{where}.{name}") if isinstance(value, dict) and "_target_" in value else value
+        for name, value in options.items()
+        if name != "_target_"
+    }
     try:
-        return hydra.utils.instantiate(node, **given, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, InputError):
-            raise cause from None
-        if isinstance(cause, (ValueError, TypeError, ImportError, MisconfigurationException)):
-            raise InputError(f"{where}: {' '.join(str(cause).split())}") from None
-        raise
+        return target(**arguments | given)
+    except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from None
 
 
 def check_switches(config: Mapping[Any, Any], *names: str) -> None:

@@ -8,7 +8,10 @@ from rich.console import Console
 
 from ctl_lightning.runtime.launch import is_first
 
-console = Console(width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=True)
+console = Console(
+    width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=True, markup=False, emoji=False
+)
+"""Prints every text as it is: a name of a category is never markup, nor the word for an emoji."""
 
 
 def silence_other_ranks() -> bool:

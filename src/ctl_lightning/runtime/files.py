@@ -1,45 +1,34 @@
-"""Writes files whole or not at all, and locks, hashes and reads files."""
+"""Writes files whole or not at all, and hashes and reads files."""
 
 import hashlib
-import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from ctl_lightning.runtime.errors import InputError, InUseError
-
-
-@contextmanager
-def alone(lock: Path, message: str) -> Iterator[None]:
-    """Holds a lock that only one process can hold.
-
-    Args:
-        lock: file that is locked; its folder must exist.
-        message: message of the error.
-
-    Raises:
-        InUseError: another process holds it.
-    """
-    try:
-        held = FileLock(lock).acquire(timeout=0)
-    except Timeout:
-        raise InUseError(message) from None
-    with held:
-        yield
+from ctl_lightning.runtime.errors import InputError
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its place if the block ends without an error."""
+    """Yields a temporary path beside `path`, which takes its place if the block ends without an error.
+
+    Raises:
+        OSError: the disk is full, a quota is used up, ...; it names the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # A name of its own on every machine that shares the folder, and not longer than the file's.
+    temporary = path.with_name(f".{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a write names no file
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong above is told
+            temporary.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -1,7 +1,6 @@
 """How a large file is made: by one process of several, piece by piece, and with an error if the disk is too small."""
 
 import errno
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,12 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import DTypeLike
 
 from ctl_lightning.runtime.errors import InputError
-
-log = logging.getLogger(__name__)
+from ctl_lightning.runtime.locks import in_turn
 
 
 def make_once(path: Path, make: Callable[[], object]) -> None:
@@ -22,13 +19,7 @@ def make_once(path: Path, make: Callable[[], object]) -> None:
     if _is_made(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another process is making %s; waiting for it", path)
-        held = lock.acquire()
-    with held:
+    with in_turn(path.with_suffix(".lock"), f"another process is making {path}; waiting for it"):
         if not _is_made(path):
             make()
 

@@ -1,6 +1,7 @@
 """Which launcher started this process (torchrun, SLURM, none), which of several it is, and whether after a requeue."""
 
 import os
+import secrets
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -30,14 +31,15 @@ def is_first() -> bool:
 def run_id() -> str:
     """A name for run directories that is the same in all processes of a run, and again when its job is requeued.
 
-    It holds the launcher's id of the run, such as slurm123-0; where one process starts alone, it is the time.
+    It holds the launcher's id of the run, such as slurm123-0; where one process starts alone, it is the time and a random
+    number, as many may start in one second, on one machine or several.
     """
     if launcher() == "srun":
         return f"slurm{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_STEP_ID', '0')}"
     if launcher() == "torchrun":
         given = os.environ["TORCHELASTIC_RUN_ID"]
         return f"torchrun-{given if given != 'none' else _parent()}"
-    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}"
 
 
 def _parent() -> str:

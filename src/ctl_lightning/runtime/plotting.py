@@ -1,10 +1,15 @@
 """What all figures share: images in axes, short names of categories, and files written whole."""
 
+import warnings
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import fill
 
+import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib import font_manager
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -13,13 +18,36 @@ from ctl_lightning.runtime.files import replacing
 
 Pixels = NDArray[np.uint8]
 
+DPI = 110
+
 HIT, KNOWN, MISS = "tab:green", "tab:blue", "0.8"
+
+matplotlib.rcParams["text.parse_math"] = False  # a dollar sign in a name is a dollar sign
+# Names of every script: DejaVu, which comes with matplotlib, first, then the Noto fonts that this machine has.
+matplotlib.rcParams["font.family"] = [
+    "DejaVu Sans",
+    *sorted({font.name for font in font_manager.fontManager.ttflist if font.name.startswith("Noto Sans")}),
+]
+warnings.filterwarnings("ignore", r"Glyph .* missing from")  # without such a font a box is drawn
 
 
 def short_name(category: str) -> str:
-    """The last part of a category's name, wrapped; both parts of a short name that has two."""
+    """The last part of a category's name, in at most three lines; both parts of a short name that has two."""
     parts = category.split("|")
-    return "\n".join(parts) if len(parts) == 2 and len(category) < 26 else fill(parts[-1], 18)
+    if len(parts) == 2 and len(category) < 26:
+        return "\n".join(parts)
+    return fill(parts[-1] or category, 18, max_lines=3, placeholder=" …")
+
+
+def short_names(categories: Iterable[str]) -> dict[str, str]:
+    """Category -> its name on one line, cut where it is long; names that would look the same are numbered."""
+    seen: Counter[str] = Counter()
+    names = {}
+    for category in categories:
+        name = short_name(category).replace("\n", " ")
+        seen[name] += 1
+        names[category] = name if seen[name] == 1 else f"{name} ({seen[name]})"
+    return names
 
 
 def with_aspect(image: Pixels, aspect: float) -> Pixels:
@@ -41,15 +69,25 @@ def in_grey(image: Pixels) -> NDArray[np.float64]:
     return 96 + image.mean(2, keepdims=True) * 0.6
 
 
-def show_image(axes: Axes, image: NDArray[np.generic], border: str | None = None) -> None:
-    """Fills axes with a picture (H, W, 3), without ticks; `border`: colour of a frame around it; None: no frame."""
-    axes.imshow(image)
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(visible=border is not None, color=border or "none", linewidth=2.5 if border in (HIT, KNOWN) else 1)
+def outlined(picture: Pixels, box: tuple[float, float, float, float], colour: str) -> Pixels:
+    """A picture, (H, W, 3), with the outline of a box, (left, top, right, bottom) from 0 to 1, in it."""
+    height, width = picture.shape[:2]
+    line = max(2, round(max(height, width) / 150))
+    left, top, right, bottom = (
+        round(edge * side) for edge, side in zip(box, (width, height, width, height), strict=True)
+    )
+    drawn = picture.copy()
+    for rows, columns in (
+        (slice(top, top + line), slice(left, right)),
+        (slice(max(0, bottom - line), bottom), slice(left, right)),
+        (slice(top, bottom), slice(left, left + line)),
+        (slice(top, bottom), slice(max(0, right - line), right)),
+    ):
+        drawn[rows, columns] = [round(255 * part) for part in to_rgb(colour)]
+    return drawn
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure as a PNG, whole or not at all."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=DPI, pil_kwargs={"compress_level": 3})  # photos hardly get smaller with more

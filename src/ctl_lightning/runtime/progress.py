@@ -55,12 +55,12 @@ def progress(task: str, total: int, done: int = 0) -> Iterator[Progress]:
     """Shows how far a task of `total` steps has come, of which `done` were done before."""
     console = get_console()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         yield Progress(task, total, done, bar)

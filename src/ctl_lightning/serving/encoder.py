@@ -19,7 +19,7 @@ from ctl_lightning.data.splits import read_split, split_of
 from ctl_lightning.data.store.views import centre
 from ctl_lightning.models.components.backbone import Features, hash_of_weights
 from ctl_lightning.models.components.network import SceneStyle
-from ctl_lightning.runtime.errors import InputError, suggestion
+from ctl_lightning.runtime.errors import InputError, listed, suggestion
 from ctl_lightning.serving.trained import Trained
 
 Photo = Path | str | Image.Image
@@ -86,11 +86,11 @@ class Encoder:
         if ends.count(name) == 1:
             return self.categories[ends.index(name)]
         if name in ends:
-            several = ", ".join(repr(one) for one, end in zip(self.categories, ends, strict=True) if end == name)
+            several = listed(one for one, end in zip(self.categories, ends, strict=True) if end == name)
             raise InputError(f"category={name}: several categories end so; give the whole name, of {several}")
-        known = ", ".join(repr(category) for category in self.categories)
         raise InputError(
-            f"category={name}: unknown to this checkpoint{suggestion(name, [*self.categories, *ends])}; it knows {known}"
+            f"category={name}: unknown to this checkpoint{suggestion(name, [*self.categories, *ends])}; "
+            f"it knows {listed(self.categories)}"
         )
 
     def crop(self, box: Box | None) -> Box:

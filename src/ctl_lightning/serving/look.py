@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -19,8 +21,13 @@ from ctl_lightning.runtime.files import write_text
 from ctl_lightning.serving.pictures import Completed, attended, boxed, look_sheet
 from ctl_lightning.serving.recommender import Answer, Look, Recommended
 
+log = logging.getLogger(__name__)
+
 SCENE, PRODUCT = 480, 240
 """Longest side of a scene and of a product as they are shown, in pixels."""
+
+DRAWN = 30
+"""Categories that a sheet shows at most; a page and data have all."""
 
 HEADING = "font: 600 1.3em system-ui, sans-serif; overflow-wrap: anywhere"
 
@@ -101,12 +108,21 @@ def check_ending(path: Path) -> None:
 
 
 def _write_png(path: Path, name: str, look: Look) -> None:
-    scene = scene_pictures(look)
+    largest = sorted(look.answers, key=lambda answer: -answer.candidates)[:DRAWN]
+    drawn = [answer for answer in look.answers if answer in largest]
+    scene = scene_pictures(replace(look, answers=drawn))
     rows = [
         Completed(answer.category, attention, [(_caption(one), product_picture(one.image)) for one in answer.products])
-        for answer, attention in zip(look.answers, scene.attention, strict=True)
+        for answer, attention in zip(drawn, scene.attention, strict=True)
     ]
-    look_sheet(path, scene.whole, rows)
+    look_sheet(path, scene.whole, rows, len(look.answers) - len(drawn))
+    if len(drawn) < len(look.answers):
+        log.warning(
+            "%s: the %d categories with the most products of %d are drawn; category=NAME draws others, output=FILE.html has all",
+            path,
+            len(drawn),
+            len(look.answers),
+        )
 
 
 def _caption(one: Recommended) -> str:

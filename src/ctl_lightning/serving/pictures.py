@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ctl_lightning.data.pairs import Box
-from ctl_lightning.runtime.plotting import MISS, Pixels, heat_map, in_grey, save_figure, short_name, show_image
+from ctl_lightning.runtime.photo_sheet import PhotoSheet
+from ctl_lightning.runtime.plotting import KNOWN, MISS, Pixels, heat_map, in_grey, outlined, short_name
 
 
 class Completed(NamedTuple):
@@ -57,54 +56,33 @@ def attended(scene: Pixels, seen: Box, weights: NDArray[np.float64]) -> Pixels:
 def boxed(scene: Pixels, box: Box, kept: Box) -> Pixels:
     """A scene, (H, W, 3), with a box drawn in it, and pale outside the part that is kept."""
     height, width = scene.shape[:2]
-    (left, top, right, bottom), inside = (
-        [round(edge * side) for edge, side in zip(part, (width, height, width, height), strict=True)]
-        for part in (box, kept)
-    )
+    inside = [round(edge * side) for edge, side in zip(kept, (width, height, width, height), strict=True)]
     picture = (255 - (255 - scene.astype(float)) * 0.3).astype(np.uint8)
     rows, columns = slice(inside[1], inside[3]), slice(inside[0], inside[2])
     picture[rows, columns] = scene[rows, columns]
-    line = max(2, round(max(height, width) / 150))
-    for rows, columns in (
-        (slice(top, top + line), slice(left, right)),
-        (slice(max(0, bottom - line), bottom), slice(left, right)),
-        (slice(top, bottom), slice(left, left + line)),
-        (slice(top, bottom), slice(max(0, right - line), right)),
-    ):
-        picture[rows, columns] = (31, 119, 180)  # tab:blue
-    return picture
+    return outlined(picture, box, KNOWN)
 
 
-def look_sheet(path: Path, scene: Pixels, rows: Sequence[Completed]) -> None:
-    """Draws the scene | one row per category: what the attention looks at, and the best products with captions."""
+def look_sheet(path: Path, scene: Pixels, rows: Sequence[Completed], left_out: int) -> None:
+    """Draws the scene | one row per category: what the attention looks at, and the best products with captions.
+
+    Args:
+        path: PNG file to write.
+        scene: the scene, (H, W, 3).
+        rows: the categories that are drawn.
+        left_out: number of categories that are not.
+    """
     columns = max((len(row.products) for row in rows), default=0)
-    figure = Figure(figsize=(2.6 + 1.5 * (columns + 1), 0.3 + 1.95 * max(len(rows), 2)), layout="constrained")
-    grid = figure.add_gridspec(max(len(rows), 2), columns + 2, width_ratios=[1.8, *[1] * (columns + 1)])
-    figure.suptitle(
-        "rank · distance (smaller goes better) · probability; dark or pale: what is not looked at", fontsize=8
-    )
-    whole = figure.add_subplot(grid[:2, 0])
-    show_image(whole, scene)
-    whole.set_title("the scene", fontsize=8)
+    heading = "rank · distance (smaller goes better) · probability; dark or pale: what is not looked at"
+    if left_out:
+        heading += f"; {left_out} of {len(rows) + left_out} categories, those with fewer products, are not drawn"
+    sheet = PhotoSheet(max(len(rows), 2), columns + 3, 150, heading)
+    sheet.photo(0, 0, scene, "the scene", span=2)
     for number, row in enumerate(rows):
-        axes = figure.add_subplot(grid[number, 1])
-        show_image(axes, scene if row.attention is None else row.attention)
-        axes.set_title(short_name(row.category), fontsize=8, parse_math=False)
+        sheet.photo(number, 2, scene if row.attention is None else row.attention, short_name(row.category))
         for place, (caption, photo) in enumerate(row.products):
-            axes = figure.add_subplot(grid[number, 2 + place])
-            axes.set_title(caption, fontsize=7, parse_math=False)
             if isinstance(photo, str):
-                axes.text(
-                    0.5,
-                    0.5,
-                    fill(photo, 20),
-                    ha="center",
-                    va="center",
-                    fontsize=6,
-                    transform=axes.transAxes,
-                    parse_math=False,
-                )
-                axes.set(xticks=[], yticks=[])
+                sheet.words(number, 3 + place, photo, caption)
             else:
-                show_image(axes, photo, MISS)
-    save_figure(figure, path)
+                sheet.photo(number, 3 + place, photo, caption, MISS)
+    sheet.write(path)

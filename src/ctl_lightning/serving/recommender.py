@@ -15,7 +15,7 @@ from ctl_lightning.data.pairs import Box
 from ctl_lightning.metrics.classification import Classifier
 from ctl_lightning.models.components.network import Network, SceneStyle
 from ctl_lightning.runtime.config import Config, check_options
-from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.errors import InputError, listed
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
 from ctl_lightning.serving.catalogue.files import BackendName, Catalogue, Manifest, check_identity
 from ctl_lightning.serving.catalogue.hnsw import GraphCatalogue
@@ -61,11 +61,13 @@ class Answer:
         products: recommended products, the nearest first.
         attention: weights a_i of the regions for this category, (grid, grid), rows from top to bottom; None: the method
             has no regions, or gives all of them the same weight.
+        candidates: number of products of the category in the catalogue.
     """
 
     category: str
     products: Sequence[Recommended]
     attention: NDArray[np.float64] | None
+    candidates: int
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,12 @@ class Recommender:
         assert query is not None
         queries = query.float().cpu().numpy()
         answers = [
-            Answer(name, self._found(name, queries[row], _row(style, row), k), self._attention(style, row))
+            Answer(
+                name,
+                self._found(name, queries[row], _row(style, row), k),
+                self._attention(style, row),
+                self.catalogue.counts[name],
+            )
             for row, name in enumerate(names)
         ]
         return Look(picture, box, crop, self.encoder.seen(*picture.size, crop), answers)
@@ -179,9 +186,7 @@ class Recommender:
     def _with_products(self, name: str) -> str:
         category = self.encoder.category(name)
         if category not in self.catalogue.counts:
-            raise InputError(
-                f"category={name}: the catalogue has no product of it; it has {', '.join(map(repr, self.categories))}"
-            )
+            raise InputError(f"category={name}: the catalogue has no product of it; it has {listed(self.categories)}")
         return category
 
     def _found(self, category: str, vector: NDArray[np.float32], style: SceneStyle, k: int) -> list[Recommended]:

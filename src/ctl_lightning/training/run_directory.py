@@ -18,12 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.models.checkpoint import LAST, MONITOR, read_checkpoint
-from ctl_lightning.runtime.config import Config, resolved
+from ctl_lightning.runtime.config import Config, literal, resolved
 from ctl_lightning.runtime.console import console
 from ctl_lightning.runtime.csv_files import MetricsRow, read_metrics
 from ctl_lightning.runtime.errors import ERROR, InputError, InUseError
-from ctl_lightning.runtime.files import alone, write_text
+from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.launch import is_first, is_restarted, launcher
+from ctl_lightning.runtime.locks import alone
+from ctl_lightning.runtime.place import LOCK
 from ctl_lightning.runtime.program import one_line
 from ctl_lightning.training.checkpointing import check_resumable
 from ctl_lightning.training.module import CompleteTheLook
@@ -31,7 +33,7 @@ from ctl_lightning.training.preemption import Preemption
 
 log = logging.getLogger(__name__)
 
-LOCK, METRICS = ".lock", "metrics.csv"
+METRICS = "metrics.csv"
 
 MAY_DIFFER = (
     "ckpt_path",
@@ -145,7 +147,7 @@ class RunDirectory:
             self.history = [row for row in rows if row["step"] < self.checkpoint["global_step"]]
         if is_first():
             remove_partial(self.path)
-            write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.options)))
+            write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(literal(self.options))))
             data.write_protocol_files(self.path)
 
     def _continued(self, resumed: Path, module: CompleteTheLook) -> Config:
@@ -157,7 +159,7 @@ class RunDirectory:
             )
         batch = checkpoint["TripletDataModule"].get("batch", 0)
         done = f"is at batch {batch} of" if batch else "has finished"
-        console.print(f"continuing {resumed}, which {done} epoch {checkpoint['epoch'] + 1} of {epochs}", markup=False)
+        console.print(f"continuing {resumed}, which {done} epoch {checkpoint['epoch'] + 1} of {epochs}")
         return checkpoint
 
 

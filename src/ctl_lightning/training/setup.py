@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def make_data_and_module(run: RunDirectory) -> tuple[TripletDataModule, CompleteTheLook]:
     """Makes the data of a run, set up, and its network, with pretrained weights if there are any. Raises InputError."""
     options = run.options
-    console.print(short_form(options, run.path), markup=False)
+    console.print(short_form(options, run.path))
     lightning.seed_everything(options["seed"], workers=True, verbose=False)
     data: TripletDataModule = build(options["data"], "data")
     data.prepare_data()
@@ -31,7 +31,7 @@ def make_data_and_module(run: RunDirectory) -> tuple[TripletDataModule, Complete
         log.warning("backbone.frozen=true with backbone.weights=null: the features will be those of a random network")
     module.load_backbone_weights()  # before packing images, which takes long: missing weights show at once
     data.setup()
-    console.print(data.summary(), markup=False)
+    console.print(data.summary())
     return data, module
 
 
@@ -48,12 +48,11 @@ def make_ready(run: RunDirectory, data: TripletDataModule, module: CompleteTheLo
         began = time.monotonic()
         path = cache_features(module, data, trainer.strategy.root_device)
         seconds = time.monotonic() - began
-        console.print(f"trains on the features in {path}, ready after {seconds:.0f} s", markup=False)
+        console.print(f"trains on the features in {path}, ready after {seconds:.0f} s")
     elif module.learns and uses_cache(options["backbone"], "none"):
         console.print(
             "the backbone is frozen, but random pictures keep it at work; data.augment=none, or data.augment=crop with "
             "backbone.cache_views=4, computes features once, and an epoch takes seconds",
-            markup=False,
         )
     if options["compile"] and module.sees:
         console.print("compiling the network: the first steps take a minute")

@@ -12,8 +12,9 @@ from ctl_lightning.data.fetching.http import Check, fetch
 from ctl_lightning.data.fetching.remote import Limits, Remote, Report
 from ctl_lightning.data.images import open_upright
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.files import alone, sha256_of, write_text
+from ctl_lightning.runtime.files import sha256_of, write_text
 from ctl_lightning.runtime.large_files import told_if_full
+from ctl_lightning.runtime.locks import alone
 from ctl_lightning.runtime.progress import progress
 
 log = logging.getLogger(__name__)

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
-
 from ctl_lightning.data.crop import crop_key, scene_crop
 from ctl_lightning.data.images import Aspect, ImageItem
 from ctl_lightning.data.pairs import Pair, PairTable
@@ -14,6 +12,7 @@ from ctl_lightning.data.store.packed import DecodedImages, ImageStore, PackedSto
 from ctl_lightning.data.store.packing import Plan, check, listing_of, pack, read_index, version_of
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.large_files import make_once
+from ctl_lightning.runtime.locks import in_turn
 
 StoreKind = Literal["packed", "litdata", "none"]
 
@@ -97,8 +96,7 @@ def _open(plan: Plan, path: Path, kind: StoreKind, chunks_dir: Path | None) -> I
     if kind == "litdata":
         from ctl_lightning.data.store.litdata import open_chunks  # an optional dependency: imported only for this kind
 
-        with FileLock(path.with_suffix(".chunks.lock")):
-            return open_chunks(
-                plan.items, plan.aspect, index, listing_of(checked), (chunks_dir or path.parent) / f"{path.stem}.chunks"
-            )
+        chunks = (chunks_dir or path.parent) / f"{path.stem}.chunks"
+        with in_turn(path.with_suffix(".chunks.lock"), f"another process is making {chunks}; waiting for it"):
+            return open_chunks(plan.items, plan.aspect, index, listing_of(checked), chunks)
     return DecodedImages(plan, index, listing_of(checked))

@@ -1,5 +1,6 @@
 """Draws curves and maps: training, classifier, distances, confusion, the style space."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ctl_lightning.runtime.plotting import save_figure, short_name
+from ctl_lightning.runtime.plotting import save_figure, short_names
 
 
 class ClassifierCurves(NamedTuple):
@@ -104,28 +105,38 @@ def distance_histograms(path: Path, positive: NDArray[np.float64], negative: NDA
     save_figure(figure, path)
 
 
-def confusion(path: Path, categories: Sequence[str], shares: NDArray[np.float64]) -> None:
-    """Draws (C, C) shares. Rows: category looked for; columns: category of the nearest products, true ones left out."""
-    names = [short_name(category) for category in categories]
-    size = 2.5 + 0.45 * len(names)
+def confusion(path: Path, categories: Sequence[str], shares: NDArray[np.float64], left_out: int) -> None:
+    """Draws (C, C) shares. Rows: category looked for; columns: category of the nearest products, true ones left out.
+
+    Args:
+        path: PNG file to write.
+        categories: C names.
+        shares: their shares, (C, C).
+        left_out: number of categories that are not among them.
+    """
+    names = list(short_names(categories).values())
+    size = 2.5 + 0.38 * len(names)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.subplots()
     axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
     for row, column in np.argwhere(shares >= 0.005):
         value = shares[row, column]
-        axes.text(
-            column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if value > 0.5 else "black"
-        )
+        colour = "white" if value > 0.5 else "black"
+        number = axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+        number.set_in_layout(False)  # it lies inside the axes; measuring hundreds of them takes a second
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set(title="categories among the nearest wrong products", xlabel="category of the product", ylabel="looked for")
+    title = "categories among the nearest wrong products"
+    if left_out:
+        title += f"\nthe {len(names)} largest of {len(names) + left_out} categories"
+    axes.set(title=title, xlabel="category of the product", ylabel="looked for")
     save_figure(figure, path)
 
 
 def projection(path: Path, labels: Sequence[str], vectors: NDArray[np.float64]) -> None:
     """Draws embedded products, (n, D), in the two directions in which they vary most (principal components).
 
-    Each category has a colour.
+    Each of the twenty categories with the most products has a colour.
     """
     centred = vectors - vectors.mean(0)
     _, strength, directions = np.linalg.svd(centred, full_matrices=False)
@@ -134,12 +145,18 @@ def projection(path: Path, labels: Sequence[str], vectors: NDArray[np.float64]) 
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.subplots()
     colours = colormaps["tab20"]
-    for number, category in enumerate(sorted(set(labels))):
+    largest = {category for category, _ in Counter(labels).most_common(colours.N)}
+    other = np.array([label not in largest for label in labels])
+    handles = axes.plot(*places[other].T, "o", markersize=2, color="0.8") if other.any() else []
+    names = short_names(sorted(largest))
+    for number, category in enumerate(names):
         own = np.array([label == category for label in labels])
-        axes.plot(*places[own].T, "o", markersize=3, color=colours(number % 20), label=short_name(category))
+        handles += axes.plot(*places[own].T, "o", markersize=3, color=colours(number))
+    said = [*([f"{len({*labels} - largest)} more categories"] if other.any() else []), *names.values()]
     titles = [f"component {place + 1}: {100 * share:.0f} % of the variance" for place, share in enumerate(shares[:2])]
     axes.set(
         title=f"{len(labels)} products in the style space", **dict(zip(("xlabel", "ylabel"), titles, strict=False))
     )
-    figure.legend(fontsize=7, frameon=False, loc="outside right upper", markerscale=2)
+    # Named here, as matplotlib leaves labels that begin with "_" out.
+    figure.legend(handles, said, fontsize=7, frameon=False, loc="outside right upper", markerscale=2)
     save_figure(figure, path)

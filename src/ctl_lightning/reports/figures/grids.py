@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib import colormaps
 from numpy.typing import NDArray
 
 from ctl_lightning.data.pairs import Box
+from ctl_lightning.runtime.photo_sheet import PhotoSheet
 from ctl_lightning.runtime.plotting import (
     HIT,
     KNOWN,
@@ -17,17 +17,24 @@ from ctl_lightning.runtime.plotting import (
     Pixels,
     heat_map,
     in_grey,
-    save_figure,
+    outlined,
     short_name,
-    show_image,
     with_aspect,
 )
 
 
 class Shown(NamedTuple):
-    """A product in a retrieval grid: its picture, whether it is the true one, whether the scene has it in another pair."""
+    """A product in a retrieval grid.
+
+    Attributes:
+        image: its picture, (S, S, 3).
+        aspect: width / height of its photo before it was made square.
+        hit: whether it is the true one.
+        masked: whether the scene has it in another pair.
+    """
 
     image: Pixels
+    aspect: float
     hit: bool
     masked: bool
 
@@ -39,7 +46,7 @@ class Retrieval(NamedTuple):
         category: name of the category.
         scene: the scene crop, (S, S, 3).
         aspect: width / height of the scene crop before it was made square.
-        truth: picture of the true product, (S, S, 3).
+        truth: the true product.
         rank: rank of the true product.
         candidates: number of products that were ranked.
         nearest: the nearest products, best first.
@@ -48,7 +55,7 @@ class Retrieval(NamedTuple):
     category: str
     scene: Pixels
     aspect: float
-    truth: Pixels
+    truth: Shown
     rank: float
     candidates: int
     nearest: Sequence[Shown]
@@ -87,68 +94,51 @@ def crop_sheet(path: Path, rows: Sequence[Cut]) -> None:
 
     Each row of the sheet has two pairs.
     """
-    lines = (len(rows) + 1) // 2
-    figure = Figure(figsize=(9.5, 2.0 * lines), layout="constrained")
-    grid = figure.subplots(lines, 6, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    figure.suptitle(
-        "blue: the product's box; green: the scene crop, in which nothing of the product is left", fontsize=8
-    )
+    heading = "blue: the product's box; green: the scene crop, in which nothing of the product is left"
+    sheet = PhotoSheet((len(rows) + 1) // 2, 6, 170, heading)
     for number, row in enumerate(rows):
-        whole, stored, product = grid[number // 2, 3 * (number % 2) : 3 * (number % 2) + 3]
-        whole.set_axis_on()
-        show_image(whole, row.scene)
-        height, width = row.scene.shape[:2]
-        for colour, (left, top, right, bottom) in ((HIT, row.crop), (KNOWN, row.box)):
-            corner = (left * width, top * height)
-            size = ((right - left) * width, (bottom - top) * height)
-            whole.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=2))
-        whole.set_title(short_name(row.category), fontsize=7)
-        for axes, picture, title in ((stored, row.stored, "scene crop"), (product, row.product, "product")):
-            axes.set_axis_on()
-            show_image(axes, picture)
-            axes.set_title(title, fontsize=7)
-    save_figure(figure, path)
+        line, column = number // 2, 3 * (number % 2)
+        whole = outlined(outlined(row.scene, row.crop, HIT), row.box, KNOWN)
+        sheet.photo(line, column, whole, short_name(row.category))
+        sheet.photo(line, column + 1, row.stored, "scene crop")
+        sheet.photo(line, column + 2, row.product, "product")
+    sheet.write(path)
 
 
 def retrieval_grid(path: Path, rows: Sequence[Retrieval]) -> None:
     """Draws scene crop | true product | nearest products; green: the true one, blue: another of the scene, grey: a miss."""
-    columns = 2 + max(len(row.nearest) for row in rows)
-    figure = Figure(figsize=(1.15 * columns, 1.45 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), columns, squeeze=False)
+    sheet = PhotoSheet(len(rows), 2 + max(len(row.nearest) for row in rows), 118)
     for number, row in enumerate(rows):
-        show_image(grid[number, 0], with_aspect(row.scene, row.aspect))
-        grid[number, 0].set_title(short_name(row.category), fontsize=7)
-        show_image(grid[number, 1], row.truth, HIT)
-        grid[number, 1].set_title(f"true: rank {row.rank:g} / {row.candidates}", fontsize=7)
-        for place, axes in enumerate(grid[number, 2:]):
-            if place < len(row.nearest):
-                product = row.nearest[place]
-                show_image(axes, product.image, HIT if product.hit else KNOWN if product.masked else MISS)
-                axes.set_title(f"{place + 1}", fontsize=7)
-            else:
-                axes.set_visible(False)
-    save_figure(figure, path)
+        sheet.photo(number, 0, with_aspect(row.scene, row.aspect), short_name(row.category))
+        truth = with_aspect(row.truth.image, row.truth.aspect)
+        sheet.photo(number, 1, truth, f"true: rank {row.rank:g} / {row.candidates}", HIT)
+        for place, product in enumerate(row.nearest):
+            frame = HIT if product.hit else KNOWN if product.masked else MISS
+            sheet.photo(number, 2 + place, with_aspect(product.image, product.aspect), f"{place + 1}", frame)
+    sheet.write(path)
 
 
-def attention_overlays(path: Path, rows: Sequence[Overlay]) -> None:
-    """Draws each scene crop and its attention for each category; the number is the heaviest weight over the mean weight."""
-    columns = 1 + max(len(row.maps) for row in rows)
-    figure = Figure(figsize=(1.5 * columns, 1.85 * len(rows)), layout="constrained")
-    figure.suptitle("× n: the heaviest region has n times the mean weight", fontsize=8)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
+def attention_overlays(path: Path, rows: Sequence[Overlay], left_out: int) -> None:
+    """Draws each scene crop and its attention for each category; the number is the heaviest weight over the mean weight.
+
+    Args:
+        path: PNG file to write.
+        rows: scene crops.
+        left_out: number of categories that are not among the maps.
+    """
+    drawn = max(len(row.maps) for row in rows)
+    heading = "× n: the heaviest region has n times the mean weight"
+    if left_out:
+        heading += f"; the {drawn} largest of {drawn + left_out} categories"
+    sheet = PhotoSheet(len(rows), 1 + drawn, 150, heading)
     for number, row in enumerate(rows):
         scene = with_aspect(row.scene, row.aspect)
-        show_image(grid[number, 0], scene)
-        grid[number, 0].set_title("scene crop", fontsize=7)
-        grey = np.repeat(in_grey(scene), 3, axis=2).astype(np.uint8)
+        sheet.photo(number, 0, scene, "scene crop")
         heaviest = max(weights.max() for weights in row.maps.values())
-        for axes, (category, weights) in zip(grid[number, 1:], row.maps.items(), strict=False):
-            show_image(axes, grey)
-            smooth = heat_map(weights, scene.shape[1], scene.shape[0])
-            axes.imshow(smooth, cmap="inferno", alpha=0.5, vmin=0, vmax=heaviest)
-            axes.set_title(f"{short_name(category)}\n× {weights.max() / weights.mean():.1f}", fontsize=7)
-        for axes in grid[number, 1 + len(row.maps) :]:
-            axes.set_visible(False)
-    save_figure(figure, path)
+        for place, (category, weights) in enumerate(row.maps.items()):
+            smooth = np.clip(heat_map(weights, scene.shape[1], scene.shape[0]) / heaviest, 0, 1)
+            heat = colormaps["inferno"](smooth)[..., :3] * 255
+            blended = (0.5 * in_grey(scene) + 0.5 * heat).round().astype(np.uint8)
+            title = f"{short_name(category)}\n× {weights.max() / weights.mean():.1f}"
+            sheet.photo(number, 1 + place, blended, title)
+    sheet.write(path)

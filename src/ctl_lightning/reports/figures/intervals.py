@@ -7,15 +7,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ctl_lightning.runtime.plotting import save_figure, short_name
+from ctl_lightning.runtime.plotting import save_figure, short_names
 
 
-def category_intervals(path: Path, methods: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> None:
-    """Draws the AUC of every category with its 95 % interval, one dot per method.
+def category_intervals(
+    path: Path, methods: Mapping[str, Mapping[str, Mapping[str, float | None]]], left_out: int
+) -> None:
+    """Draws the AUC of categories with its 95 % interval, one dot per method.
 
     Args:
         path: PNG file to write.
         methods: name of a method -> category -> {"value", "low", "high"}.
+        left_out: number of categories that are not among them.
     """
     categories = list(dict.fromkeys(category for found in methods.values() for category in found))
     figure = Figure(figsize=(8, 1.2 + 0.42 * len(categories) * max(1, len(methods) / 2)), layout="constrained")
@@ -25,10 +28,10 @@ def category_intervals(path: Path, methods: Mapping[str, Mapping[str, Mapping[st
         rows = [(row + shift, found[category]) for row, category in enumerate(categories) if category in found]
         _dots(axes, rows, f"C{number}", name)
     axes.axvline(0.5, color="0.8", linewidth=1)
-    axes.set_yticks(
-        range(len(categories)), [short_name(category).replace("\n", " ") for category in categories], fontsize=8
-    )
+    axes.set_yticks(range(len(categories)), list(short_names(categories).values()), fontsize=8)
     axes.invert_yaxis()
+    if left_out:
+        axes.set_title(f"the {len(categories)} largest of {len(categories) + left_out} categories", fontsize=9)
     axes.set(xlabel="test AUC, 95 % interval")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axes.spines[["top", "right"]].set_visible(False)

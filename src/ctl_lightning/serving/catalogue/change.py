@@ -14,8 +14,9 @@ import numpy as np
 
 from ctl_lightning.data.store.packing import version_of
 from ctl_lightning.runtime.errors import InputError, suggestion
-from ctl_lightning.runtime.files import alone, replacing, write_text
+from ctl_lightning.runtime.files import replacing, write_text
 from ctl_lightning.runtime.large_files import check_room, told_if_full
+from ctl_lightning.runtime.locks import alone
 from ctl_lightning.serving.catalogue.files import (
     BackendName,
     Listed,
