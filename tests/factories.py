@@ -25,7 +25,7 @@ from ctl_lightning.models.components.backbone import Backbone
 from ctl_lightning.models.registry import METHODS, own_options
 from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.config import config_dir
-from ctl_lightning.runtime.program import spelled_out
+from ctl_lightning.runtime.words import spelled_out
 from ctl_lightning.serving.recommender import Recommender
 from ctl_lightning.train import train
 from ctl_lightning.training.module import CompleteTheLook
@@ -133,7 +133,7 @@ def train_on(looks: Path, cache: Path, folder: Path, *more: str) -> Path:
 def composed(program: str, folder: Path, *words: str) -> Any:
     """The config of a program with options as on its command line."""
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return hydra.compose(program, [f"paths.run_dir={folder}", *spelled_out(words)])
+        return hydra.compose(program, [f"paths.run_dir={folder}", *spelled_out(words, program)])
 
 
 def make_catalogue(run: Path, folder: Path, *words: str) -> Path:

@@ -10,7 +10,7 @@ from factories import REPOSITORY
 from omegaconf import DictConfig
 
 from ctl_lightning.runtime.config import check_names, check_values, config_dir
-from ctl_lightning.runtime.program import spelled_out
+from ctl_lightning.runtime.words import spelled_out
 
 README = (REPOSITORY / "README.md").read_text()
 DOCS = "".join(
@@ -50,7 +50,7 @@ def test_every_command_composes_and_has_only_known_options(command: str) -> None
     if program not in ("check_splits", "sweep_table"):
         overrides = ["paths.run_dir=run", *overrides]
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = hydra.compose(program, spelled_out(overrides))
+        config = hydra.compose(program, spelled_out(overrides, program))
     assert isinstance(config, DictConfig)
     check_values(check_names(program, config))
 

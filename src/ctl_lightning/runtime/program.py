@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -31,9 +32,7 @@ from ctl_lightning.runtime.config import (
 from ctl_lightning.runtime.errors import ERROR, InputError, suggestion
 from ctl_lightning.runtime.launch import is_first
 from ctl_lightning.runtime.pace import settle_pace
-
-SHORT = {"catalogue": "catalogue.dir"}
-"""Options that may be written shorter on the command line."""
+from ctl_lightning.runtime.words import SHORT, spelled_out
 
 EXPECTED = (InputError, HydraException, OmegaConfBaseException, OSError)
 """Errors that are the user's to mend."""
@@ -97,15 +96,20 @@ def _checked(name: str, task: Task) -> Task:
 
 
 def _run(name: str, run: Callable[[], object]) -> None:
-    sys.argv[1:] = spelled_out(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a terminal without UTF-8, or a file's name that is none: shown, not refused
+            stream.reconfigure(errors="backslashreplace")
     os.environ["CTL_FULL_ERROR"] = str(int(_wants_traceback()))  # processes that this one starts inherit it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the printing of errors to us
-    if {"-h", "--help"} & {*sys.argv[1:]}:
-        print(help_text(name))
-        return
-    if not is_first():  # the first process's files will do
-        sys.argv += ["hydra/job_logging=stdout", "hydra.output_subdir=null"]
     try:
+        if {"-h", "--help"} & {*sys.argv[1:]}:
+            print(help_text(name), flush=True)
+            return
+        sys.argv[1:] = spelled_out(sys.argv[1:], name)
+        if not is_first():  # the first process's files will do
+            sys.argv += ["hydra/job_logging=stdout", "hydra.output_subdir=null"]
         run()
     except KeyboardInterrupt:
         print(
@@ -113,6 +117,9 @@ def _run(name: str, run: Callable[[], object]) -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+    except BrokenPipeError:  # the reader of the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except EXPECTED as error:
         if _wants_traceback():
             raise
@@ -159,12 +166,6 @@ def help_text(name: str) -> str:
         "All options of the groups that are chosen: --cfg job. Several runs: -m. Hydra's own flags: --hydra-help."
     ]
     return "\n".join(lines)
-
-
-def spelled_out(words: Sequence[str]) -> list[str]:
-    """A command line without what is short for something else."""
-    split = [word.partition("=") for word in words]
-    return ["".join((SHORT.get(name, name) if equals else name, equals, value)) for name, equals, value in split]
 
 
 def one_line(error: Exception, name: str, words: Sequence[str] | None = None) -> str:
