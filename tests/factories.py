@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def train_on(looks: Path, cache: Path, folder: Path, *more: str) -> Path:
 def composed(program: str, folder: Path, *words: str) -> Any:
     """The config of a program with options as on its command line."""
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return hydra.compose(program, [f"paths.run_dir={folder}", *spelled_out(words, program)])
+        return hydra.compose(program, spelled_out([f"paths.run_dir={folder}", *words], program))
 
 
 def make_catalogue(run: Path, folder: Path, *words: str) -> Path:
@@ -280,6 +281,12 @@ LOSSES: dict[str, Any] = {
     "hardest": {"name": "in_batch_triplet", "margin": MARGIN, "mining": "hardest"},
     "info_nce": {"name": "info_nce", "temperature": 0.1, "learn_temperature": True},
 }
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def served_ranks(run: Path, folder: Path) -> list[float]:

@@ -1,3 +1,5 @@
+import os
+
 import hydra
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -80,6 +82,8 @@ def test_a_name_is_no_reference_and_a_path_may_be_one(text: str, monkeypatch: py
     assert composed(f"scene={text}") == text
     monkeypatch.setenv("PHOTOS", "/mnt")
     assert composed("output=${oc.env:PHOTOS}/look.png") == "/mnt/look.png"
+    assert composed(f"output={text}") == (text if "oc.env" not in text else os.environ["HOME"])
+    assert spelled_out(["output=${paths.output_dir}/look.png"], "recommend") == ["output=${paths.output_dir}/look.png"]
 
 
 def test_lists_are_lists_of_texts_and_what_is_in_quotes_stays() -> None:

@@ -15,19 +15,13 @@ from typing import Any
 
 import pytest
 from browser import browser, skip_without_browser
-from factories import save_image
+from factories import free_port, save_image
 from PIL import Image
 
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.look import write_look
 from ctl_lightning.serving.page import build_page, serve
 from ctl_lightning.serving.recommender import Recommender
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

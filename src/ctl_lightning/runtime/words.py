@@ -10,8 +10,9 @@ from contextlib import suppress
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
-from ctl_lightning.runtime.config import literal, primary_config
+from ctl_lightning.runtime.config import default_groups, literal, primary_config
 
 SHORT = {"catalogue": "catalogue.dir"}
 """Options that may be written shorter on the command line."""
@@ -33,7 +34,7 @@ TEXTS = NAMES | {
     *("logger.wandb.save_dir", "logger.wandb.tags"),
     *(f"paths.{name}" for name in ("cache_dir", "data_dir", "output_dir", "run_dir")),
 }
-"""Options that are ids, names or paths; in those that are not NAMES, "${...}" is a reference, as everywhere in Hydra."""
+"""Options that are ids, names or paths; in those that are not NAMES, "${...}" is a reference if there is such an option."""
 
 LISTS = frozenset({"category", "data.exclude_categories", "logger.wandb.tags"})
 """Those of TEXTS that may be a list."""
@@ -61,9 +62,9 @@ def _spelled_out(word: str, name: str, several: bool) -> str:
     option = SHORT.get(option, option)
     if option in TEXTS and value and not (value == "null" and _may_be_null(option, name)):
         if several and not SWEEPS.fullmatch(value):
-            value = ",".join(_text(part, option) for part in _parts(value))
+            value = ",".join(_text(part, option, name) for part in _parts(value))
         elif not several:
-            value = _text(value, option)
+            value = _text(value, option, name)
     return f"{sign}{option}={value}"
 
 
@@ -75,19 +76,26 @@ def _may_be_null(option: str, name: str) -> bool:
     return found != "???"
 
 
-def _text(value: str, option: str) -> str:
+def _text(value: str, option: str, name: str) -> str:
     """A value in Hydra's grammar, as it is where Hydra reads it as it is."""
-    if option in LISTS and value[0] == "[" and value[-1] == "]":
-        return f"[{','.join(_text(part, option) for part in _parts(value[1:-1]))}]"
-    quote = value[0]
-    if quote in "'\"" and len(value) > 1 and value[-1] == quote:
-        return f"{quote}{literal(value[1:-1])}{quote}" if option in NAMES else value
-    text = literal(value) if option in NAMES else value
+    if option in LISTS and value[:1] == "[" and value[-1] == "]":
+        return f"[{','.join(_text(part, option, name) for part in _parts(value[1:-1]))}]"
+    quote, text = value[:1], value if option not in NAMES and _refers(value, name) else literal(value)
+    if quote in ("'", '"') and len(value) > 1 and value[-1] == quote:
+        return text
     with suppress(HydraException):
         read = OverridesParser.create().parse_override(f"x={text}").value()
         if read == text and isinstance(read, str):
             return text
     return quoted(text)
+
+
+def _refers(value: str, name: str) -> bool:
+    """Whether every ${...} of a value is something that there is: a resolver, or an option of the program."""
+    found = re.findall(r"\$\{([^}:.\[]*(?:\.env)?)([:.}\[])", value)
+    known = {"hydra", "oc", *primary_config(name), *default_groups(primary_config(name))}
+    whole = len(found) == value.count("${")
+    return whole and all(OmegaConf.has_resolver(word) if end == ":" else word in known for word, end in found)
 
 
 def quoted(text: str) -> str:
