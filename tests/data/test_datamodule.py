@@ -121,7 +121,7 @@ def test_a_missing_folder_says_how_to_get_the_data(tmp_path: Path) -> None:
 def test_broken_category_json_is_named(tmp_path: Path) -> None:
     root = write_look_files(tmp_path / "d", rows(3), CATALOGUE)
     (root / "fashion-cat.json").write_text('{"a": ')
-    with pytest.raises(InputError, match=r"fashion-cat\.json: not valid JSON"):
+    with pytest.raises(InputError, match=r"fashion-cat\.json:1: not valid JSON"):
         data_module(root, tmp_path).setup()
 
 

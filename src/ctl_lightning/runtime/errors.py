@@ -1,6 +1,6 @@
 """The errors that a user can mend, and the suggestion in them; a program prints them as one line and exits with code 1."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 ERROR = "error.txt"
@@ -13,6 +13,11 @@ class InputError(Exception):
 
 class InUseError(InputError):
     """Another process is at work in the same folder, and the files in it belong to that process."""
+
+
+def first_of(problems: Sequence[str]) -> InputError:
+    """The error of the first of some problems, which says how many more there are."""
+    return InputError(f"{problems[0]}; {len(problems) - 1:,} more problems" if len(problems) > 1 else problems[0])
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -69,7 +69,7 @@ def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
         line(scene="room2"),
     ]
     root = folder(tmp_path, lines, CATALOGUE | {"vase": "", "/etc/passwd": "Lamps", "rug": "Rugs"})
-    (root / "categories.json").write_text('{"lamp8": "Rugs", ' + (root / "categories.json").read_text()[1:])
+    (root / "categories.json").write_text((root / "categories.json").read_text()[:-1] + ',\n"lamp8": "Rugs"}')
     save_image(root / "images" / "rug.jpg")
     save_image(root / "images" / "sofas" / "lamp8.jpg")
     (root / "images" / "sofas" / "Sofa-1.webp").write_bytes(b"RIFF")
@@ -78,16 +78,16 @@ def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     said = "\n".join(found)
     pairs, images = root / "pairs.jsonl", root / "images"
     for expected in (
-        f"{root / 'categories.json'}: the category of product vase must be a text",
-        f"{root / 'categories.json'}: product '/etc/passwd' is not a name",
-        f"{root / 'categories.json'}: product lamp8 has several categories",
+        f"{root / 'categories.json'}:1: product vase: '' cannot be a category: it is empty",
+        f"{root / 'categories.json'}:1: product '/etc/passwd' cannot be an id: it has a slash",
+        f"{root / 'categories.json'}:2: product lamp8 has several categories: 'Rugs' here, 'Lamps' at {root / 'categories.json'}:1",
         f"{root / 'categories.json'}: category 'Rugs' has a single product",
-        f"{pairs}:2: not a JSON object",
-        f"{pairs}:4: product '../../x' is not a name",
+        f"{pairs}:2: not valid JSON",
+        f"{pairs}:4: product '../../x' cannot be an id: it has a slash",
         f"{pairs}:5: box [0.4, 0.2, 0.1, 0.9] is empty or outside",
         f"{pairs}:6: product chair has no category",
-        f"{pairs}:7: a line must be an object with the keys product, scene and bbox",
-        f"{pairs}: lamp8 is both a scene and a product",
+        f"{pairs}:7: there is no product; a pair has a scene, a product and a bbox",
+        f"{root}: lamp8 is both a scene and a product",
         f"{images}: lamp8 has several images: images/lamps/lamp8.JPEG, images/sofas/lamp8.jpg",
         f"{images / 'room2.jpg'}: missing",
         f"{images / 'sofas' / 'Sofa-1.webp'}: not an image",
@@ -108,7 +108,9 @@ def test_training_names_the_first_problem_and_where_all_are_told(tmp_path: Path)
 def test_categories_that_are_none(tmp_path: Path, content: str) -> None:
     root = folder(tmp_path, [line()])
     (root / "categories.json").write_text(content)
-    with pytest.raises(InputError, match=r"categories\.json: (expected a JSON object|not valid JSON)"):
+    with pytest.raises(
+        InputError, match=r"categories\.json:(1:)? (expected a JSON object|there is no product|not valid JSON)"
+    ):
         LooksFolder().read(root)
 
 

@@ -1,21 +1,33 @@
-"""How anyone's own data is read and checked: pairs.jsonl, categories.json and images/, all problems at once."""
+"""How anyone's own data is read and checked: a file of pairs, one of products, and images/, all problems at once."""
 
-import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ctl_lightning.data.images import open_upright, reason
-from ctl_lightning.data.pairs import NAME_ID, PairTable, catalogue_problems, read_pairs
+from ctl_lightning.data.boxes import PIXELS, SHARES, box_of
+from ctl_lightning.data.crop import crop_key
+from ctl_lightning.data.images import open_upright, reason, size_upright
+from ctl_lightning.data.names import id_problem
+from ctl_lightning.data.pairs import NO_BOX, Pair, PairTable, check_box, check_ids
+from ctl_lightning.data.products import id_of, products_of, read_products
 from ctl_lightning.data.sources.source import Source
-from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.data.tables import Row, Table, read_table
+from ctl_lightning.runtime.errors import InputError, first_of, suggestion
 from ctl_lightning.runtime.progress import progress
+from ctl_lightning.runtime.reading import shown
 
-PAIRS, CATEGORIES, IMAGES = "pairs.jsonl", "categories.json", "images"
+PAIRS = ("pairs.jsonl", "pairs.csv", "pairs.parquet")
+PRODUCTS = ("categories.json", "products.csv", "products.parquet")
+IMAGES = "images"
+
+FIELDS = ("scene", "product", "category", "bbox", *SHARES, *PIXELS)
+"""What a row of pairs can have."""
+
+OPTION = "'data.source.columns.FIELD=NAME', of the fields " + ", ".join(FIELDS)
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
@@ -33,22 +45,34 @@ def images_below(folder: Path) -> dict[str, list[Path]]:
 
 @dataclass(frozen=True)
 class LooksFolder(Source):
-    """The format of anyone's own data.
+    """The format of anyone's own data: `pairs.*`, `categories.json` or `products.*`, and `images/`.
 
-    `pairs.jsonl` has one pair on each line, {"scene": ID, "product": ID, "bbox": [left, top, right, bottom]}, the box
-    normalised to [0, 1]; `categories.json` is one object, product ID -> category; the image of an ID is `ID.jpg`,
+    A row of `pairs.jsonl`, `pairs.csv` or `pairs.parquet` has a scene, a product, and the product's box in the scene: `bbox`, a list
+    [left, top, right, bottom], or the fields left, top, right and bottom, in shares of the scene; or x, y, width and height in pixels;
+    or no box: its scene is then used whole. `categories.json` is one object, product -> category; `products.csv` and
+    `products.parquet` have these two columns; there is no such file if the pairs have a category. The image of an ID is `ID.jpg`,
     `.jpeg`, `.png` or `.webp` anywhere below `images/`.
+
+    Attributes:
+        columns: field of a row -> the name that it has in the files, where that is another one.
     """
 
+    columns: Mapping[str, str] = field(default_factory=dict)
     _found: dict[Path, dict[str, list[Path]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in self.columns:
+            if name not in FIELDS:
+                raise ValueError(
+                    f"source.columns has no {name!r}{suggestion(name, FIELDS)}; there are: {', '.join(FIELDS)}"
+                )
 
     def read(self, root: Path) -> PairTable:
         """Reads and validates the files. Raises InputError: the first problem, and how to see all of them."""
-        table, problems = self._read(root)
+        table, problems, _ = self._read(root)
         if problems:
-            more = f"; {len(problems) - 1} more problems" if len(problems) > 1 else ""
             raise InputError(
-                f"{problems[0]}{more}; python -m ctl_lightning.prepare data=folder data.root=DIR lists all"
+                f"{first_of(problems)}; python -m ctl_lightning.prepare data=folder data.root=DIR lists all"
             )
         return table
 
@@ -61,39 +85,104 @@ class LooksFolder(Source):
     def check(self, root: Path) -> list[str]:
         """Every problem of the files in `root`, one message each: wrong format, missing or undecodable images."""
         self._found.pop(root, None)
-        table, problems = self._read(root)
+        table, problems, unsized = self._read(root)
         for category, products in table.products_of_category.items():
             if len(products) == 1:
                 problems.append(
-                    f"{root / CATEGORIES}: category {category!r} has a single product, so it has no negatives"
+                    f"{_one_of(root, PRODUCTS) or root}: category {shown(category)} has a single product, so it has no negatives"
                 )
-        return [*problems, *self._image_problems(root, table)]
+        return [*problems, *self._image_problems(root, table, unsized)]
 
-    def _read(self, root: Path) -> tuple[PairTable, list[str]]:
-        for needed in (PAIRS, CATEGORIES, IMAGES):
-            if not (root / needed).exists():
-                raise InputError(
-                    f"data.root={root}: {needed} is not there; this program expects {PAIRS}, {CATEGORIES} and {IMAGES}/ "
-                    "(README, 'Your data'); give their folder with data.root=DIR"
+    def _read(self, root: Path) -> tuple[PairTable, list[str], set[str]]:
+        """The table, all problems, and the scenes whose box is in pixels but whose size is not known."""
+        pairs, products = _one_of(root, PAIRS), _one_of(root, PRODUCTS)
+        problems: list[str] = []
+        if pairs is None or not (root / IMAGES).is_dir():
+            raise _missing(root, IMAGES if pairs else PAIRS[0])
+        if products is not None:
+            names = {name: self._name(name) for name in ("product", "category")}
+            catalogue = read_products(products, id_problem, problems, names, OPTION)
+        else:
+            catalogue = self._products_in_pairs(root, pairs, problems)
+        table = read_table(pairs, problems)
+        table.require([self._name("scene"), self._name("product")], OPTION)
+        found: dict[Pair, None] = {}
+        unsized: Counter[str] = Counter()
+        sizes: dict[str, tuple[int, int]] = {}
+        for where, row in _until_unreadable(table, problems):
+            try:
+                pair = self._pair(root, row, catalogue, sizes, table.columns is None)
+            except ValueError as error:
+                problems.append(f"{where}: {error}")
+            except _UnknownSizeError as error:
+                unsized[error.scene] += 1
+            else:
+                found[pair] = None
+                said = row.get(self._name("category"))
+                if products is not None and said not in (None, "", pair.category):
+                    problems.append(
+                        f"{where}: product {pair.product} has several categories: {shown(said)} here, {shown(pair.category)} in {products}"
+                    )
+        if not found and not problems and not unsized:
+            problems.append(f"{pairs}: no pairs in it")
+        problems += _crops_and_products(found, catalogue)
+        left_out = {"scene missing or unreadable": unsized.total()} if unsized else {}
+        return PairTable(tuple(found), catalogue, left_out), problems, {*unsized}
+
+    def _name(self, name: str) -> str:
+        return self.columns.get(name, name)
+
+    def _products_in_pairs(self, root: Path, pairs: Path, problems: list[str]) -> dict[str, str]:
+        """Product -> category from the rows of pairs. Raises InputError: they have no category."""
+        rows = read_table(pairs, []).rows
+        said = [
+            (where, (product, row[category]))
+            for category in [self._name("category")]
+            for where, row in rows
+            if category in row and id_problem(product := id_of(row.get(self._name("product")))) is None
+        ]
+        if not said:
+            raise _missing(root, PRODUCTS[0])
+        return products_of([statement for _, statement in said], lambda number: said[number][0], id_problem, problems)
+
+    def _pair(
+        self,
+        root: Path,
+        row: Mapping[str, Any],
+        catalogue: Mapping[str, str],
+        sizes: dict[str, tuple[int, int]],
+        own: bool,
+    ) -> Pair:
+        """The pair of a row; `own`: the row has its own columns. Raises ValueError, in words, and _UnknownSizeError."""
+        values = {name: row[column] for name in FIELDS if (column := self._name(name)) in row}
+        for name in ("scene", "product"):
+            if values.get(name) in (None, ""):
+                raise ValueError(
+                    f"there is no {self._name(name)}; a pair has a scene, a product and a bbox, [left, top, right, bottom]"
                 )
-        path = root / CATEGORIES
-        repeated: list[str] = []
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=partial(_object, repeated))
-        except ValueError as error:
-            raise InputError(f"{path}: not valid JSON ({error})") from None
-        problems = [f"{path}: product {product} has several categories" for product in repeated]
-        problems += catalogue_problems(content, path, NAME_ID)
-        entries = content.items() if isinstance(content, dict) else ()
-        catalogue = {product: category for product, category in entries if isinstance(category, str)}
-        pairs = read_pairs(root / PAIRS, catalogue, NAME_ID, problems)
-        return PairTable(pairs, catalogue), problems
+        if own and not {"bbox", *SHARES, *PIXELS} & values.keys():
+            raise ValueError(f'there is no {self._name("bbox")}; write "{self._name("bbox")}": null if it is not known')
+        scene, product = id_of(values["scene"]), id_of(values["product"])
+        check_ids(scene, product, catalogue, id_problem)
 
-    def _image_problems(self, root: Path, table: PairTable) -> Iterator[str]:
-        wanted = sorted(table.products_of_scene.keys() | table.catalogue.keys())
+        def size() -> tuple[int, int]:
+            if scene not in sizes:
+                try:
+                    sizes[scene] = size_upright(self.image_path(root, scene))
+                except OSError:
+                    raise _UnknownSizeError(scene) from None
+            return sizes[scene]
+
+        box = box_of(values, size)
+        if box is not None:
+            check_box(box)
+        return Pair(scene, NO_BOX if box is None else box, product, catalogue[product])
+
+    def _image_problems(self, root: Path, table: PairTable, unsized: set[str]) -> Iterator[str]:
+        wanted = sorted(table.products_of_scene.keys() | table.catalogue.keys() | unsized)
         both = table.products_of_scene.keys() & table.catalogue.keys()
         for name in sorted(both):
-            yield f"{root / PAIRS}: {name} is both a scene and a product"
+            yield f"{root}: {name} is both a scene and a product"
         paths = []
         for name in wanted:
             path = self.image_path(root, name)
@@ -108,13 +197,42 @@ class LooksFolder(Source):
                     yield f"{path}: {why}"
 
 
-def _object(repeated: list[str], entries: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object as a dict; adds repeated keys, which JSON allows and `dict` would hide, to `repeated`."""
-    content = dict(entries)
-    if len(content) < len(entries):
-        counts = Counter(key for key, _ in entries)
-        repeated += [key for key, count in counts.items() if count > 1]
-    return content
+class _UnknownSizeError(Exception):
+    """A box is in pixels, and its scene's image cannot be read."""
+
+    def __init__(self, scene: str) -> None:
+        super().__init__(scene)
+        self.scene = scene
+
+
+def _one_of(root: Path, names: Sequence[str]) -> Path | None:
+    """The one file of these names that is in `root`; None: there is none. Raises InputError: there are several."""
+    there = [root / name for name in names if (root / name).exists()]
+    if len(there) > 1:
+        raise InputError(f"data.root={root}: {' and '.join(path.name for path in there)} are both there; leave one")
+    return there[0] if there else None
+
+
+def _missing(root: Path, name: str) -> InputError:
+    return InputError(
+        f"data.root={root}: {name} is not there; this program expects {PAIRS[0]} (or .csv, .parquet), {PRODUCTS[0]} (or products.csv, "
+        f"products.parquet, or a category in the pairs) and {IMAGES}/ (README, 'Your data'); give their folder with data.root=DIR"
+    )
+
+
+def _until_unreadable(table: Table, problems: list[str]) -> Iterator[Row]:
+    """The rows of a table up to where the file is broken, which is then one of the problems."""
+    try:
+        yield from table.rows
+    except InputError as error:
+        problems.append(str(error))
+
+
+def _crops_and_products(pairs: Iterable[Pair], catalogue: Mapping[str, str]) -> Iterator[str]:
+    """Products that have the name under which a scene crop is stored."""
+    if odd := {product for product in catalogue if "@" in product}:
+        for name in odd & {crop_key(pair.scene, pair.box) for pair in pairs}:
+            yield f"product {shown(name)} has the name of a scene crop; give it another one"
 
 
 def _unreadable(path: Path) -> str | None:
