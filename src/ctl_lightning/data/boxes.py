@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from ctl_lightning.data.pairs import Box, listed_box
+from ctl_lightning.data.tables import is_empty
 from ctl_lightning.runtime.reading import shown
 
 SHARES = ("left", "top", "right", "bottom")
@@ -28,7 +29,7 @@ def box_of(row: Mapping[str, Any], size: Callable[[], tuple[int, int]]) -> Box |
     Raises:
         ValueError: what is wrong with it, in words.
     """
-    row = {field: value for field, value in row.items() if not _is_empty(value)}
+    row = {field: value for field, value in row.items() if not is_empty(value)}
     forms = [form for form in (("bbox",), SHARES, PIXELS) if all(field in row for field in form)]
     if len(forms) > 1:
         raise ValueError(f"the box is given twice: {' and '.join(', '.join(form) for form in forms)}; leave one")
@@ -41,12 +42,6 @@ def box_of(row: Mapping[str, Any], size: Callable[[], tuple[int, int]]) -> Box |
         return listed_box(row["bbox"])
     sides = [_number(field, row[field]) for field in forms[0]]
     return _in_shares(sides, size()) if forms == [PIXELS] else (sides[0], sides[1], sides[2], sides[3])
-
-
-def _is_empty(value: object) -> bool:
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _number(field: str, value: object) -> float:

@@ -36,6 +36,13 @@ class Table(NamedTuple):
                 )
 
 
+def is_empty(value: object) -> bool:
+    """Whether a cell has no value: an empty text, null, or NaN, which pandas writes for it."""
+    return (
+        value != value if isinstance(value, float) else value is None or (isinstance(value, str) and not value.strip())
+    )
+
+
 def read_table(path: Path, problems: list[str]) -> Table:
     """Opens a file by its ending; rows are read as they are asked for.
 
@@ -77,7 +84,7 @@ def json_rows(path: Path, problems: list[str]) -> Iterator[Row]:
 def _csv(path: Path, problems: list[str]) -> Table:
     lines = lines_of(path)
     header = next((line for line in lines if line.strip()), "")
-    rows = [next(csv.reader([header], delimiter=delimiter), []) for delimiter in DELIMITERS]
+    rows = [next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), []) for delimiter in DELIMITERS]
     columns = [column.strip() for column in max(rows, key=len)]
     if not any(columns):
         raise InputError(f"{path}: there is nothing in it; its first line names the columns")
@@ -88,7 +95,7 @@ def _csv(path: Path, problems: list[str]) -> Table:
 
 
 def _csv_rows(path: Path, columns: Sequence[str], delimiter: str, problems: list[str]) -> Iterator[Row]:
-    reader = csv.reader(lines_of(path), delimiter=delimiter, strict=True)
+    reader = csv.reader(lines_of(path), delimiter=delimiter, skipinitialspace=True, strict=True)
     line, header = 1, True
     try:
         for row in reader:
@@ -102,7 +109,7 @@ def _csv_rows(path: Path, columns: Sequence[str], delimiter: str, problems: list
                     f"{where}: {len(row)} fields, the first line has {len(columns)}; mend or remove the line"
                 )
             else:
-                yield where, dict(zip(columns, row, strict=True))
+                yield where, dict(zip(columns, map(str.strip, row), strict=True))
     except csv.Error as error:
         raise InputError(f"{path}:{line}: not valid CSV ({error}); is a quote not closed?") from None
 

@@ -1,21 +1,18 @@
 """How anyone's own data is read and checked: a file of pairs, one of products, and images/, all problems at once."""
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ctl_lightning.data.boxes import PIXELS, SHARES, box_of
 from ctl_lightning.data.crop import crop_key
 from ctl_lightning.data.images import open_upright, reason, size_upright
 from ctl_lightning.data.names import id_problem
-from ctl_lightning.data.pairs import NO_BOX, Pair, PairTable, check_box, check_ids
-from ctl_lightning.data.products import id_of, products_of, read_products
+from ctl_lightning.data.pairs import Pair, PairTable
+from ctl_lightning.data.products import read_products
+from ctl_lightning.data.sources.pair_rows import FIELDS, OPTION, PairRows
 from ctl_lightning.data.sources.source import Source
-from ctl_lightning.data.tables import Row, Table, read_table
 from ctl_lightning.runtime.errors import InputError, first_of, suggestion
 from ctl_lightning.runtime.progress import progress
 from ctl_lightning.runtime.reading import shown
@@ -23,11 +20,6 @@ from ctl_lightning.runtime.reading import shown
 PAIRS = ("pairs.jsonl", "pairs.csv", "pairs.parquet")
 PRODUCTS = ("categories.json", "products.csv", "products.parquet")
 IMAGES = "images"
-
-FIELDS = ("scene", "product", "category", "bbox", *SHARES, *PIXELS)
-"""What a row of pairs can have."""
-
-OPTION = "'data.source.columns.FIELD=NAME', of the fields " + ", ".join(FIELDS)
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
@@ -95,88 +87,22 @@ class LooksFolder(Source):
 
     def _read(self, root: Path) -> tuple[PairTable, list[str], set[str]]:
         """The table, all problems, and the scenes whose box is in pixels but whose size is not known."""
-        pairs, products = _one_of(root, PAIRS), _one_of(root, PRODUCTS)
+        pairs_file, products_file = _one_of(root, PAIRS), _one_of(root, PRODUCTS)
+        if pairs_file is None or not (root / IMAGES).is_dir():
+            raise _missing(root, IMAGES if pairs_file else PAIRS[0])
         problems: list[str] = []
-        if pairs is None or not (root / IMAGES).is_dir():
-            raise _missing(root, IMAGES if pairs else PAIRS[0])
-        if products is not None:
-            names = {name: self._name(name) for name in ("product", "category")}
-            catalogue = read_products(products, id_problem, problems, names, OPTION)
+        rows = PairRows(pairs_file, self.columns, lambda scene: size_upright(self.image_path(root, scene)))
+        if products_file is not None:
+            names = {name: self.columns.get(name, name) for name in ("product", "category")}
+            catalogue = read_products(products_file, id_problem, problems, names, OPTION)
         else:
-            catalogue = self._products_in_pairs(root, pairs, problems)
-        table = read_table(pairs, problems)
-        table.require([self._name("scene"), self._name("product")], OPTION)
-        found: dict[Pair, None] = {}
-        unsized: Counter[str] = Counter()
-        sizes: dict[str, tuple[int, int]] = {}
-        for where, row in _until_unreadable(table, problems):
-            try:
-                pair = self._pair(root, row, catalogue, sizes, table.columns is None)
-            except ValueError as error:
-                problems.append(f"{where}: {error}")
-            except _UnknownSizeError as error:
-                unsized[error.scene] += 1
-            else:
-                found[pair] = None
-                said = row.get(self._name("category"))
-                if products is not None and said not in (None, "", pair.category):
-                    problems.append(
-                        f"{where}: product {pair.product} has several categories: {shown(said)} here, {shown(pair.category)} in {products}"
-                    )
-        if not found and not problems and not unsized:
-            problems.append(f"{pairs}: no pairs in it")
-        problems += _crops_and_products(found, catalogue)
-        left_out = {"scene missing or unreadable": unsized.total()} if unsized else {}
-        return PairTable(tuple(found), catalogue, left_out), problems, {*unsized}
-
-    def _name(self, name: str) -> str:
-        return self.columns.get(name, name)
-
-    def _products_in_pairs(self, root: Path, pairs: Path, problems: list[str]) -> dict[str, str]:
-        """Product -> category from the rows of pairs. Raises InputError: they have no category."""
-        rows = read_table(pairs, []).rows
-        said = [
-            (where, (product, row[category]))
-            for category in [self._name("category")]
-            for where, row in rows
-            if category in row and id_problem(product := id_of(row.get(self._name("product")))) is None
-        ]
-        if not said:
-            raise _missing(root, PRODUCTS[0])
-        return products_of([statement for _, statement in said], lambda number: said[number][0], id_problem, problems)
-
-    def _pair(
-        self,
-        root: Path,
-        row: Mapping[str, Any],
-        catalogue: Mapping[str, str],
-        sizes: dict[str, tuple[int, int]],
-        own: bool,
-    ) -> Pair:
-        """The pair of a row; `own`: the row has its own columns. Raises ValueError, in words, and _UnknownSizeError."""
-        values = {name: row[column] for name in FIELDS if (column := self._name(name)) in row}
-        for name in ("scene", "product"):
-            if values.get(name) in (None, ""):
-                raise ValueError(
-                    f"there is no {self._name(name)}; a pair has a scene, a product and a bbox, [left, top, right, bottom]"
-                )
-        if own and not {"bbox", *SHARES, *PIXELS} & values.keys():
-            raise ValueError(f'there is no {self._name("bbox")}; write "{self._name("bbox")}": null if it is not known')
-        scene, product = id_of(values["scene"]), id_of(values["product"])
-        check_ids(scene, product, catalogue, id_problem)
-
-        def size() -> tuple[int, int]:
-            if scene not in sizes:
-                try:
-                    sizes[scene] = size_upright(self.image_path(root, scene))
-                except OSError:
-                    raise _UnknownSizeError(scene) from None
-            return sizes[scene]
-
-        box = box_of(values, size)
-        if box is not None:
-            check_box(box)
-        return Pair(scene, NO_BOX if box is None else box, product, catalogue[product])
+            catalogue = rows.products(problems)
+            if not (catalogue or problems):
+                raise _missing(root, PRODUCTS[0])
+        pairs, unsized = rows.pairs(catalogue, products_file, problems)
+        problems += _crops_and_products(pairs, catalogue)
+        left_out = {"scene missing or unreadable": sum(unsized.values())} if unsized else {}
+        return PairTable(pairs, catalogue, left_out), problems, {*unsized}
 
     def _image_problems(self, root: Path, table: PairTable, unsized: set[str]) -> Iterator[str]:
         wanted = sorted(table.products_of_scene.keys() | table.catalogue.keys() | unsized)
@@ -197,14 +123,6 @@ class LooksFolder(Source):
                     yield f"{path}: {why}"
 
 
-class _UnknownSizeError(Exception):
-    """A box is in pixels, and its scene's image cannot be read."""
-
-    def __init__(self, scene: str) -> None:
-        super().__init__(scene)
-        self.scene = scene
-
-
 def _one_of(root: Path, names: Sequence[str]) -> Path | None:
     """The one file of these names that is in `root`; None: there is none. Raises InputError: there are several."""
     there = [root / name for name in names if (root / name).exists()]
@@ -218,14 +136,6 @@ def _missing(root: Path, name: str) -> InputError:
         f"data.root={root}: {name} is not there; this program expects {PAIRS[0]} (or .csv, .parquet), {PRODUCTS[0]} (or products.csv, "
         f"products.parquet, or a category in the pairs) and {IMAGES}/ (README, 'Your data'); give their folder with data.root=DIR"
     )
-
-
-def _until_unreadable(table: Table, problems: list[str]) -> Iterator[Row]:
-    """The rows of a table up to where the file is broken, which is then one of the problems."""
-    try:
-        yield from table.rows
-    except InputError as error:
-        problems.append(str(error))
 
 
 def _crops_and_products(pairs: Iterable[Pair], catalogue: Mapping[str, str]) -> Iterator[str]:
