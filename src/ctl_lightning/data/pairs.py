@@ -1,6 +1,5 @@
 """What a pair and the table of all pairs are, and how their files are read and validated."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -96,7 +95,7 @@ def listed_box(value: object) -> Box:
         try:
             left, top, right, bottom = map(float, value)
         except OverflowError:  # a whole number of hundreds of digits
-            left = top = right = bottom = math.inf
+            raise ValueError(f"bbox {shown(value)} has a number that is too large") from None
         return left, top, right, bottom
     raise ValueError(f"bbox must be four numbers [left, top, right, bottom], not {shown(value)}")
 
