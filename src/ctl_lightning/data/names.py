@@ -62,7 +62,7 @@ def _problem(name: object) -> str | None:
         return "it is not a text"
     if not name.strip():
         return "it is blank" if name else "it is empty"
-    for character in name:
+    for character in name if not name.isprintable() else "":  # what is printable has none of these
         if (kind := unicodedata.category(character)) in UNPRINTABLE:
             return f"it has {UNPRINTABLE[kind]} (U+{ord(character):04X})"
     return "it begins or ends with a space" if name != name.strip() else None
