@@ -72,6 +72,7 @@ def write_look_files(root: Path, rows: list[dict[str, Any]], catalogue: dict[str
 def data_module(root: Path, cache: Path, **options: Any) -> TripletDataModule:
     """A data module on a folder in Shop-the-Look's format."""
     defaults: dict[str, Any] = {
+        "source": ShopTheLook("fashion.json", "fashion-cat.json"),
         "stored_size": 36,
         "image_size": 32,
         "augment": "crop",
@@ -92,8 +93,7 @@ def data_module(root: Path, cache: Path, **options: Any) -> TripletDataModule:
         "split_file": None,
         "triplets_file": None,
     }
-    source = ShopTheLook("fashion.json", "fashion-cat.json")
-    return TripletDataModule(root=str(root), source=source, cache_dir=str(cache), **defaults | options)
+    return TripletDataModule(root=str(root), cache_dir=str(cache), **defaults | options)
 
 
 TINY = (

@@ -19,7 +19,7 @@ from ctl_lightning.check_splits import check_splits
 from ctl_lightning.data.crop import area, scene_crop
 from ctl_lightning.data.fetching.download import Downloader
 from ctl_lightning.data.images import ImageItem, decode
-from ctl_lightning.data.pairs import parse_pair
+from ctl_lightning.data.pairs import read_pairs
 from ctl_lightning.data.sources.stl import ShopTheLook
 from ctl_lightning.data.splits import LISTED, read_published, split_of
 from ctl_lightning.evaluate import evaluate
@@ -51,9 +51,8 @@ def test_the_subset_is_read_whole() -> None:
 
 
 def test_crops_of_42208_real_rows_are_as_published() -> None:
-    lines = ROWS.read_text().splitlines()
-    catalogue = dict.fromkeys((json.loads(line)["product"] for line in lines), "any")
-    areas = [area(scene_crop(parse_pair(line, "rows", catalogue).box, 0.05)) for line in lines]
+    catalogue = dict.fromkeys((json.loads(line)["product"] for line in ROWS.read_text().splitlines()), "any")
+    areas = [area(scene_crop(pair.box, 0.05)) for pair in read_pairs(ROWS, catalogue)]
     assert len(areas) == 42208
     assert statistics.median(areas) == pytest.approx(0.55, abs=0.005)
     assert np.mean(np.array(areas) < 0.2) == pytest.approx(0.02, abs=0.005)

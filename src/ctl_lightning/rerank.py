@@ -27,7 +27,8 @@ def rerank(config: DictConfig) -> None:
         InputError: what the user can mend.
     """
     from ctl_lightning.runtime.console import console
-    from ctl_lightning.runtime.files import read_names, write_text
+    from ctl_lightning.runtime.files import write_text
+    from ctl_lightning.runtime.reading import read_names
     from ctl_lightning.serving.compatibility import Compatibility
     from ctl_lightning.serving.encoder import photo_named, read_box
 

@@ -41,6 +41,27 @@ def test_pairs_with_a_small_crop_are_dropped_and_counted(tmp_path: Path) -> None
     assert "3 crop smaller than min_area" in data.summary()
 
 
+@pytest.mark.parametrize("large", [0, 60])
+def test_where_pairs_are_lost_to_large_boxes_the_reason_and_the_way_out_are_told(
+    tmp_path: Path, large: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_look_files(tmp_path / "d", rows(large) + rows(60, [0, 0, 1, 1]), CATALOGUE, images=large > 0)
+    (root / "images").mkdir(exist_ok=True)
+    data = data_module(root, tmp_path)
+    if large:
+        data.setup()
+        said = caplog.text
+        assert "60 of 120 pairs are dropped" in said
+    else:
+        with pytest.raises(InputError, match="0 pairs in the train split, at least 4 needed") as error:
+            data.setup()
+        said = str(error.value)
+        assert "60 pairs are dropped: 60 crop smaller than min_area" in said
+        assert "(the median here: 0.00)" in said
+        assert not hasattr(data, "store"), "nothing is packed first"
+    assert "a smaller data.min_area or data.margin, or tighter boxes" in said
+
+
 def test_a_dropped_pair_still_protects_its_product_from_being_a_negative(tmp_path: Path) -> None:
     large = rows(60)
     small = [{"product": image_id("p5"), "scene": row["scene"], "bbox": [0.05, 0.05, 0.95, 0.95]} for row in large]
@@ -121,7 +142,7 @@ def test_a_missing_folder_says_how_to_get_the_data(tmp_path: Path) -> None:
 def test_broken_category_json_is_named(tmp_path: Path) -> None:
     root = write_look_files(tmp_path / "d", rows(3), CATALOGUE)
     (root / "fashion-cat.json").write_text('{"a": ')
-    with pytest.raises(InputError, match=r"fashion-cat\.json: not valid JSON"):
+    with pytest.raises(InputError, match=r"fashion-cat\.json:1: not valid JSON"):
         data_module(root, tmp_path).setup()
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from factories import image_id
 
-from ctl_lightning.data.pairs import HEX_ID, Pair, PairTable, parse_pair, read_catalogue, read_pairs
+from ctl_lightning.data.crop import scene_crop
+from ctl_lightning.data.pairs import NO_BOX, Pair, PairTable, read_pairs
 from ctl_lightning.data.splits import read_split, split_of, write_split
 from ctl_lightning.runtime.errors import InputError
 
@@ -20,68 +21,70 @@ def line(**changes: object) -> str:
     return json.dumps({"product": SHOE, "scene": SCENE, "bbox": [0.1, 0.2, 0.5, 0.6]} | changes)
 
 
-def test_a_line_of_the_release_is_read_as_a_pair() -> None:
-    assert parse_pair(line(), "f:1", CATALOGUE) == Pair(
-        SCENE, (0.1, 0.2, 0.5, 0.6), SHOE, "Apparel & Accessories|Shoes"
+def written(tmp_path: Path, *lines: str) -> Path:
+    path = tmp_path / "fashion.json"
+    path.write_text("".join(f"{one}\n" for one in lines))
+    return path
+
+
+def test_a_line_of_the_release_is_read_as_a_pair(tmp_path: Path) -> None:
+    assert read_pairs(written(tmp_path, line()), CATALOGUE) == (
+        Pair(SCENE, (0.1, 0.2, 0.5, 0.6), SHOE, "Apparel & Accessories|Shoes"),
     )
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"product": ', "not a JSON object"),
-        ("[1, 2]", "keys product, scene and bbox"),
+        ('{"product": ', "not valid JSON"),
+        ("[1, 2]", r"must be an object, not \[1, 2\]"),
         (json.dumps({"product": SHOE, "scene": SCENE}), "keys product, scene and bbox"),
         (line(scene="../../etc/passwd"), "not an id of 32"),
         (line(product=7), "not an id of 32"),
         (line(bbox=[0.1, 0.2, 0.5]), "four numbers"),
+        (line(bbox=None), "four numbers"),
         (line(bbox=[0.1, 0.2, 0.5, True]), "four numbers"),
         (line(bbox=[0.1, 0.2, 1.5, 0.6]), r"outside \[0, 1\]"),
         (line(bbox=[0.5, 0.2, 0.5, 0.6]), "empty"),
         (line(bbox=[0.5, 0.6, 0.6, 0.2]), "empty"),
+        (line(bbox=[0, 0, 10**400, 1]), "a number that is too large"),
+        (line(bbox=[0.1, float("nan"), 0.5, 0.6]), r"not valid JSON \(NaN\)"),
         (line(product=image_id("unknown")), "no category"),
+        ("[" * 100_000, "too many brackets"),
+        (line()[:-1] + ",}", "a trailing comma"),
+        (line()[:-1] + ', "scene": "x"}', "the key 'scene' is there twice"),
     ],
 )
 def test_a_bad_line_is_refused_with_its_number(tmp_path: Path, text: str, reason: str) -> None:
-    path = tmp_path / "fashion.json"
-    path.write_text(f"{line()}\n\n{text}\n")
-    with pytest.raises(InputError, match=rf"fashion\.json:3: .*{reason}"):
-        read_pairs(path, CATALOGUE)
-
-
-def test_nan_is_no_side_of_a_box() -> None:
-    with pytest.raises(InputError, match="empty or outside"):
-        parse_pair(line(bbox=[0.1, float("nan"), 0.5, 0.6]), "f:1", CATALOGUE)
-
-
-def test_a_number_too_large_for_a_float_is_no_side_of_a_box() -> None:
-    with pytest.raises(InputError, match=r"f:1: box .* is empty or outside"):
-        parse_pair(line(bbox=[0, 0, 10**400, 1]), "f:1", CATALOGUE)
+    with pytest.raises(InputError, match=rf"fashion\.json:3: .*{reason}") as error:
+        read_pairs(written(tmp_path, line(), "", text), CATALOGUE)
+    assert len(str(error.value)) < 400
 
 
 def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "fashion.json").write_bytes(line().encode() + b'\n{"scene": "\xe9"}\n')
-    with pytest.raises(InputError, match=r"fashion\.json:2: not a JSON object"):
+    with pytest.raises(InputError, match=r"fashion\.json:2: not UTF-8 text; save"):
         read_pairs(tmp_path / "fashion.json", CATALOGUE)
 
 
+@pytest.mark.parametrize("text", ["[{}]".replace("{}", line()), "[\n" + line() + "\n]", '{\n"product": 1}'])
+def test_json_that_is_not_one_object_a_line_is_told_once(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"fashion\.json:1: this looks like one JSON array, or an object over"):
+        read_pairs(written(tmp_path, text), CATALOGUE)
+
+
 def test_repeated_pairs_count_once(tmp_path: Path) -> None:
-    path = tmp_path / "fashion.json"
-    path.write_text(f"{line()}\n{line()}\n{line(product=VASE)}\n")
+    path = written(tmp_path, line(), line(), line(product=VASE))
     assert [pair.product for pair in read_pairs(path, CATALOGUE)] == [SHOE, VASE]
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "fashion.json").write_text("\n")
     with pytest.raises(InputError, match="no pairs"):
-        read_pairs(tmp_path / "fashion.json", CATALOGUE)
+        read_pairs(written(tmp_path, ""), CATALOGUE)
 
 
-@pytest.mark.parametrize("content", [[], {}, {"x": "Shoes"}, {SHOE: 3}, {SHOE: ""}])
-def test_a_bad_catalogue_is_refused(content: object, tmp_path: Path) -> None:
-    (tmp_path / "cat.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"cat\.json"):
-        read_catalogue(tmp_path / "cat.json", HEX_ID)
+def test_a_pair_without_a_box_keeps_its_whole_scene() -> None:
+    assert scene_crop(NO_BOX, 0.05) == (0, 0, 1, 1)
 
 
 def test_a_category_that_is_a_prefix_of_another_stays_apart() -> None:
@@ -125,7 +128,10 @@ def test_a_written_split_is_read_back_and_does_not_depend_on_order(tmp_path: Pat
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"split_of_scene": {"a": "training"}}', '{"other": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"split_of_scene": {"a": "training"}}', '{"split_of_scene": {"a": []}}', '{"other": 1}', "[" * 100_000],
+)
 def test_another_file_is_not_a_split(tmp_path: Path, content: str) -> None:
     (tmp_path / "split.json").write_text(content)
     with pytest.raises(InputError, match="not a split file"):

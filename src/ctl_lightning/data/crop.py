@@ -2,7 +2,7 @@
 
 import math
 
-from ctl_lightning.data.pairs import Box
+from ctl_lightning.data.pairs import NO_BOX, Box
 
 
 def scene_crop(box: Box, margin: float) -> Box:
@@ -13,8 +13,10 @@ def scene_crop(box: Box, margin: float) -> Box:
         margin: distance that each side of the box moves outwards, as a share of the image side, such as 0.05.
 
     Returns:
-        The strip as a box; empty (area 0) if the grown box covers the scene.
+        The strip as a box; empty (area 0) if the grown box covers the scene; the whole scene for NO_BOX.
     """
+    if box == NO_BOX:
+        return 0.0, 0.0, 1.0, 1.0
     left, top = max(0.0, box[0] - margin), max(0.0, box[1] - margin)
     right, bottom = min(1.0, box[2] + margin), min(1.0, box[3] + margin)
     strips = ((0.0, 0.0, 1.0, top), (0.0, bottom, 1.0, 1.0), (0.0, 0.0, left, 1.0), (right, 0.0, 1.0, 1.0))

@@ -3,13 +3,14 @@
 import logging
 import statistics
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from ctl_lightning.data.crop import area, crop_key, scene_crop
 from ctl_lightning.data.evaluation_set import EvaluationSet, evaluation_set
 from ctl_lightning.data.images import Aspect
 from ctl_lightning.data.negatives import NegativeSampler
-from ctl_lightning.data.pairs import Pair, PairTable
+from ctl_lightning.data.pairs import NO_BOX, Pair, PairTable
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.data.splits import (
     SPLITS,
@@ -26,6 +27,9 @@ from ctl_lightning.data.store.packed import ImageStore
 from ctl_lightning.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
+
+MANY = 0.1
+"""A larger share of pairs that are dropped because of their boxes is a warning, not only a number of the summary."""
 
 
 class PreparedData:
@@ -144,6 +148,9 @@ class PreparedData:
         self.dropped.update(self.table.left_out)
         large = [pair for pair in self.table.pairs if area(scene_crop(pair.box, self.margin)) >= self.min_area]
         self.dropped["crop smaller than min_area"] = len(self.table.pairs) - len(large)
+        if len(large) < self._least_train_pairs:  # told before images are packed, which takes long
+            raise InputError(self._too_few(len(large), "train", self._least_train_pairs))
+        self._warn_of_boxes(large)
         self.store = self._open_store(large)
         readable = [
             pair for pair in large if not {crop_key(pair.scene, pair.box), pair.product} & self.store.bad.keys()
@@ -157,15 +164,41 @@ class PreparedData:
         for split in SPLITS:
             needed = self._least_train_pairs if split == "train" else 1
             if len(pairs[split]) < needed:
-                smaller = "a smaller data.batch_size" if split == "train" else "another data.salt"
-                raise InputError(
-                    f"{self.root}: {len(pairs[split])} pairs in the {split} split, at least {needed} needed; more data, or {smaller}"
-                )
+                raise InputError(self._too_few(len(pairs[split]), split, needed))
         self.triplets = {
             split: evaluation_triplets(pairs[split], uniform, self.salt, self.triplets_file, self.table)
             for split in SPLITS[1:]
         }
         self.pairs = pairs
+
+    def _too_few(self, found: int, split: Split, needed: int) -> str:
+        """What is said where a split has not enough pairs: where the others are lost, and the way out."""
+        told = [f"{self.root}: {found} pairs in the {split} split, at least {needed} needed"]
+        if lost := ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count):
+            told.append(f"of {len(self.table.pairs) + sum(self.table.left_out.values()):,} pairs are dropped: {lost}")
+        if self.dropped["crop smaller than min_area"]:
+            told.append(self._way_out_of_small_crops())
+        told.append(f"more data, or {'a smaller data.batch_size' if split == 'train' else 'another data.salt'}")
+        return "; ".join(told)
+
+    def _way_out_of_small_crops(self) -> str:
+        shares = [area(scene_crop(pair.box, self.margin)) for pair in self.table.pairs]
+        return (
+            f"beside a box, grown by data.margin={self.margin}, there must be a part of the scene of at least data.min_area={self.min_area} "
+            f"(the median here: {max(0.0, statistics.median(shares)):.2f}): a smaller data.min_area or data.margin, or tighter boxes, keep more"
+        )
+
+    def _warn_of_boxes(self, used: list[Pair]) -> None:
+        small = self.dropped["crop smaller than min_area"]
+        if small > MANY * len(self.table.pairs):
+            log.warning("%d of %d pairs are dropped: %s", small, len(self.table.pairs), self._way_out_of_small_crops())
+        if whole := _without_box(used):
+            log.warning(
+                "%d of %d pairs have no box: their scenes are used whole, so the product is visible in them, and what is measured is "
+                "finding the same product, not what goes together; boxes make it that",
+                whole,
+                len(used),
+            )
 
     @property
     def products(self) -> list[str]:
@@ -196,11 +229,13 @@ class PreparedData:
 
     def summary(self) -> str:
         """One line with the number of pairs, products and categories, the median scene crop, and what was dropped."""
-        areas = [area(scene_crop(pair.box, self.margin)) for pairs in self.pairs.values() for pair in pairs]
+        used = [pair for pairs in self.pairs.values() for pair in pairs]
+        areas = [area(scene_crop(pair.box, self.margin)) for pair in used]
         counts = ", ".join(f"{len(self.pairs[split]):,} {split}" for split in SPLITS)
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count) or "none"
+        whole = f", {count:,} of them without a box" if (count := _without_box(used)) else ""
         return (
-            f"{len(areas):,} pairs ({counts}; dropped: {dropped}), {len(self.products):,} products in "
+            f"{len(areas):,} pairs{whole} ({counts}; dropped: {dropped}), {len(self.products):,} products in "
             f"{len(self.categories)} categories, median scene crop {statistics.median(areas):.2f} of the scene"
         )
 
@@ -217,3 +252,7 @@ class PreparedData:
     def pair_hashes(self) -> dict[str, str]:
         """Split -> a hash of its pairs; see `splits.pair_hashes`."""
         return pair_hashes(self.pairs)
+
+
+def _without_box(pairs: Iterable[Pair]) -> int:
+    return sum(pair.box == NO_BOX for pair in pairs)

@@ -11,6 +11,7 @@ from ctl_lightning.data.negatives import NegativeSampler
 from ctl_lightning.data.pairs import Box, Pair, PairTable
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import sha256_of, write_text
+from ctl_lightning.runtime.reading import json_lines, read_json
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -58,14 +59,20 @@ def write_published(path: Path, content: Mapping[str, Any]) -> None:
 def read_published(path: Path) -> dict[str, Any]:
     """Reads a published split file. Raises InputError: missing, or not such a file."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
         ids = [scene for split in LISTED for scene in content[split]]
         whole = all(isinstance(scene, str) for scene in ids) and {"salt", "triplets_sha256"} <= content.keys()
         if not whole or not isinstance(content["scenes"], dict):
             raise ValueError("other keys or values than such a file has")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a published split file ({error})") from None
+    except (OSError, InputError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a published split file ({_why(error)})") from None
     return content
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return "other values than such a file has" if isinstance(error, (TypeError, AttributeError)) else str(error)
 
 
 def split_problems(content: Mapping[str, Any]) -> Iterator[str]:
@@ -130,12 +137,12 @@ def write_split(path: Path, split: Mapping[str, Split], salt: str | None) -> Non
 def read_split(path: Path) -> dict[str, Split]:
     """Reads scene -> split from a file of `write_split`. Raises InputError: not such a file."""
     try:
-        split = json.loads(path.read_text(encoding="utf-8"))["split_of_scene"]
+        split: dict[str, Split] = read_json(path)["split_of_scene"]
         if not set(split.values()) <= set(SPLITS):
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError("another split than train, validation and test")
+    except (OSError, InputError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"data.split_file: {path} is not a split file; `train` writes one into its run directory"
+            f"data.split_file: {path} is not a split file ({_why(error)}); `train` writes one into its run directory"
         ) from None
     return split
 
@@ -167,19 +174,18 @@ def write_triplets(path: Path, triplets: dict[Split, list[EvaluationTriplet]]) -
 
 def read_triplets(path: Path) -> dict[tuple[str, Box, str], str]:
     """Reads (scene, box, positive) -> negative from a file of `write_triplets`. Raises InputError with the line."""
-    negatives = {}
+    negatives: dict[tuple[str, Box, str], str] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"data.triplets_file: cannot read {path} ({error})") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            negatives[row["scene"], tuple(row["bbox"]), row["positive"]] = row["negative"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(
-                f"{path}:{number}: not an evaluation triplet; `train` writes such a file into its run directory"
-            ) from None
+        for where, row in json_lines(path):
+            try:
+                left, top, right, bottom = row["bbox"]
+                negatives[row["scene"], (left, top, right, bottom), row["positive"]] = row["negative"]
+            except (ValueError, KeyError, TypeError):
+                raise InputError(
+                    f"{where}: not an evaluation triplet; `train` writes such a file into its run directory"
+                ) from None
+    except OSError as error:
+        raise InputError(f"data.triplets_file: cannot read {path} ({error.strerror})") from None
     return negatives
 
 

@@ -21,6 +21,7 @@ from ctl_lightning.runtime.console import console
 from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.pace import allowed_cores
+from ctl_lightning.runtime.reading import read_json
 from ctl_lightning.runtime.words import quoted
 
 WITHOUT_SEEDS = ("popularity",)
@@ -73,7 +74,7 @@ class Cell:
 
 
 def _commands(path: Path) -> list[tuple[str, ...]]:
-    return [tuple(words) for words in json.loads(path.read_text())] if path.exists() else []
+    return [tuple(words) for words in read_json(path)] if path.exists() else []
 
 
 def _choices(group: str) -> list[str]:
@@ -149,7 +150,7 @@ def run_cells(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:
                 said = f"[{done}/{len(cells)}] {cell.name}, {time.monotonic() - began:.0f} s: "
                 if process.returncode == 0:
                     write_text(cell.folder / DONE, json.dumps(cell.commands))
-                    auc = json.loads((cell.folder / "results.json").read_text())["test"]["all"]["auc"]["value"]
+                    auc = read_json(cell.folder / "results.json")["test"]["all"]["auc"]["value"]
                     console.print(f"{said}test auc {auc:.3f}")
                 else:
                     failures[cell] = _why(cell.folder / "train.log", process.returncode)

@@ -1,7 +1,6 @@
 """Reads the rows of the paper's table from finished runs, pair by pair and seed by seed, and says which metrics tables show."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from ctl_lightning.metrics.intervals import Floats, Interval, interval, paired_difference
 from ctl_lightning.metrics.pair_metrics import mean
 from ctl_lightning.reports.cells import EVALUATION, Cell
+from ctl_lightning.runtime.reading import read_json
 
 METRICS = ("auc", "auc_matched", "auc_shuffled", "lift", "binary_accuracy", "hit@1", "hit@5", "hit@10", "hit@50", "mrr")
 GROUPS = ("all", "seen", "unseen")
@@ -85,8 +85,8 @@ def read_row(method: str, finished: Sequence[Path], controls: Sequence[Path], fa
         for group in GROUPS
         for metric in METRICS
     }
-    visible = [json.loads((folder / "results.json").read_text())["controls"]["product_visible"] for folder in controls]
-    results = tuple(json.loads((folder / "results.json").read_text()) for folder in finished)
+    visible = [read_json(folder / "results.json")["controls"]["product_visible"] for folder in controls]
+    results = tuple(read_json(folder / "results.json") for folder in finished)
     return MethodRow(method, tuple(failures), results, keys, seen, values, by_seed, visible[0] if visible else None)
 
 

@@ -59,6 +59,10 @@ def print_results(results: Results, console: Console) -> None:
     for metric in test["all"]:
         table.add_row(metric, *(as_text(test[group][metric]) for group in GROUPS))
     console.print(table)
+    if whole := results.get("pairs_without_box"):
+        console.print(
+            f"in {whole:,} of the {pairs['all']:,} pairs the product is visible: they have no box, so their scenes are used whole"
+        )
     categories = Table(title="by category")
     for name in ("category", "auc", "lift", "hit@10"):
         categories.add_column(name, justify="left" if name == "category" else "right")

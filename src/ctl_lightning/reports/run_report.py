@@ -12,7 +12,7 @@ from ctl_lightning.data.crop import scene_crop
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import placed
-from ctl_lightning.data.pairs import Box
+from ctl_lightning.data.pairs import NO_BOX, Box
 from ctl_lightning.data.sources.drawing import SCENE_SIZE
 from ctl_lightning.metrics.classification import Classifier, Samples, classifier_results, fit_classifier, samples_of
 from ctl_lightning.metrics.ground_truth import attention_results, truth_results
@@ -117,6 +117,8 @@ class RunReport:
         results["classifier"] = classifier_results(classifier, test.judged, len(validation.task.pairs))
         results["reranking"] = reranking_results(test.task, test.ranking.distances)
         results |= _of_truth(data, test)
+        if whole := sum(pair.box == NO_BOX for pair in test.task.pairs):
+            results["pairs_without_box"] = whole
         return cls(data, network, test, classifier, results)
 
     def write(self, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """What a sweep has found: its jobs, the settings that they belong to, and the means over the seeds of each setting."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ from ctl_lightning.reports.figures.intervals import setting_intervals
 from ctl_lightning.runtime.console import console
 from ctl_lightning.runtime.csv_files import csv_text, read_metrics
 from ctl_lightning.runtime.errors import ERROR, InputError
+from ctl_lightning.runtime.reading import read_json
 
 NO_SETTING = ("seed", "ckpt_path")
 """Options that do not make two jobs different settings."""
@@ -138,12 +138,12 @@ def _read_job(folder: Path, overrides: Path) -> Job:
     aucs = [row[MONITOR] for row in read_metrics(folder / "metrics.csv") if MONITOR in row]
     validation = max(aucs, default=None)
     try:
-        content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        content = read_json(folder / "results.json")
         test = {name: metric["value"] for name, metric in content["test"]["all"].items()}
         return Job(folder, options, validation, test, None)
     except FileNotFoundError:
         return Job(folder, options, validation, None, _why(folder))
-    except (ValueError, KeyError, TypeError) as error:
+    except (InputError, ValueError, KeyError, TypeError) as error:
         return Job(folder, options, validation, None, f"results.json is not readable ({error})")
 
 

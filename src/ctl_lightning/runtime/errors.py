@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -35,6 +35,11 @@ def listed(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return ", ".join(map(repr, names[:20])) + more
+
+
+def first_of(problems: Sequence[str]) -> InputError:
+    """The error of the first of some problems, which says how many more there are."""
+    return InputError(f"{problems[0]}; {len(problems) - 1:,} more problems" if len(problems) > 1 else problems[0])
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -1,12 +1,10 @@
-"""Writes files whole or not at all, and hashes and reads files."""
+"""Writes files whole or not at all, and hashes them."""
 
 import hashlib
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from ctl_lightning.runtime.errors import InputError
 
 
 @contextmanager
@@ -35,27 +33,6 @@ def sha256_of(path: Path) -> str:
     """The hash of a file's bytes, in hex digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_names(path: Path, option: str, what: str) -> list[str]:
-    """The lines of a text file that are not empty.
-
-    Args:
-        path: text file to read.
-        option: name of the option that gave the path, for the message.
-        what: what a line names, such as "product".
-
-    Raises:
-        InputError: the file cannot be read, or names nothing.
-    """
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise InputError(f"{option}={path}: cannot be read ({why}); give a text file with a {what} a line") from None
-    if not names:
-        raise InputError(f"{option}={path}: there is no {what} in it; write one a line")
-    return names
 
 
 def write_text(path: Path, content: str) -> None:

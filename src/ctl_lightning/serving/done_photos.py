@@ -22,7 +22,7 @@ class DonePhotos:
     def __init__(self, output: Path, recommender: Recommender, catalogue: Path, options: list[object]) -> None:
         self._note = output.with_name(f".{output.name}.made")
         made_with = json.dumps([recommender.encoder.identity(), sha256_of(catalogue / MANIFEST), *options])
-        lines = self._note.read_text(encoding="utf-8").splitlines() if self._note.exists() else []
+        lines = self._note.read_text(encoding="utf-8", errors="replace").splitlines() if self._note.exists() else []
         if not lines or lines[0] != made_with:
             write_text(self._note, f"{made_with}\n")
         self._done = {*lines[1:]} if lines and lines[0] == made_with else set()

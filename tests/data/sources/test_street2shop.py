@@ -126,7 +126,7 @@ def test_broken_json_and_missing_files_are_named(tmp_path: Path) -> None:
         Street2Shop().read(tmp_path)
     root = published(tmp_path / "a", [entry(1)])
     (root / "meta" / "json" / "retrieval_bags.json").write_text("[")
-    with pytest.raises(InputError, match=r"retrieval_bags\.json: not valid JSON"):
+    with pytest.raises(InputError, match=r"retrieval_bags\.json:1: not valid JSON"):
         Street2Shop().read(root)
 
 

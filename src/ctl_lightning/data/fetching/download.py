@@ -16,6 +16,7 @@ from ctl_lightning.runtime.files import sha256_of, write_text
 from ctl_lightning.runtime.large_files import told_if_full
 from ctl_lightning.runtime.locks import alone
 from ctl_lightning.runtime.progress import progress
+from ctl_lightning.runtime.reading import json_lines, read_json
 
 log = logging.getLogger(__name__)
 
@@ -167,21 +168,20 @@ def _is_there(path: Path) -> bool:
 
 def _read_json(path: Path) -> dict[str, dict[str, str]]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); delete it") from None
+        return read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; delete it") from None
 
 
 def _read_dead(path: Path) -> dict[tuple[str, str], str]:
     """(id, address) -> reason why it is dead. An id whose address has changed is asked for again."""
     known = {}
     if path.exists():
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for where, row in json_lines(path):
             try:
-                row = json.loads(line)
                 known[row["id"], row["url"]] = row["reason"]
-            except (ValueError, KeyError, TypeError):
-                raise InputError(f"{path}:{number}: not a line of a list of dead ids; delete the file") from None
+            except (KeyError, TypeError):
+                raise InputError(f"{where}: not a line of a list of dead ids; delete the file") from None
     return known
 
 

@@ -1,21 +1,25 @@
-"""How anyone's own data is read and checked: pairs.jsonl, categories.json and images/, all problems at once."""
+"""How anyone's own data is read and checked: a file of pairs, one of products, and images/, all problems at once."""
 
-import json
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-from ctl_lightning.data.images import open_upright, reason
-from ctl_lightning.data.pairs import NAME_ID, PairTable, catalogue_problems, read_pairs
+from ctl_lightning.data.crop import crop_key
+from ctl_lightning.data.images import open_upright, reason, size_upright
+from ctl_lightning.data.names import id_problem
+from ctl_lightning.data.pairs import Pair, PairTable
+from ctl_lightning.data.products import read_products
+from ctl_lightning.data.sources.pair_rows import FIELDS, OPTION, PairRows
 from ctl_lightning.data.sources.source import Source
-from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.errors import InputError, first_of, suggestion
 from ctl_lightning.runtime.progress import progress
+from ctl_lightning.runtime.reading import shown
 
-PAIRS, CATEGORIES, IMAGES = "pairs.jsonl", "categories.json", "images"
+PAIRS = ("pairs.jsonl", "pairs.csv", "pairs.parquet")
+PRODUCTS = ("categories.json", "products.csv", "products.parquet")
+IMAGES = "images"
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
@@ -33,22 +37,34 @@ def images_below(folder: Path) -> dict[str, list[Path]]:
 
 @dataclass(frozen=True)
 class LooksFolder(Source):
-    """The format of anyone's own data.
+    """The format of anyone's own data: `pairs.*`, `categories.json` or `products.*`, and `images/`.
 
-    `pairs.jsonl` has one pair on each line, {"scene": ID, "product": ID, "bbox": [left, top, right, bottom]}, the box
-    normalised to [0, 1]; `categories.json` is one object, product ID -> category; the image of an ID is `ID.jpg`,
+    A row of `pairs.jsonl`, `pairs.csv` or `pairs.parquet` has a scene, a product, and the product's box in the scene: `bbox`, a list
+    [left, top, right, bottom], or the fields left, top, right and bottom, in shares of the scene; or x, y, width and height in pixels;
+    or no box: its scene is then used whole. `categories.json` is one object, product -> category; `products.csv` and
+    `products.parquet` have these two columns; there is no such file if the pairs have a category. The image of an ID is `ID.jpg`,
     `.jpeg`, `.png` or `.webp` anywhere below `images/`.
+
+    Attributes:
+        columns: field of a row -> the name that it has in the files, where that is another one.
     """
 
+    columns: Mapping[str, str] = field(default_factory=dict)
     _found: dict[Path, dict[str, list[Path]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in self.columns:
+            if name not in FIELDS:
+                raise ValueError(
+                    f"source.columns has no {name!r}{suggestion(name, FIELDS)}; there are: {', '.join(FIELDS)}"
+                )
 
     def read(self, root: Path) -> PairTable:
         """Reads and validates the files. Raises InputError: the first problem, and how to see all of them."""
-        table, problems = self._read(root)
+        table, problems, _ = self._read(root)
         if problems:
-            more = f"; {len(problems) - 1} more problems" if len(problems) > 1 else ""
             raise InputError(
-                f"{problems[0]}{more}; python -m ctl_lightning.prepare data=folder data.root=DIR lists all"
+                f"{first_of(problems)}; python -m ctl_lightning.prepare data=folder data.root=DIR lists all"
             )
         return table
 
@@ -61,39 +77,38 @@ class LooksFolder(Source):
     def check(self, root: Path) -> list[str]:
         """Every problem of the files in `root`, one message each: wrong format, missing or undecodable images."""
         self._found.pop(root, None)
-        table, problems = self._read(root)
+        table, problems, unsized = self._read(root)
         for category, products in table.products_of_category.items():
             if len(products) == 1:
                 problems.append(
-                    f"{root / CATEGORIES}: category {category!r} has a single product, so it has no negatives"
+                    f"{_one_of(root, PRODUCTS) or root}: category {shown(category)} has a single product, so it has no negatives"
                 )
-        return [*problems, *self._image_problems(root, table)]
+        return [*problems, *self._image_problems(root, table, unsized)]
 
-    def _read(self, root: Path) -> tuple[PairTable, list[str]]:
-        for needed in (PAIRS, CATEGORIES, IMAGES):
-            if not (root / needed).exists():
-                raise InputError(
-                    f"data.root={root}: {needed} is not there; this program expects {PAIRS}, {CATEGORIES} and {IMAGES}/ "
-                    "(README, 'Your data'); give their folder with data.root=DIR"
-                )
-        path = root / CATEGORIES
-        repeated: list[str] = []
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=partial(_object, repeated))
-        except ValueError as error:
-            raise InputError(f"{path}: not valid JSON ({error})") from None
-        problems = [f"{path}: product {product} has several categories" for product in repeated]
-        problems += catalogue_problems(content, path, NAME_ID)
-        entries = content.items() if isinstance(content, dict) else ()
-        catalogue = {product: category for product, category in entries if isinstance(category, str)}
-        pairs = read_pairs(root / PAIRS, catalogue, NAME_ID, problems)
-        return PairTable(pairs, catalogue), problems
+    def _read(self, root: Path) -> tuple[PairTable, list[str], set[str]]:
+        """The table, all problems, and the scenes whose box is in pixels but whose size is not known."""
+        pairs_file, products_file = _one_of(root, PAIRS), _one_of(root, PRODUCTS)
+        if pairs_file is None or not (root / IMAGES).is_dir():
+            raise _missing(root, IMAGES if pairs_file else PAIRS[0])
+        problems: list[str] = []
+        rows = PairRows(pairs_file, self.columns, lambda scene: size_upright(self.image_path(root, scene)))
+        if products_file is not None:
+            names = {name: self.columns.get(name, name) for name in ("product", "category")}
+            catalogue = read_products(products_file, id_problem, problems, names, OPTION)
+        else:
+            catalogue = rows.products(problems)
+            if not (catalogue or problems):
+                raise _missing(root, PRODUCTS[0])
+        pairs, unsized = rows.pairs(catalogue, products_file, problems)
+        problems += _crops_and_products(pairs, catalogue)
+        left_out = {"scene missing or unreadable": sum(unsized.values())} if unsized else {}
+        return PairTable(pairs, catalogue, left_out), problems, {*unsized}
 
-    def _image_problems(self, root: Path, table: PairTable) -> Iterator[str]:
-        wanted = sorted(table.products_of_scene.keys() | table.catalogue.keys())
+    def _image_problems(self, root: Path, table: PairTable, unsized: set[str]) -> Iterator[str]:
+        wanted = sorted(table.products_of_scene.keys() | table.catalogue.keys() | unsized)
         both = table.products_of_scene.keys() & table.catalogue.keys()
         for name in sorted(both):
-            yield f"{root / PAIRS}: {name} is both a scene and a product"
+            yield f"{root}: {name} is both a scene and a product"
         paths = []
         for name in wanted:
             path = self.image_path(root, name)
@@ -108,13 +123,26 @@ class LooksFolder(Source):
                     yield f"{path}: {why}"
 
 
-def _object(repeated: list[str], entries: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object as a dict; adds repeated keys, which JSON allows and `dict` would hide, to `repeated`."""
-    content = dict(entries)
-    if len(content) < len(entries):
-        counts = Counter(key for key, _ in entries)
-        repeated += [key for key, count in counts.items() if count > 1]
-    return content
+def _one_of(root: Path, names: Sequence[str]) -> Path | None:
+    """The one file of these names that is in `root`; None: there is none. Raises InputError: there are several."""
+    there = [root / name for name in names if (root / name).exists()]
+    if len(there) > 1:
+        raise InputError(f"data.root={root}: {' and '.join(path.name for path in there)} are both there; leave one")
+    return there[0] if there else None
+
+
+def _missing(root: Path, name: str) -> InputError:
+    return InputError(
+        f"data.root={root}: {name} is not there; this program expects {PAIRS[0]} (or .csv, .parquet), {PRODUCTS[0]} (or products.csv, "
+        f"products.parquet, or a category in the pairs) and {IMAGES}/ (README, 'Your data'); give their folder with data.root=DIR"
+    )
+
+
+def _crops_and_products(pairs: Iterable[Pair], catalogue: Mapping[str, str]) -> Iterator[str]:
+    """Products that have the name under which a scene crop is stored."""
+    if odd := {product for product in catalogue if "@" in product}:
+        for name in odd & {crop_key(pair.scene, pair.box) for pair in pairs}:
+            yield f"product {shown(name)} has the name of a scene crop; give it another one"
 
 
 def _unreadable(path: Path) -> str | None:

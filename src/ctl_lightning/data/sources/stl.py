@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctl_lightning.data.fetching.remote import Remote
-from ctl_lightning.data.pairs import HEX_ID, PairTable, read_catalogue, read_pairs
+from ctl_lightning.data.names import hex_id_problem
+from ctl_lightning.data.pairs import PairTable, read_pairs
+from ctl_lightning.data.products import read_products
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.runtime.errors import InputError
 
@@ -61,7 +63,7 @@ class ShopTheLook(Source):
     def read_metadata(self, root: Path) -> PairTable:
         """Reads and validates both files, whether or not there are images. Raises InputError with file and line."""
         self._require(root, self.categories_file, self.pairs_file)
-        catalogue = read_catalogue(root / self.categories_file, HEX_ID)
+        catalogue = read_products(root / self.categories_file, hex_id_problem)
         return PairTable(read_pairs(root / self.pairs_file, catalogue), catalogue)
 
     def check_fetched(self, root: Path, names: Sequence[str]) -> None:

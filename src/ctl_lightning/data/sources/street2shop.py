@@ -1,7 +1,5 @@
 """How Exact Street2Shop (Hadi Kiapour et al., ICCV 2015), Kang et al. 2019's first data set, is read as published."""
 
-import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,12 +8,17 @@ from typing import Any, NamedTuple
 
 from ctl_lightning.data.fetching.remote import Remote
 from ctl_lightning.data.images import size_upright
+from ctl_lightning.data.names import category_problem
 from ctl_lightning.data.pairs import Box, Pair, PairTable
 from ctl_lightning.data.sources.folder import images_below
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.reading import read_json, shown
 
 META, PHOTOS, IMAGES = "meta", "photos", "images"
+
+LONGEST_NUMBER = 18
+"""Most digits of a number of the published files."""
 
 
 class _Street(NamedTuple):
@@ -98,6 +101,8 @@ class Street2Shop(Source):
         shop: dict[str, list[int]] = {}
         for path in retrievals:
             category = path.stem.removeprefix("retrieval_")
+            if why := category_problem(category):
+                raise InputError(f"{shown(str(path))}: {why}")
             for where, entry in _entries(path):
                 photo, product = _number(entry, "photo", where), _number(entry, "product", where)
                 shop.setdefault(f"{category}/{product}", []).append(photo)
@@ -115,10 +120,7 @@ class Street2Shop(Source):
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+    content = read_json(path)
     if not isinstance(content, list):
         raise InputError(f"{path}: expected a list of objects")
     for number, entry in enumerate(content, start=1):
@@ -129,8 +131,8 @@ def _entries(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _number(entry: Mapping[str, Any], key: str, where: str) -> int:
     value = entry.get(key)
-    if type(value) is not int or value < 0:
-        raise InputError(f"{where}: {key} must be a whole number, not {value!r}")
+    if type(value) is not int or not 0 <= value < 10**LONGEST_NUMBER:
+        raise InputError(f"{where}: {key} must be a whole number, not {shown(value)}")
     return value
 
 
@@ -138,11 +140,11 @@ def _box(entry: Mapping[str, Any], where: str) -> tuple[float, float, float, flo
     """The box of an entry, (left, top, right, bottom) in pixels."""
     box = entry.get("bbox")
     sides: list[Any] = [box.get(side) for side in ("left", "top", "width", "height")] if isinstance(box, dict) else []
-    if not sides or not all(type(side) in (int, float) and math.isfinite(side) for side in sides):
-        raise InputError(f"{where}: bbox must be an object of left, top, width and height in pixels, not {box!r}")
+    if not sides or not all(type(side) in (int, float) and abs(side) < 10**LONGEST_NUMBER for side in sides):
+        raise InputError(f"{where}: bbox must be an object of left, top, width and height in pixels, not {shown(box)}")
     left, top, width, height = sides
     if width <= 0 or height <= 0:
-        raise InputError(f"{where}: bbox {box} is empty or reversed")
+        raise InputError(f"{where}: bbox {shown(box)} is empty or reversed")
     return left, top, left + width, top + height
 
 
@@ -173,7 +175,9 @@ def _addresses(root: Path) -> dict[int, str]:
             photo, comma, url = line.strip().partition(",")
             if not line.strip():
                 continue
-            if not comma or not photo.isdecimal():
-                raise InputError(f"{path}:{number}: expected `id,url`, not {line[:80]!r}; mend or remove the line")
+            if not comma or not photo.isdecimal() or len(photo) > LONGEST_NUMBER:
+                raise InputError(
+                    f"{path}:{number}: expected `id,url`, not {shown(line.strip())}; mend or remove the line"
+                )
             addresses[int(photo)] = url
     return addresses

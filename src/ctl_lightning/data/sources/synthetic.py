@@ -54,6 +54,7 @@ from ctl_lightning.data.sources.stl import ShopTheLook
 from ctl_lightning.data.sources.truth import Truth
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.progress import progress
+from ctl_lightning.runtime.reading import read_json
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class SyntheticLooks(Source):
 
     def truth(self, root: Path) -> Truth:
         """What decides in every scene and what every product shows."""
-        content = json.loads((self._folder(root) / "truth.json").read_text(encoding="utf-8"))
+        content = read_json(self._folder(root) / "truth.json")
         looks = {
             name: SceneTruth(season, colours, {garment: tuple(box) for garment, box in boxes.items()})
             for name, (season, colours, boxes) in content["looks"].items()

@@ -21,6 +21,7 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.large_files import array_file, check_room, make_once, told_if_full, write_at
 from ctl_lightning.runtime.progress import progress
+from ctl_lightning.runtime.reading import read_json
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +91,10 @@ class FeatureViews:
         self._crops, self._views, self._dtype, self._seed = len(plan.crops), plan.views, plan.dtype, seed
         self._arrays: tuple[NDArray[np.int16], NDArray[np.int16]] | None = None
         try:
-            index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            index = read_json(path.with_suffix(".json"))
             self._shapes: list[list[int]] = index["shapes"]
             whole = np.load(path, mmap_mode="r").shape == (sum(map(math.prod, self._shapes)),)
-        except (OSError, ValueError, EOFError, KeyError, TypeError):
+        except (OSError, InputError, ValueError, EOFError, KeyError, TypeError):
             whole = False
         if not whole:
             raise InputError(

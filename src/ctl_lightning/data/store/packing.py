@@ -17,6 +17,7 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import sha256_of, write_text
 from ctl_lightning.runtime.large_files import array_file, check_room, told_if_full, write_at
 from ctl_lightning.runtime.progress import progress
+from ctl_lightning.runtime.reading import json_value, read_json
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ class Index(NamedTuple):
 def read_index(path: Path) -> Index:
     """Reads the index file at `path`. Raises InputError: not readable; it says what to delete."""
     try:
-        return Index(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return Index(**read_json(path))
+    except (OSError, InputError, TypeError) as error:
         raise InputError(
             f"{path}: not a readable index of an image store ({error}); delete it and the file beside it: they are made anew"
         ) from None
@@ -223,8 +224,8 @@ def _read_journal(path: Path) -> dict[int, _Block]:
         return {}
     blocks = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError, TypeError):
-            blocks.append(_Block(*json.loads(line)))
+        with suppress(InputError, TypeError):
+            blocks.append(_Block(*json_value(line, str(path))))
     write_text(path, "".join(json.dumps(block) + "\n" for block in blocks))
     return {block.start: block for block in blocks}
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import write_text
+from ctl_lightning.runtime.reading import read_json
 
 Vectors = NDArray[np.float32]
 
@@ -99,7 +100,7 @@ class Manifest:
         """Reads `catalogue.json` of a folder; None: there is none. Raises InputError: unreadable, or of another revision."""
         path = folder / MANIFEST
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if content.pop("format") != FORMAT:
                 raise ValueError("another revision of ctl_lightning wrote it")
             slices = {category: (start, end) for category, (start, end) in content.pop("slices").items()}
@@ -109,7 +110,7 @@ class Manifest:
             return cls(slices=slices, **content)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, InputError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"catalogue={folder}: {MANIFEST} cannot be read ({' '.join(str(error).split())}); make the catalogue anew in "
                 "another folder"

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.large_files import check_room, told_if_full
 from ctl_lightning.runtime.progress import progress
+from ctl_lightning.runtime.reading import json_value
 from ctl_lightning.serving.catalogue.files import Listed, Vectors
 from ctl_lightning.serving.encoder import Encoder
 
@@ -100,9 +101,11 @@ class PendingVectors:
             return
         named: list[tuple[str, str]] = []
         for line in self._lines.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, TypeError):
-                image, version = json.loads(line)
-                named.append((image, version))
+            try:
+                image, version = json_value(line, str(self._lines))
+            except (InputError, ValueError, TypeError):
+                break  # the lines after it would name other vectors
+            named.append((str(image), str(version)))
         rows = min(len(named), self._vectors.stat().st_size // (4 * self.dim))
         os.truncate(self._vectors, rows * 4 * self.dim)
         write_text(self._lines, "".join(json.dumps(one) + "\n" for one in named[:rows]))

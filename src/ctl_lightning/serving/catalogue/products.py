@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from ctl_lightning.data.pairs import NAME_ID, read_catalogue
+from ctl_lightning.data.names import id_problem
+from ctl_lightning.data.products import read_products
 from ctl_lightning.data.sources.folder import images_below
 from ctl_lightning.runtime.config import Config
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.files import read_names
+from ctl_lightning.runtime.reading import read_names
 from ctl_lightning.serving.catalogue.change import Product
 from ctl_lightning.serving.catalogue.files import MANIFEST
 from ctl_lightning.serving.encoder import Encoder
@@ -26,7 +27,8 @@ def products_of(options: Config, encoder: Encoder, folder: Path) -> list[Product
     if options["products"] not in (None, "data"):
         path = Path(options["products"]).expanduser()
         if options["change"] == "remove":
-            names = _listed(path) if path.suffix == ".json" else read_names(path, "products", "product")
+            listed = path.suffix in (".json", ".csv", ".parquet")
+            names = _listed(path) if listed else read_names(path, "products", "product")
             return [Product(name, "", Path()) for name in names]
         return _of_file(encoder, path, options["images"])
     if options["change"] != "set" or options["images"] is not None:
@@ -51,10 +53,13 @@ def _of_its_data(encoder: Encoder, options: Config) -> list[Product]:
 
 def _listed(path: Path) -> dict[str, str]:
     if not path.is_file():
-        raise InputError(f"products={path}: there is no such file; give a JSON file, product -> category")
-    if path.stat().st_size < 20 and path.read_bytes().strip() in (b"", b"{}", b"[]"):
-        raise InputError(f"products={path}: there is no product in it; write product -> category")
-    return read_catalogue(path, NAME_ID)
+        raise InputError(
+            f"products={path}: there is no such file; give product -> category, a .json, .csv or .parquet file"
+        )
+    try:
+        return read_products(path, id_problem)
+    except InputError as error:
+        raise InputError(f"products={error}") from None
 
 
 def _of_file(encoder: Encoder, path: Path, photos: str | None) -> list[Product]:
