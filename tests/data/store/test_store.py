@@ -63,7 +63,10 @@ def test_unreadable_images_are_listed_and_the_others_kept(tmp_path: Path, kind: 
         store = opened(items, tmp_path / "cache", kind)
         assert store.bad.keys() == {"missing", "cut", "text", "empty"}
         assert store.bad["missing"] == f"{tmp_path / 'missing.jpg'}: missing"
-        assert store.bad["text"] == f"{tmp_path / 'text.jpg'}: not an image"
+        assert (
+            store.bad["text"]
+            == f"{tmp_path / 'text.jpg'}: not an image but a web page (HTML); download the picture itself"
+        )
         np.testing.assert_array_equal(store["good"], decode(items[2], 16, "stretch"))
 
 
@@ -323,7 +326,7 @@ def test_an_image_that_breaks_after_it_was_checked_is_named(tmp_path: Path) -> N
     (item,) = images(tmp_path, 1)
     store = opened([item], tmp_path, "none")
     item.path.write_text("<html>")
-    with pytest.raises(InputError, match=r"0\.jpg: not an image; it could be read when the run began"):
+    with pytest.raises(InputError, match=r"0\.jpg: not an image but a web page.*; it could be read when the run began"):
         store["0"]
 
 
