@@ -11,24 +11,12 @@ from pathlib import Path
 
 from ctl_lightning.data.images import open_upright, reason
 from ctl_lightning.data.pairs import NAME_ID, PairTable, catalogue_problems, read_pairs
+from ctl_lightning.data.pictures.folder import PictureFolder, printable
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.progress import progress
 
 PAIRS, CATEGORIES, IMAGES = "pairs.jsonl", "categories.json", "images"
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-
-
-def images_below(folder: Path) -> dict[str, list[Path]]:
-    """File name without its ending -> the image files of that name anywhere below `folder`, in alphabetical order."""
-    found: dict[str, list[Path]] = {}
-    for where, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            path = Path(where, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                found.setdefault(path.stem, []).append(path)
-    return {name: sorted(paths) for name, paths in found.items()}
 
 
 @dataclass(frozen=True)
@@ -36,11 +24,11 @@ class LooksFolder(Source):
     """The format of anyone's own data.
 
     `pairs.jsonl` has one pair on each line, {"scene": ID, "product": ID, "bbox": [left, top, right, bottom]}, the box
-    normalised to [0, 1]; `categories.json` is one object, product ID -> category; the image of an ID is `ID.jpg`,
-    `.jpeg`, `.png` or `.webp` anywhere below `images/`.
+    normalised to [0, 1]; `categories.json` is one object, product ID -> category; the image of an ID is the file of that
+    name anywhere below `images/`, or of that name and an ending (`data/pictures/opening.py` lists them).
     """
 
-    _found: dict[Path, dict[str, list[Path]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _found: dict[Path, PictureFolder] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def read(self, root: Path) -> PairTable:
         """Reads and validates the files. Raises InputError: the first problem, and how to see all of them."""
@@ -54,9 +42,13 @@ class LooksFolder(Source):
 
     def image_path(self, root: Path, image: str) -> Path:
         """Image file of a scene or product id; if there is none, the first path at which it is looked for."""
+        images = self._images(root)
+        return (images.find(image) or [images.expected(image)])[0]
+
+    def _images(self, root: Path) -> PictureFolder:
         if root not in self._found:
-            self._found[root] = images_below(root / IMAGES)
-        return self._found[root].get(image, [root / IMAGES / f"{image}.jpg"])[0]
+            self._found[root] = PictureFolder(root / IMAGES)
+        return self._found[root]
 
     def check(self, root: Path) -> list[str]:
         """Every problem of the files in `root`, one message each: wrong format, missing or undecodable images."""
@@ -94,18 +86,21 @@ class LooksFolder(Source):
         both = table.products_of_scene.keys() & table.catalogue.keys()
         for name in sorted(both):
             yield f"{root / PAIRS}: {name} is both a scene and a product"
-        paths = []
+        images, paths = self._images(root), []
         for name in wanted:
-            path = self.image_path(root, name)
-            paths.append(path)
-            if len(self._found[root].get(name, ())) > 1:
-                several = ", ".join(str(one.relative_to(root)) for one in self._found[root][name])
+            found = images.find(name)
+            if not found:
+                yield f"{printable(images.expected(name))}: {images.why_missing(name)}"
+                continue
+            paths.append(found[0])
+            if len(found) > 1:
+                several = ", ".join(printable(one.relative_to(root)) for one in found)
                 yield f"{root / IMAGES}: {name} has several images: {several}"
         with ThreadPoolExecutor(os.cpu_count()) as pool, progress("checking images", len(paths)) as shown:
             for path, why in zip(paths, pool.map(_unreadable, paths), strict=True):
                 shown.advance()
                 if why is not None:
-                    yield f"{path}: {why}"
+                    yield f"{printable(path)}: {why}"
 
 
 def _object(repeated: list[str], entries: list[tuple[str, object]]) -> dict[str, object]:
@@ -120,8 +115,6 @@ def _object(repeated: list[str], entries: list[tuple[str, object]]) -> dict[str,
 def _unreadable(path: Path) -> str | None:
     try:
         open_upright(path)
-    except FileNotFoundError:
-        return f"missing, and there is none of that name with another ending ({', '.join(sorted(SUFFIXES))}) below {IMAGES}/"
     except OSError as error:
         return reason(error)
     return None
