@@ -46,7 +46,13 @@ def _decoded(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A picture that is open already, as `open_upright` would give it; the one that is given does not change."""
+    """A picture that is open already, as `open_upright` would give it. Raises OSError: it cannot be decoded."""
+    try:
+        image.load()
+    except OSError:
+        raise
+    except Exception as error:  # a broken file can make a decoder raise anything
+        raise OSError(f"{type(error).__name__}: {error}") from None
     return as_srgb(turned(image, turn(image)))
 
 

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import unicodedata
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from factories import save_image
 
 from ctl_lightning.data.pictures.folder import PictureFolder, pictures_in, printable
+from ctl_lightning.runtime.files import write_text
 
 
 @pytest.fixture
@@ -125,7 +127,8 @@ def test_bytes_that_are_no_text_can_be_found_and_printed(images: Path) -> None:
     assert folder.find(path.stem) == [path]
     assert printable(path).encode("utf-8").endswith(rb"caf\udce9.jpg")
     folder.why_missing("caf").encode("utf-8")
-    folder.why_missing("x" + path.stem)
+    write_text(images / "list.json", json.dumps([str(path)], ensure_ascii=False))
+    assert json.loads((images / "list.json").read_text()) == [str(path)]
 
 
 def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_read(
