@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -97,6 +98,9 @@ def _checked(name: str, task: Task) -> Task:
 
 
 def _run(name: str, run: Callable[[], object]) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file's name may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     sys.argv[1:] = spelled_out(sys.argv[1:])
     os.environ["CTL_FULL_ERROR"] = str(int(_wants_traceback()))  # processes that this one starts inherit it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the printing of errors to us
