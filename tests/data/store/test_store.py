@@ -365,3 +365,9 @@ def test_without_litdata_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "litdata", None)
     with pytest.raises(InputError, match=r"pip install 'ctl_lightning\[litdata\]'.*data\.store=packed"):
         opened(images(tmp_path, 1), tmp_path, "litdata")
+
+
+def test_a_pipe_named_like_an_image_is_bad_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    store = opened([*images(tmp_path, 2), ImageItem("pipe", tmp_path / "pipe.jpg", None)], tmp_path)
+    assert store.bad == {"pipe": f"{tmp_path / 'pipe.jpg'}: a pipe, socket or device, not an image file"}
