@@ -9,7 +9,8 @@ import pytest
 from factories import save_image
 from PIL import Image
 
-from ctl_lightning.data.images import MAX_PIXELS, Aspect, ImageItem, decode, open_upright, placed, reason, to_rgb
+from ctl_lightning.data.images import Aspect, ImageItem, decode, open_upright, placed, reason, to_rgb
+from ctl_lightning.data.pictures.opening import MAX_PIXELS
 
 
 def test_a_crop_shows_its_part_of_the_image(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_an_image_bomb_is_refused_before_it_is_decoded(side: int) -> None:
 
 def test_formats_that_start_other_programs_are_no_images() -> None:
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
-    with pytest.raises(OSError, match="cannot identify"):
+    with pytest.raises(OSError, match="not an image but a PostScript"):
         open_upright(BytesIO(eps))
 
 
@@ -89,7 +90,7 @@ def test_a_zero_byte_file_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the message is looked at
         decode(ImageItem("", tmp_path / "a.jpg", None), 8, "stretch")
-    assert reason(caught.value) == "not an image"
+    assert reason(caught.value) == "not an image but an empty file"
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tiff", "bmp"])

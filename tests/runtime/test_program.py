@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 
 import pytest
 from factories import LATE, PROGRAMS
+
+from ctl_lightning.runtime import program as programs
 
 ANSWER = f"""
 import importlib, sys
@@ -83,3 +86,11 @@ def test_the_package_itself_imports_nothing_and_has_its_public_names() -> None:
         assert name in dir(ctl_lightning)
     with pytest.raises(AttributeError, match="no attribute 'Nobody'"):
         _ = ctl_lightning.Nobody
+
+
+def test_a_file_name_that_is_no_text_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(printed, encoding="utf-8"))
+    monkeypatch.setattr(sys, "argv", ["recommend"])
+    programs._run("recommend", lambda: print("caf\udce9.jpg", flush=True))
+    assert printed.getvalue() == b"caf\\udce9.jpg\n"

@@ -1,34 +1,24 @@
 """How an image file becomes a square of pixels: turned upright, cropped, resized."""
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
 from ctl_lightning.data.crop import to_pixels
 from ctl_lightning.data.pairs import Box
+from ctl_lightning.data.pictures.metadata import SIDES_CHANGE, as_srgb, turn, turned
+from ctl_lightning.data.pictures.opening import read, shrink
 
 Pixels = NDArray[np.uint8]
 
 Aspect = Literal["stretch", "pad", "crop"]
 """How a picture becomes a square: "stretch": stretched; "pad": whole, on white; "crop": its central square."""
 
-MAX_PIXELS = 80_000_000
-"""Most pixels of a picture; more are refused before decoding: a file of a few kB can claim to hold gigabytes."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that are read. Pillow reads more, some by starting programs; a file from the web must not choose those."""
-
 WHITE = (255, 255, 255)
-
-# Pillow's own limit is a little higher than ours, and its warning would come first.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageItem(NamedTuple):
@@ -40,35 +30,40 @@ class ImageItem(NamedTuple):
 
 
 def open_upright(source: Path | BinaryIO) -> Image.Image:
-    """Decodes a picture and turns it as EXIF says. Raises OSError: missing, truncated, undecodable or enormous."""
-    with _opened(source) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise OSError(f"{image.width} x {image.height} pixels: more than {MAX_PIXELS // 10**6} million")
-        return ImageOps.exif_transpose(image)
+    """Decodes a picture, turned as EXIF says, in the colours of sRGB; a JPEG of more than 80 million pixels at reduced size.
+
+    Raises:
+        OSError: missing, no image file, truncated, undecodable or enormous.
+    """
+    return read(source, _decoded)
 
 
-def size_upright(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as EXIF turns it, without decoding it. Raises OSError: missing or not an image."""
-    with _opened(path) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return image.size[::-1] if turned else image.size
+def _decoded(image: Image.Image) -> Image.Image:
+    by = turn(image)
+    shrink(image)
+    image.load()
+    return as_srgb(turned(image, by))
 
 
-@contextmanager
-def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
+def upright(image: Image.Image) -> Image.Image:
+    """A picture that is open already, as `open_upright` would give it. Raises OSError: it cannot be decoded."""
     try:
-        with Image.open(source, formats=FORMATS) as image:
-            yield image
+        image.load()
     except OSError:
         raise
     except Exception as error:  # a broken file can make a decoder raise anything
         raise OSError(f"{type(error).__name__}: {error}") from None
+    return as_srgb(turned(image, turn(image)))
+
+
+def size_upright(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as EXIF turns it, without decoding it. Raises OSError: as `open_upright`."""
+    return read(path, lambda image: image.size[::-1] if turn(image) in SIDES_CHANGE else image.size)
 
 
 def reason(error: OSError) -> str:
-    """Why a picture cannot be read, in a few words, without the memory address that Pillow may name."""
-    words = str(error)
-    return "not an image" if words.startswith("cannot identify image file") else error.strerror or words
+    """Why a picture cannot be read, in a few words."""
+    return error.strerror or str(error)
 
 
 def decode(item: ImageItem, size: int, aspect: Aspect) -> Pixels:
@@ -107,14 +102,15 @@ def to_square(image: Image.Image, crop: Box | None, size: int, aspect: Aspect) -
 def to_rgb(image: Image.Image) -> Image.Image:
     """A picture of any mode as 8-bit RGB; transparent parts become white, like the background of catalogue photos."""
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, np.float64)
+        values = np.nan_to_num(np.array(image, np.float64), copy=False, nan=0, posinf=np.inf, neginf=0)
+        largest = values.max(where=np.isfinite(values), initial=0)
         # A mode of 32 bits does not say what white is.
         white = (
             2**16 - 1
             if image.mode.startswith("I;16")
             else next(
-                (top for top in (1, 2**8 - 1, 2**16 - 1) if values.max() <= top and (top > 1 or image.mode == "F")),
-                values.max(),
+                (top for top in (1, 2**8 - 1, 2**16 - 1) if largest <= top and (top > 1 or image.mode == "F")),
+                largest,
             )
         )
         image = Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))

@@ -36,6 +36,6 @@ def sha256_of(path: Path) -> str:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes UTF-8 text to `path`, whole or not at all."""
+    """Writes UTF-8 text to `path`, whole or not at all; bytes of a file's name that are no text become \\udcNN, as in JSON."""
     with replacing(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8", errors="backslashreplace")

@@ -2,11 +2,11 @@
 
 import functools
 import importlib
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -97,9 +97,7 @@ def _checked(name: str, task: Task) -> Task:
 
 def _run(name: str, run: Callable[[], object]) -> None:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a terminal without UTF-8, or a file's name that is none: shown, not refused
+        if isinstance(stream, TextIOWrapper):  # a terminal without UTF-8, or a file's name that is no text
             stream.reconfigure(errors="backslashreplace")
     os.environ["CTL_FULL_ERROR"] = str(int(_wants_traceback()))  # processes that this one starts inherit it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the printing of errors to us

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ctl_lightning.data.category_names import last_part
 from ctl_lightning.data.crop import area, scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.images import Pixels, open_upright, placed, reason, to_square
+from ctl_lightning.data.images import Pixels, open_upright, placed, reason, to_square, upright
 from ctl_lightning.data.pairs import Box
-from ctl_lightning.data.sources.folder import SUFFIXES
+from ctl_lightning.data.pictures.folder import pictures_in
+from ctl_lightning.data.pictures.opening import ENDINGS
 from ctl_lightning.data.splits import read_split, split_of
 from ctl_lightning.data.store.views import centre
 from ctl_lightning.models.components.backbone import Features, hash_of_weights
@@ -24,9 +25,6 @@ from ctl_lightning.serving.trained import Trained
 
 Photo = Path | str | Image.Image
 """An image file, or a picture that is open already."""
-
-PHOTOS = SUFFIXES | {".gif", ".bmp", ".tif", ".tiff"}
-"""Endings of photo files."""
 
 log = logging.getLogger(__name__)
 
@@ -158,11 +156,12 @@ def opened(photo: Photo) -> Image.Image:
     """Opens a photo, upright. Raises InputError: it cannot be read."""
     try:
         if isinstance(photo, Image.Image):
-            return ImageOps.exif_transpose(photo)
+            return upright(photo)
         return open_upright(Path(photo))
     except OSError as error:
         name = "the photo" if isinstance(photo, Image.Image) else photo
-        raise InputError(f"{name}: {reason(error)}; give an image file") from None
+        why = reason(error)
+        raise InputError(f"{name}: {why}{'' if ';' in why else '; give an image file'}") from None
 
 
 def read_box(given: object) -> Box | None:
@@ -178,12 +177,13 @@ def read_box(given: object) -> Box | None:
 
 def photos_in(folder: Path, option: str) -> list[Path]:
     """The photos in a folder, by name. Raises InputError, which names the option that gave the folder: it has none."""
-    found = []
-    if folder.is_dir():
-        found = [path for path in folder.iterdir() if path.suffix.lower() in PHOTOS and not path.name.startswith(".")]
+    try:
+        found = pictures_in(folder)
+    except OSError as error:
+        raise InputError(f"{option}={folder}: this folder cannot be read ({error.strerror})") from None
     if not found:
-        raise InputError(f"{option}={folder}: there is no photo in it ({', '.join(sorted(PHOTOS))})")
-    return sorted(found)
+        raise InputError(f"{option}={folder}: there is no photo in it ({', '.join(sorted(ENDINGS))})")
+    return found
 
 
 def photo_named(data: TripletDataModule, name: str, option: str) -> Path:

@@ -133,7 +133,7 @@ def test_offline_uses_what_is_there(server: PhotoServer, tmp_path: Path) -> None
 def test_a_page_that_never_becomes_an_image_is_dead(server: PhotoServer, tmp_path: Path) -> None:
     server.faults = Faults(page=1.0)
     report = downloader(retries=2).images(remotes(server, tmp_path, IDS[:3]), tmp_path)
-    assert report.dead == dict.fromkeys(IDS[:3], "not an image")
+    assert report.dead == dict.fromkeys(IDS[:3], "not an image but a web page (HTML); download the picture itself")
     assert all(server.asked[name] == 3 for name in IDS[:3])
     assert arrived(tmp_path) == {}
 
@@ -228,7 +228,9 @@ def test_a_page_for_everything_kills_no_ids(
 ) -> None:
     monkeypatch.setattr(fetching, "REFUSED_IN_A_ROW", 10)
     server.faults = Faults(page=1.0)
-    with pytest.raises(InputError, match=r"127\.0\.0\.1:\d+: it refused 10 files in a row \(not an image\)"):
+    with pytest.raises(
+        InputError, match=r"127\.0\.0\.1:\d+: it refused 10 files in a row \(not an image but a web page .*\)"
+    ):
         downloader(retries=1).images(remotes(server, tmp_path), tmp_path)
     assert dead(tmp_path) == {}
     server.faults = Faults()

@@ -63,7 +63,10 @@ def test_unreadable_images_are_listed_and_the_others_kept(tmp_path: Path, kind: 
         store = opened(items, tmp_path / "cache", kind)
         assert store.bad.keys() == {"missing", "cut", "text", "empty"}
         assert store.bad["missing"] == f"{tmp_path / 'missing.jpg'}: missing"
-        assert store.bad["text"] == f"{tmp_path / 'text.jpg'}: not an image"
+        assert (
+            store.bad["text"]
+            == f"{tmp_path / 'text.jpg'}: not an image but a web page (HTML); download the picture itself"
+        )
         np.testing.assert_array_equal(store["good"], decode(items[2], 16, "stretch"))
 
 
@@ -323,7 +326,7 @@ def test_an_image_that_breaks_after_it_was_checked_is_named(tmp_path: Path) -> N
     (item,) = images(tmp_path, 1)
     store = opened([item], tmp_path, "none")
     item.path.write_text("<html>")
-    with pytest.raises(InputError, match=r"0\.jpg: not an image; it could be read when the run began"):
+    with pytest.raises(InputError, match=r"0\.jpg: not an image but a web page.*; it could be read when the run began"):
         store["0"]
 
 
@@ -362,3 +365,9 @@ def test_without_litdata_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "litdata", None)
     with pytest.raises(InputError, match=r"pip install 'ctl_lightning\[litdata\]'.*data\.store=packed"):
         opened(images(tmp_path, 1), tmp_path, "litdata")
+
+
+def test_a_pipe_named_like_an_image_is_bad_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    store = opened([*images(tmp_path, 2), ImageItem("pipe", tmp_path / "pipe.jpg", None)], tmp_path)
+    assert store.bad == {"pipe": f"{tmp_path / 'pipe.jpg'}: a pipe, socket or device, not an image file"}

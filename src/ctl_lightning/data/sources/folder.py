@@ -10,6 +10,7 @@ from ctl_lightning.data.crop import crop_key
 from ctl_lightning.data.images import open_upright, reason, size_upright
 from ctl_lightning.data.names import id_problem
 from ctl_lightning.data.pairs import Pair, PairTable
+from ctl_lightning.data.pictures.folder import PictureFolder, printable
 from ctl_lightning.data.products import read_products
 from ctl_lightning.data.sources.pair_rows import FIELDS, OPTION, PairRows
 from ctl_lightning.data.sources.source import Source
@@ -21,19 +22,6 @@ PAIRS = ("pairs.jsonl", "pairs.csv", "pairs.parquet")
 PRODUCTS = ("categories.json", "products.csv", "products.parquet")
 IMAGES = "images"
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-
-
-def images_below(folder: Path) -> dict[str, list[Path]]:
-    """File name without its ending -> the image files of that name anywhere below `folder`, in alphabetical order."""
-    found: dict[str, list[Path]] = {}
-    for where, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            path = Path(where, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                found.setdefault(path.stem, []).append(path)
-    return {name: sorted(paths) for name, paths in found.items()}
-
 
 @dataclass(frozen=True)
 class LooksFolder(Source):
@@ -42,15 +30,15 @@ class LooksFolder(Source):
     A row of `pairs.jsonl`, `pairs.csv` or `pairs.parquet` has a scene, a product, and the product's box in the scene: `bbox`, a list
     [left, top, right, bottom], or the fields left, top, right and bottom, in shares of the scene; or x, y, width and height in pixels;
     or no box: its scene is then used whole. `categories.json` is one object, product -> category; `products.csv` and
-    `products.parquet` have these two columns; there is no such file if the pairs have a category. The image of an ID is `ID.jpg`,
-    `.jpeg`, `.png` or `.webp` anywhere below `images/`.
+    `products.parquet` have these two columns; there is no such file if the pairs have a category. The image of an ID is the file of
+    that name anywhere below `images/`, or of that name and an ending (`data/pictures/opening.py` lists them).
 
     Attributes:
         columns: field of a row -> the name that it has in the files, where that is another one.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    _found: dict[Path, dict[str, list[Path]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _found: dict[Path, PictureFolder] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in self.columns:
@@ -70,9 +58,13 @@ class LooksFolder(Source):
 
     def image_path(self, root: Path, image: str) -> Path:
         """Image file of a scene or product id; if there is none, the first path at which it is looked for."""
+        images = self._images(root)
+        return (images.find(image) or [images.expected(image)])[0]
+
+    def _images(self, root: Path) -> PictureFolder:
         if root not in self._found:
-            self._found[root] = images_below(root / IMAGES)
-        return self._found[root].get(image, [root / IMAGES / f"{image}.jpg"])[0]
+            self._found[root] = PictureFolder(root / IMAGES)
+        return self._found[root]
 
     def check(self, root: Path) -> list[str]:
         """Every problem of the files in `root`, one message each: wrong format, missing or undecodable images."""
@@ -109,18 +101,21 @@ class LooksFolder(Source):
         both = table.products_of_scene.keys() & table.catalogue.keys()
         for name in sorted(both):
             yield f"{root}: {name} is both a scene and a product"
-        paths = []
+        images, paths = self._images(root), []
         for name in wanted:
-            path = self.image_path(root, name)
-            paths.append(path)
-            if len(self._found[root].get(name, ())) > 1:
-                several = ", ".join(str(one.relative_to(root)) for one in self._found[root][name])
+            found = images.find(name)
+            if not found:
+                yield f"{printable(images.expected(name))}: {images.why_missing(name)}"
+                continue
+            paths.append(found[0])
+            if len(found) > 1:
+                several = ", ".join(printable(one.relative_to(root)) for one in found)
                 yield f"{root / IMAGES}: {name} has several images: {several}"
-        with ThreadPoolExecutor(os.cpu_count()) as pool, progress("checking images", len(paths)) as shown:
+        with ThreadPoolExecutor(os.cpu_count()) as pool, progress("checking images", len(paths)) as bar:
             for path, why in zip(paths, pool.map(_unreadable, paths), strict=True):
-                shown.advance()
+                bar.advance()
                 if why is not None:
-                    yield f"{path}: {why}"
+                    yield f"{printable(path)}: {why}"
 
 
 def _one_of(root: Path, names: Sequence[str]) -> Path | None:
@@ -148,8 +143,6 @@ def _crops_and_products(pairs: Iterable[Pair], catalogue: Mapping[str, str]) -> 
 def _unreadable(path: Path) -> str | None:
     try:
         open_upright(path)
-    except FileNotFoundError:
-        return f"missing, and there is none of that name with another ending ({', '.join(sorted(SUFFIXES))}) below {IMAGES}/"
     except OSError as error:
         return reason(error)
     return None

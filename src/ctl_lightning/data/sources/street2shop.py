@@ -10,7 +10,7 @@ from ctl_lightning.data.fetching.remote import Remote
 from ctl_lightning.data.images import size_upright
 from ctl_lightning.data.names import category_problem
 from ctl_lightning.data.pairs import Box, Pair, PairTable
-from ctl_lightning.data.sources.folder import images_below
+from ctl_lightning.data.pictures.folder import PictureFolder
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.reading import read_json, shown
@@ -164,7 +164,7 @@ def _size(path: Path) -> tuple[int, int] | None:
 
 
 def _by_number(root: Path) -> dict[int, Path]:
-    return {int(name): paths[0] for name, paths in images_below(root / IMAGES).items() if name.isdecimal()}
+    return {int(name): path for name, path in PictureFolder(root / IMAGES).named().items() if name.isdecimal()}
 
 
 def _addresses(root: Path) -> dict[int, str]:

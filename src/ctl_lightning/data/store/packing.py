@@ -21,7 +21,7 @@ from ctl_lightning.runtime.reading import json_value, read_json
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 """Format version; goes up when equal items would be stored as other bytes, so that old files are not taken for new."""
 
 BLOCK = 256
@@ -126,9 +126,9 @@ def _adopt(plan: Plan, path: Path) -> bool:
 
 
 def _hash(path: Path) -> str:
-    """The sha256 of a file's bytes; empty if it cannot be opened."""
+    """The sha256 of a file's bytes; empty if it cannot be opened, or is none: opening a pipe would wait for ever."""
     try:
-        return sha256_of(path)
+        return sha256_of(path) if path.is_file() else ""
     except OSError:
         return ""
 

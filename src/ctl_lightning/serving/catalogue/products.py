@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ctl_lightning.data.names import id_problem
+from ctl_lightning.data.pictures.folder import PictureFolder
 from ctl_lightning.data.products import read_products
-from ctl_lightning.data.sources.folder import images_below
 from ctl_lightning.runtime.config import Config
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.reading import read_names
@@ -67,14 +67,14 @@ def _of_file(encoder: Encoder, path: Path, photos: str | None) -> list[Product]:
     folder = Path(photos).expanduser() if photos is not None else path.parent / "images"
     if not folder.is_dir():
         raise InputError(f"images={folder}: there is no such folder; give that of the products' photos")
-    found = images_below(folder)
+    found = PictureFolder(folder)
     products = []
     for product, name in sorted(listed.items()):
         try:
             category = encoder.category(name)
         except InputError as error:
             raise InputError(f"products={path}: product {product}: {error}") from None
-        images = found.get(product, [folder / f"{product}.jpg"])
+        images = found.find(product) or [found.expected(product)]
         if len(images) > 1:
             raise InputError(
                 f"images={folder}: product {product} has several: {', '.join(map(str, images))}; leave one"
