@@ -123,8 +123,8 @@ def _said(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return " ".join(str(error).split())
     first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{first['msg'].removeprefix('Value error, ')} ({place})"
+    place = "".join(f" ({field})" for field in first["loc"] if field != "run_tags")
+    return first["msg"].removeprefix("Value error, ") + place
 
 
 def _check_tensorboard(given: Config, where: str) -> None:

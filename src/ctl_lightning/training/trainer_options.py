@@ -14,7 +14,7 @@ from ctl_lightning.runtime.config import Config, build, check_options
 from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.training.distributed import plugins
 
-WHOLE = "validation and test splits are ranked whole, so no part of one can be left out; trainer.limit_train_batches=N shortens the training"
+WHOLE = "validation and test splits are ranked whole, so no part of one can be left out; +trainer.limit_train_batches=N shortens the training"
 
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "logger": ((None,), "loggers are chosen with logger=wandb, logger=tensorboard or logger=csv"),
@@ -25,7 +25,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "limit_predict_batches": ((None, 1.0), WHOLE),
     "overfit_batches": (
         (0, 0.0),
-        "each epoch draws other batches, and validation scenes are never trained on; trainer.limit_train_batches=N with "
+        "each epoch draws other batches, and validation scenes are never trained on; +trainer.limit_train_batches=N with "
         "trainer.max_epochs=N is a short training",
     ),
     "enable_checkpointing": ((None, True), "the best checkpoint is what is tested; delete checkpoints/ afterwards"),
