@@ -45,7 +45,7 @@ def train(config: DictConfig) -> float | None:
     from ctl_lightning.training.setup import make_data_and_module, make_ready
     from ctl_lightning.training.trainer import (
         best_of,
-        interrupted_as_python_does,
+        errors_of_lightning,
         make_trainer,
         skip_deterministic_fill,
     )
@@ -67,7 +67,7 @@ def train(config: DictConfig) -> float | None:
             watch = Watch(run.path / "pictures" / "epochs", int(has_page(loggers)) if every is None else every)
             trainer = make_trainer(run, loggers, [watch])
             feature_seconds = make_ready(run, data, module, trainer)
-            with interrupted_as_python_does(trainer), compile_errors():
+            with errors_of_lightning(trainer), compile_errors():
                 if module.learns:
                     trainer.fit(module, datamodule=data, ckpt_path=run.resumed, weights_only=True)
                 best = best_of(trainer)

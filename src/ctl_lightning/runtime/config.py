@@ -109,7 +109,11 @@ def _check_node(node: object, where: str) -> None:
         _check_node(value, f"{where}.{name}")
     if "_target_" not in node:
         return
-    target = hydra.utils.get_class(node["_target_"])
+    try:
+        target = hydra.utils.get_class(node["_target_"])
+    except Exception as error:  # whatever importing a module of the user's raises
+        reason = " ".join(str(error).split())
+        raise InputError(f"{where}._target_={node['_target_']}: there is no such class ({reason})") from None
     options = {name: value for name, value in node.items() if name != "_target_"}
     if hasattr(target, "option_hints"):  # annotations that depend on what is chosen
         _check_hints(options, target.option_hints(options), where)

@@ -65,11 +65,9 @@ class EpochLines(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the epoch and its validation AUC."""
         found = trainer.callback_metrics.get("val/auc")
-        if found is not None and not sys.stdout.isatty() and trainer.is_global_zero:
-            print(
-                f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: validation auc {float(found):.3f}",
-                flush=True,
-            )
+        if found is not None and not trainer.sanity_checking and not sys.stdout.isatty() and trainer.is_global_zero:
+            of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""  # -1: as many as the steps take
+            print(f"epoch {trainer.current_epoch + 1}{of}: validation auc {float(found):.3f}", flush=True)
 
 
 class Speed(Callback):

@@ -54,8 +54,6 @@ def _chosen(run: RunDirectory) -> list[Logger]:
             given = {"id": node.get("id") or wandb_id(run.path), "resume": "allow"}
             given["group"] = node.get("group") or sweep or run.options["protocol"]
         chosen.append(build(node, f"logger.{name}", **given))
-    if run.options["upload_checkpoints"] and not any(isinstance(logger, WandbLogger) for logger in chosen):
-        raise InputError("upload_checkpoints=true: there is no logger to upload to; give logger=wandb")
     return chosen
 
 
@@ -80,7 +78,7 @@ def _log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
         try:
             logger.log_hyperparams(config | {"environment": environment()})
         except Exception as error:
-            if not type(error).__module__.startswith("wandb"):
+            if not type(error).__module__.startswith(("wandb", "pydantic")):
                 raise
             reason = " ".join(str(error).split())
             raise InputError(

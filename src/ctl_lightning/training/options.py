@@ -10,7 +10,9 @@ from ctl_lightning.runtime.config import Config, check_options, check_switches, 
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.training.distributed import check_launched
 from ctl_lightning.training.feature_cache import uses_cache
+from ctl_lightning.training.logger_options import check_loggers
 from ctl_lightning.training.run_directory import is_multirun
+from ctl_lightning.training.trainer_options import check_trainer
 
 
 def check(config: DictConfig) -> Config:
@@ -26,8 +28,8 @@ def check(config: DictConfig) -> Config:
     check_launched(options["trainer"], is_multirun())
     hints = {"save_minutes": NonNegativeFloat | NonNegativeInt, "watch_epochs": NonNegativeInt | None}
     check_options({name: options[name] for name in hints}, hints)
-    if options["trainer"]["max_epochs"] == 0:
-        raise InputError("trainer.max_epochs=0: nothing would be learned; give 1 at least")
+    check_trainer(options)
+    check_loggers(options)
     loss, negatives = options["model"]["loss"]["name"], options["data"]["negatives"]
     if LOSSES[loss].in_batch != (negatives == "in_batch"):
         wanted = "in_batch" if LOSSES[loss].in_batch else "uniform or pairs"

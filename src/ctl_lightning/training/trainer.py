@@ -10,12 +10,12 @@ from lightning.pytorch.loggers import Logger
 from torch.utils import deterministic
 
 from ctl_lightning.models.checkpoint import LAST, MONITOR
-from ctl_lightning.runtime.config import build
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.training.callbacks import EpochLines, ProgressBar, RunInCheckpoint, Speed
 from ctl_lightning.training.checkpointing import BestCheckpoint, WholeFiles
 from ctl_lightning.training.distributed import SameConfig, plugins
 from ctl_lightning.training.run_directory import RunDirectory
+from ctl_lightning.training.trainer_options import build_trainer, chosen_callbacks
 
 
 def make_trainer(run: RunDirectory, loggers: list[Logger], watching: Sequence[Callback]) -> Trainer:
@@ -27,7 +27,7 @@ def make_trainer(run: RunDirectory, loggers: list[Logger], watching: Sequence[Ca
         watching: callbacks that show how the training goes.
 
     Raises:
-        InputError: an option that Lightning refuses, or one that leaves out parts of a split.
+        InputError: an option that Lightning refuses; most have been refused by `check_trainer`, before any work.
     """
     options = run.options
     own = [
@@ -42,20 +42,13 @@ def make_trainer(run: RunDirectory, loggers: list[Logger], watching: Sequence[Ca
     last = ModelCheckpoint(
         run.path / LAST.parent, LAST.stem, save_on_train_epoch_end=True, enable_version_counter=False
     )
-    chosen: list[Callback] = [build(node, f"callbacks.{name}") for name, node in options["callbacks"].items()]
-    trainer: Trainer = build(
-        options["trainer"],
-        "trainer",
+    return build_trainer(
+        options,
+        [*chosen_callbacks(options), EpochLines(), *own, last],
         logger=loggers,
-        callbacks=[*chosen, EpochLines(), *own, last],
         default_root_dir=str(run.path),
         plugins=[WholeFiles(), *plugins(options["trainer"])],
     )
-    if trainer.fast_dev_run or (trainer.limit_val_batches, trainer.limit_test_batches) != (1, 1):  # type: ignore[attr-defined]
-        raise InputError(
-            "trainer: validation and test splits are ranked whole; give neither limit_val_batches, limit_test_batches nor fast_dev_run"
-        )
-    return trainer
 
 
 def make_evaluator(accelerator: str, devices: int, precision: object) -> Trainer:
@@ -97,14 +90,33 @@ def seconds_of(trainer: Trainer) -> float:
 
 
 @contextmanager
-def interrupted_as_python_does(trainer: Trainer) -> Iterator[None]:
-    """Raises KeyboardInterrupt for Ctrl-C, which Lightning turns into another exception."""
+def errors_of_lightning(trainer: Trainer) -> Iterator[None]:
+    """Turns what Lightning raises in this block into what a program expects.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, which Lightning turns into another exception.
+        InputError: an option that fits neither the number of batches nor the metrics.
+    """
     try:
         yield
     except SystemExit:
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+    except MisconfigurationException as error:
+        raise InputError(f"trainer: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        if "`val_check_interval`" not in str(error):
+            raise
+        # Lightning's words propose limit_val_batches=0, which is refused here.
+        raise InputError(
+            f"trainer.val_check_interval={trainer.val_check_interval}: an epoch has only {trainer.num_training_batches} batches; "
+            "give at most that, or trainer.check_val_every_n_epoch=null to count batches over epochs"
+        ) from None
+    except RuntimeError as error:
+        if "conditioned on metric" not in str(error):
+            raise
+        raise InputError(f"callbacks: {' '.join(str(error).split())}") from None
 
 
 def skip_deterministic_fill() -> None:

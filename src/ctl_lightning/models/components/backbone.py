@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from typing_extensions import TypedDict  # on Python 3.11 pydantic cannot read typing's
 
 from ctl_lightning.models.components.gradient_checkpointing import Recomputed
+from ctl_lightning.models.components.weights import load_file
 from ctl_lightning.runtime.errors import InputError, suggestion
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -172,36 +174,39 @@ class Backbone(nn.Module):
         """Loads pretrained weights, and the preprocessing that they were trained with.
 
         Args:
-            weights: a name in torchvision's enum for this network, such as IMAGENET1K_V2, or a state-dict file.
+            weights: a name in torchvision's enum for this network, such as IMAGENET1K_V2, or a file; see `load_file`.
             name: name of the network, such as "resnet50".
 
         Raises:
-            InputError: neither a known name nor a readable state-dict file of this network; a download that fails.
+            InputError: neither a known name nor a readable file with weights of this network; a download that fails.
         """
         path = Path(weights).expanduser()
         if name != "small" and weights in (known := get_model_weights(name)).__members__:
             try:
                 state = known[weights].get_state_dict(progress=True, check_hash=True)
-            except OSError as error:
+            except (
+                OSError,
+                RuntimeError,
+                UnpicklingError,
+                EOFError,
+            ) as error:  # no network; a broken file in torch's cache
                 raise InputError(
-                    f"backbone.weights={weights}: could not download them ({error}); "
-                    "give a state-dict file with backbone.weights=FILE"
+                    f"backbone.weights={weights}: could not download them ({' '.join(str(error).split())}); "
+                    "give a file with backbone.weights=FILE"
                 ) from None
+            self.network.load_state_dict(state, strict=False)  # the classifier is cut off
             preprocessing = known[weights].transforms()
             self.mean.copy_(torch.tensor(preprocessing.mean).view(3, 1, 1))
             self.std.copy_(torch.tensor(preprocessing.std).view(3, 1, 1))
-        elif path.is_file():
-            state = _read_state_dict(path)
+        elif path.exists():
+            for buffer, value in load_file(self.network, path, name).items():
+                getattr(self, buffer).copy_(value)
         else:
             names = [] if name == "small" else list(get_model_weights(name).__members__)
             raise InputError(
                 f"backbone.weights={weights}: neither a file nor one of the names {', '.join(names) or '(none)'} "
                 f"of {name}{suggestion(weights, names)}"
             )
-        # The classifier is cut off, so its weights in the file are ignored; all others must fit.
-        missing, _ = self.network.load_state_dict(state, strict=False) if _fits(self.network, state) else (["?"], [])
-        if missing:
-            raise InputError(f"backbone.weights={weights}: these are not the weights of {name}")
 
 
 def hash_of_weights(module: nn.Module) -> str:
@@ -223,19 +228,3 @@ def _network(name: str) -> nn.Module:
         )
     network: nn.Module = get_model(name, weights=None)
     return network
-
-
-def _read_state_dict(path: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no error class of its own for a broken or foreign file
-        reason = str(error).splitlines()[0]
-        raise InputError(f"backbone.weights={path}: not a readable state-dict file ({reason})") from None
-    if not isinstance(state, dict):
-        raise InputError(f"backbone.weights={path}: holds a {type(state).__name__}, not a state dict")
-    return state
-
-
-def _fits(network: nn.Module, state: dict[str, Any]) -> bool:
-    own = network.state_dict()
-    return all(getattr(value, "shape", None) == own[key].shape for key, value in state.items() if key in own)
