@@ -15,7 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ctl_lightning.runtime.config import check_names, check_values, config_dir, groups
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.program import spelled_out
+from ctl_lightning.runtime.words import spelled_out
 
 PACKAGE = REPOSITORY / "src" / "ctl_lightning"
 
@@ -109,7 +109,7 @@ def refusal(program: str, words: tuple[str, ...]) -> str | None:
     given = [*own, *(word.replace("={}", "=3") for word in words)]
     try:
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = hydra.compose(program, spelled_out(given), return_hydra_config=True)
+            config = hydra.compose(program, spelled_out(given, program), return_hydra_config=True)
         if not any("={}" in word for word in words):
             plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             check_values(check_names(program, plain))

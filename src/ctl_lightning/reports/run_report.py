@@ -179,13 +179,14 @@ class RunReport:
 
     def _draw_categories(self, path: Path, others: Mapping[str, Results]) -> None:
         task = self.test.task
-        names = [task.categories[one] for one in largest(task, LARGEST)]
+        measured = self.results["test"]["by_category"]
+        names = [name for one in largest(task, LARGEST) if (name := task.categories[one]) in measured]
         auc = {
             method: {name: found[name]["auc"] for name in names if name in found}
             for method, results in ({self.results["method"]: self.results} | dict(others)).items()
             for found in [results["test"]["by_category"]]
         }
-        category_intervals(path, auc, len(task.categories) - len(names))
+        category_intervals(path, auc, len(measured) - len(names))
 
     def _ceilings(self) -> dict[str, float]:
         """Name -> best possible AUC, where it is known."""

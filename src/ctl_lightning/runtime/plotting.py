@@ -34,7 +34,7 @@ warnings.filterwarnings("ignore", r"Glyph .* missing from")  # without such a fo
 def short_name(category: str) -> str:
     """The last part of a category's name, in at most three lines; both parts of a short name that has two."""
     parts = category.split("|")
-    if len(parts) == 2 and len(category) < 26:
+    if len(parts) == 2 and all(parts) and len(category) < 26:
         return "\n".join(parts)
     return fill(parts[-1] or category, 18, max_lines=3, placeholder=" …")
 
