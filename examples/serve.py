@@ -10,12 +10,15 @@ import torch
 from PIL import Image, ImageOps
 
 exported, catalogue, photo, category = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
-model, products = (json.loads(path.read_text()) for path in (exported / "serving.json", catalogue / "catalogue.json"))
-assert (model["identity"], model["aspect"]) == (products["identity"], "stretch")
+model, products = (json.loads(path.read_bytes()) for path in (exported / "serving.json", catalogue / "catalogue.json"))
+if model["identity"] != products["identity"] or category not in products["slices"]:
+    sys.exit(f"{catalogue} must be of the exported checkpoint, and CATEGORY one of {list(products['slices'])}")
 size, side = model["stored_size"], model["image_size"]
 cut = (size - side) // 2
 scene = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
-pixels = np.array(scene.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0))
+square = {"stretch": Image.Image.resize, "pad": ImageOps.pad, "crop": ImageOps.fit}[model["aspect"]]
+more = {"stretch": {"reducing_gap": 2.0}, "pad": {"color": "white"}, "crop": {}}[model["aspect"]]
+pixels = np.array(square(scene, (size, size), Image.Resampling.BILINEAR, **more))
 image = torch.from_numpy(pixels[cut : cut + side, cut : cut + side]).permute(2, 0, 1)[None].contiguous()
 encode = torch.export.load(exported / "query.pt2").module()
 query = encode(image, torch.tensor([model["categories"].index(category)]))[0].detach().numpy()

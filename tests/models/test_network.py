@@ -109,6 +109,21 @@ def test_a_frozen_backbone_does_not_move() -> None:
     assert net.pooled_head.training
 
 
+def test_a_frozen_backbone_keeps_nothing_for_the_backward_pass() -> None:
+    backbone = small(frozen=True).train()
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = backbone(pictures(2))
+    assert not kept
+    assert not features.pooled.requires_grad
+    assert not features.regions.requires_grad
+
+
 def test_a_tuned_backbone_moves() -> None:
     net = network()
     net.train()
@@ -163,6 +178,34 @@ def test_unknown_networks_and_layers_are_refused() -> None:
         Backbone("resnet-50", "flatten", "layer3", 7, frozen=True)
     with pytest.raises(InputError, match=r"no layer .*layer9"):
         Backbone("resnet18", "flatten", "layer9", 7, frozen=True)
+
+
+def test_one_layer_can_give_both_vector_and_regions() -> None:
+    features = Backbone("small", "regions", "regions", 1, frozen=True)(pictures(2))
+    torch.testing.assert_close(features.pooled, features.regions[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "pooled_layer", "region_layer", "reason"),
+    [
+        ("vit_b_32", "heads", "encoder", r"backbone\.name=vit_b_32: it refuses pictures of 64 pixels.*resnet50"),
+        (
+            "swin_t",
+            "flatten",
+            "features.5",
+            r"region_layer=features\.5: of swin_t it gives \(1, 4, 4, 384\), not a map",
+        ),
+        ("resnet18", "flatten", "flatten", r"region_layer=flatten: of resnet18 it gives \(1, 512\), not a map"),
+        ("swin_t", "features.7", "permute", r"pooled_layer=features\.7: of swin_t .*neither a vector .* nor a map"),
+        ("raft_small", "flatten", "flatten", "no network 'raft_small'"),
+    ],
+)
+def test_networks_and_layers_without_vector_or_map_are_refused(
+    name: str, pooled_layer: str, region_layer: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        Backbone(name, pooled_layer, region_layer, 2, frozen=True)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("kind", ["scene", "product"])

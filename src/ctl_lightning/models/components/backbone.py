@@ -1,12 +1,15 @@
 """How uint8 pictures become one pooled vector and one region map each. The only file that knows their preprocessing."""
 
 import hashlib
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision import models
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import create_feature_extractor
 from typing_extensions import TypedDict  # on Python 3.11 pydantic cannot read typing's
@@ -77,7 +80,8 @@ class Backbone(nn.Module):
     """An image network, chosen by name, that gives the outputs of two of its layers.
 
     Args:
-        name: "small", or the name of a classification network of torchvision, such as "resnet50".
+        name: "small", or the name of a classification network of torchvision, such as "resnet50", that takes pictures of
+            64 pixels as well as of other sizes (not ViT, MaxViT or Inception).
         pooled_layer: name of the layer that gives the pooled vector; a map is averaged over its area.
         region_layer: name of the layer that gives the region map.
         grid: side of the grid of regions; the region map is averaged down to grid x grid regions.
@@ -85,7 +89,7 @@ class Backbone(nn.Module):
         checkpointing: whether training computes activations again instead of keeping them; see `Recomputed`.
 
     Raises:
-        InputError: unknown network or layer.
+        InputError: unknown network or layer; a network for pictures of one size alone; a layer of another shape.
         ValueError: a grid below 1.
     """
 
@@ -117,10 +121,7 @@ class Backbone(nn.Module):
             self.network.requires_grad_(False)
         if grid < 1:
             raise ValueError(f"backbone.grid must be at least 1, not {grid}")
-        with torch.no_grad():
-            probe = self.eval().network(torch.zeros(1, 3, 64, 64))
-        self.pooled_features: int = probe["pooled"].shape[1]
-        self.region_features: int = probe["regions"].shape[1]
+        self.pooled_features, self.region_features = self._widths()
         self.train()
 
     @classmethod
@@ -135,6 +136,30 @@ class Backbone(nn.Module):
             options["checkpointing"],
         )
 
+    def _widths(self) -> tuple[int, int]:
+        """Numbers F of pooled and C of region features. Raises InputError: the layers give no vector, or no map."""
+        name, pooled_layer, region_layer = (self._identity[key] for key in ("name", "pooled_layer", "region_layer"))
+        try:
+            with torch.no_grad(), redirect_stderr(StringIO()):  # where torch.fx prints tracebacks
+                maps = self.eval().network(torch.zeros(1, 3, 64, 64))
+        except (RuntimeError, AssertionError, ValueError):
+            raise InputError(
+                f"backbone.name={name}: it refuses pictures of 64 pixels; give a network that takes pictures of any size, "
+                "such as resnet50, efficientnet_b0 or convnext_tiny"
+            ) from None
+        pooled, regions = maps.get("pooled", maps["regions"]).shape, maps["regions"].shape
+        if not (len(pooled) == 2 or _is_map(pooled)):
+            raise InputError(
+                f"backbone.pooled_layer={pooled_layer}: of {name} it gives {tuple(pooled)}, neither a vector (B, F) nor a "
+                "map (B, C, H, W); give another layer"
+            )
+        if not _is_map(regions):
+            raise InputError(
+                f"backbone.region_layer={region_layer}: of {name} it gives {tuple(regions)}, not a map (B, C, H, W); give "
+                "another layer"
+            )
+        return pooled[1], regions[1]
+
     def train(self, mode: bool = True) -> "Backbone":
         """Sets training or eval mode; a frozen backbone stays in eval mode."""
         return super().train(mode and not self.frozen)
@@ -146,16 +171,17 @@ class Backbone(nn.Module):
             InputError: the region layer gives fewer regions than the grid asks for.
         """
         pixels = self.pixels(images)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            network = self._recomputed if self._recomputed is not None and self.training else self.network
-            maps = network(pixels)
-            pooled, found = maps["pooled"], maps["regions"]
-            if min(found.shape[2:]) < self.grid:
-                raise InputError(
-                    f"backbone.grid={self.grid}: pictures of {images.shape[3]} pixels have only {found.shape[2]} x "
-                    f"{found.shape[3]} regions in this layer; give a smaller grid, or a larger data.image_size"
-                )
-            regions = self.to_grid(found)
+        network = self._recomputed if self._recomputed is not None and self.training else self.network
+        # No word about gradients: no parameter of a frozen network asks for any, and torch.export refuses such words.
+        maps = network(pixels)
+        found = maps["regions"]
+        pooled = maps.get("pooled", found)  # one layer may give both
+        if min(found.shape[2:]) < self.grid:
+            raise InputError(
+                f"backbone.grid={self.grid}: pictures of {images.shape[3]} pixels have only {found.shape[2]} x "
+                f"{found.shape[3]} regions in this layer; give a smaller grid, or a larger data.image_size"
+            )
+        regions = self.to_grid(found)
         if pooled.ndim == 4:
             pooled = pooled.mean((2, 3))
         return Features(pooled, regions.flatten(2).transpose(1, 2))
@@ -218,13 +244,19 @@ def hash_of_weights(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _is_map(shape: torch.Size) -> bool:
+    """Whether an output for a square picture is (B, C, S, S); networks of tokens give (B, N, C) or (B, S, S, C)."""
+    return len(shape) == 4 and shape[2] == shape[3]
+
+
 def _network(name: str) -> nn.Module:
     if name == "small":
         return SmallNetwork()
-    known = ["small", *list_models()]
+    known = ["small", *list_models(module=models)]
     if name not in known:
         raise InputError(
-            f"backbone.name: no network {name!r}{suggestion(name, known)}; torchvision's names are known here, and small"
+            f"backbone.name: no network {name!r}{suggestion(name, known)}; the names of torchvision's classification networks "
+            "are known here, and small"
         )
     network: nn.Module = get_model(name, weights=None)
     return network
