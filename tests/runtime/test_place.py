@@ -39,6 +39,7 @@ def work(config):
     (folder / f"who-{os.getpid()}").touch()
     while not Path("go").exists():
         time.sleep(0.02)
+work.__module__ = f"ctl_lightning.{name}"  # of __main__, the real program would be run
 program.check_names, program.check_values, program.settle_pace = lambda *_: {}, lambda *_: None, lambda: None
 program.program(name)(work)()
 """
