@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from ctl_lightning.runtime.config import check_options, resolved
+from ctl_lightning.runtime.config import Config, check_options, resolved
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.program import program
 
 if TYPE_CHECKING:
-    from ctl_lightning.serving.recommender import Look
+    from ctl_lightning.serving.recommender import Look, Recommender
 
 OPTIONS: dict[str, Any] = {"k": int, "device": str, "output": str | None, "category": str | list[str] | None}
 
@@ -32,8 +32,7 @@ def recommend(config: DictConfig) -> None:
     categories = _names(options["category"])
     check_options({name: options[name] for name in OPTIONS} | {"category": categories}, OPTIONS)
     from ctl_lightning.runtime.console import console
-    from ctl_lightning.serving.done_photos import DonePhotos
-    from ctl_lightning.serving.encoder import photo_named, photos_in, read_box
+    from ctl_lightning.serving.encoder import photo_named, read_box
     from ctl_lightning.serving.look import check_ending, write_look
     from ctl_lightning.serving.recommender import Recommender
 
@@ -42,37 +41,57 @@ def recommend(config: DictConfig) -> None:
     check_ending(output)
     box, scene = read_box(options["box"]), Path(str(options["scene"])).expanduser()
     recommender = Recommender.of(options)
-    if not scene.is_dir():
-        data = recommender.encoder.trained.data({"root": options["data"]["root"]})
-        photo = photo_named(data, str(options["scene"]), "scene")
-        _check_place(output, output.resolve() == photo.resolve())
-        look = recommender.look(photo, categories, options["k"], box)
-        write_look(output, str(photo), look)
-        tell(look)
-        console.print(f"  {output}")
-        return
+    if scene.is_dir():
+        return complete_folder(recommender, options, categories, output)
+    data = recommender.encoder.trained.data({"root": options["data"]["root"]})
+    photo = photo_named(data, str(options["scene"]), "scene")
+    _check_place(output, output.resolve() == photo.resolve())
+    look = recommender.look(photo, categories, options["k"], box)
+    tell(look)
+    write_look(output, str(photo), look)
+    console.print(f"  {output}")
+
+
+def complete_folder(recommender: "Recommender", options: Config, categories: list[str] | None, output: Path) -> None:
+    """Completes every photo of a folder, and goes on where a stopped command was.
+
+    Raises:
+        InputError: a photo that cannot be read, once all others are done; another process writes to the same place.
+    """
+    from ctl_lightning.runtime.console import console
+    from ctl_lightning.runtime.locks import alone
+    from ctl_lightning.serving.done_photos import DonePhotos, file_for
+    from ctl_lightning.serving.encoder import photos_in, read_box
+    from ctl_lightning.serving.look import write_look
+
+    scene, box = Path(str(options["scene"])).expanduser(), read_box(options["box"])
     photos, failed = photos_in(scene, "scene"), 0
     _check_place(output, output.parent.resolve() == scene.resolve())
-    catalogue = Path(options["catalogue"]["dir"]).expanduser()
-    done = DonePhotos(output, recommender, catalogue, [str(scene.absolute()), categories, options["k"], box])
-    for number, photo in enumerate(photos, start=1):
-        path = output.with_name(f"{photo.name}-{output.name}")
-        console.print(f"{number} of {len(photos)}: {photo}")
-        if done.has(photo) and path.exists():
-            console.print(f"  {path} is there")
-            continue
-        try:
-            look = recommender.look(photo, categories, options["k"], box)
-        except InputError as error:
-            if not str(error).startswith(str(photo)):  # another photo would say the same
-                raise
-            failed += 1
-            print(f"recommend: {error}", file=sys.stderr)
-            continue
-        write_look(path, str(photo), look)
-        done.note(photo)
-        tell(look)
-        console.print(f"  {path}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with alone(
+        output.with_name(f".{output.name}.lock"),
+        f"output={output}: another process writes there; wait for it, or choose another",
+    ):
+        catalogue = Path(options["catalogue"]["dir"]).expanduser()
+        done = DonePhotos(output, recommender, catalogue, [str(scene.absolute()), categories, options["k"], box])
+        for number, photo in enumerate(photos, start=1):
+            path = file_for(photo, output)
+            console.print(f"{number} of {len(photos)}: {photo}")
+            if done.has(photo) and path.exists():
+                console.print(f"  {path} is there")
+                continue
+            try:
+                look = recommender.look(photo, categories, options["k"], box)
+            except InputError as error:
+                if not str(error).startswith(str(photo)):  # another photo would say the same
+                    raise
+                failed += 1
+                print(f"recommend: {error}", file=sys.stderr)
+                continue
+            tell(look)
+            write_look(path, str(photo), look)
+            done.note(photo)
+            console.print(f"  {path}")
     if failed:
         raise InputError(f"{failed} of {len(photos)} photos in {scene} cannot be read; the others are done")
 

@@ -70,8 +70,56 @@ CATEGORIES = [
         unicodedata.normalize("NFD", "café"),
     ),
     *("कुर्सी", "โคมไฟ", "நாற்காலி", "مصباح كبير", "כורסה \u202eabc", "👩‍👩‍👧 🛋️", "灯", "'; DROP TABLE products; --"),
-    *("n" * 300, "two words " * 29 + "and ten", "CON", "~", "*?", "`ls`", "$(ls)", "a  b", "\u00a0inner\u00a0x"),
+    *("n" * 300, "two words " * 29 + "and ten", "CON", "~", "*?", "`ls`", "$(ls)", "a  b", "in\u00a0ner"),
 ]
+IDS = [
+    *(
+        "${oc.env:HOME}",
+        "${x",
+        "???",
+        "null",
+        "1e5",
+        "12_3",
+        "no",
+        "it's",
+        '"',
+        "a,b",
+        "[x]",
+        "{y}",
+        "(z)",
+        "<b>bold</b>",
+    ),
+    *(
+        "&amp;",
+        "$x_{",
+        "%s {}",
+        "#1",
+        "a;b",
+        "a=b",
+        "a:b",
+        ":smile:",
+        "[red]",
+        "~",
+        "-m",
+        "*?",
+        "a@0.1,0.5,0.8,0.9",
+        "`ls`",
+    ),
+    *(
+        "कुर्सी",
+        "โคมไฟ",
+        "மேசை",
+        "مصباح",
+        "a\u202eb",
+        "👩‍👩‍👧",
+        "灯",
+        "café",
+        unicodedata.normalize("NFD", "cafés"),
+        "n" * 240,
+    ),
+    *("p.jpg", "a.b.c", "Upper", "upper", "two  words", "'; DROP TABLE products; --", "a|b", "=1+1", "CON", "all"),
+]
+
 SIZES = ["backbone=small", "data.stored_size=36", "data.image_size=32", "data.batch_size=8", "backbone.grid=4"]
 QUICK = [
     *SIZES,
@@ -85,7 +133,7 @@ QUICK = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of looks: three products and four scenes a category."""
+    """A folder of looks: three products and four scenes a category, and one of each with an awkward id."""
     root = tmp_path_factory.mktemp("home ${x} 'q'")
     (root / "images").mkdir()
     pairs: list[dict[str, object]] = []
@@ -96,6 +144,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 colour = (number * 5 % 256, 80 * one % 256, 255 * (kind == "p"))
                 Image.new("RGB", (40, 50), colour).save(root / "images" / f"{kind}{number}-{one}.png")
         catalogue |= {f"p{number}-{one}": category for one in range(3)}
+        if number < len(IDS):
+            for name in (IDS[number], f"{IDS[number]} s"):
+                Image.new("RGB", (40, 50), (number * 5, 9, 99)).save(root / "images" / f"{name}.png")
+            catalogue[IDS[number]] = category
+            pairs.append({"scene": f"{IDS[number]} s", "product": IDS[number], "bbox": [0.1, 0.5, 0.8, 0.9]})
         pairs += [
             {"scene": f"s{number}-{one}", "product": f"p{number}-{one % 3}", "bbox": [0.1, 0.5, 0.8, 0.9]}
             for one in range(4)
@@ -123,12 +176,17 @@ def names_of(path: Path) -> set[str]:
     return set(json.loads(path.read_text())["test"]["by_category"])
 
 
+def counted(plain: int) -> dict[str, int]:
+    """So many of each category, and one more of those with an awkward id."""
+    return {category: plain + (number < len(IDS)) for number, category in enumerate(CATEGORIES)}
+
+
 @pytest.mark.long
 def test_prepare_counts_every_category(home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     prepare(
         composed("prepare", tmp_path, "data=folder", f"data.root={home}", f"paths.cache_dir={home.parent / 'cache'}")
     )
-    assert json.loads((tmp_path / "summary.json").read_text())["by_category"] == dict.fromkeys(CATEGORIES, 4)
+    assert json.loads((tmp_path / "summary.json").read_text())["by_category"] == counted(4)
     assert not caplog.records
 
 
@@ -165,9 +223,9 @@ def test_a_catalogue_of_every_backend_has_every_category(run: Path, tmp_path: Pa
     more = ["catalogue.hnsw_from=2"] if backend == "faiss" else []
     folder = make_catalogue(run, tmp_path / "catalogue", f"catalogue.backend={backend}", *more)
     recommender = Recommender.from_checkpoint(run, folder)
-    assert recommender.catalogue.counts == dict.fromkeys(CATEGORIES, 3)
+    assert recommender.catalogue.counts == counted(3)
     look = recommender.look(photo(tmp_path), None, 5)
-    assert {answer.category: len(answer.products) for answer in look.answers} == dict.fromkeys(CATEGORIES, 3)
+    assert {answer.category: len(answer.products) for answer in look.answers} == counted(3)
 
 
 def photo(folder: Path) -> Path:
@@ -184,22 +242,23 @@ def test_a_look_of_a_category_is_of_that_category(run: Path, catalogue: Path, tm
     words = [f"ckpt_path={run}", f"catalogue={catalogue}", f"scene={photo(tmp_path)}"]
     for ending in ("json", "html", "png"):
         output = f"output={tmp_path / 'look'}.{ending}"
-        recommend(composed("recommend", tmp_path / "look", *words, f"category={word}", "k=2", output))
+        recommend(composed("recommend", tmp_path / "look", *words, f"category={word}", "k=5", output))
     (answer,) = json.loads((tmp_path / "look.json").read_text())["categories"]
     assert answer["category"] == name
-    assert {one["product"][: len(str(CATEGORIES.index(name))) + 2] for one in answer["products"]} == {
-        f"p{CATEGORIES.index(name)}-"
-    }
+    number = CATEGORIES.index(name)
+    own = {f"p{number}-{one}" for one in range(3)} | {*IDS[number : number + 1]}
+    assert {one["product"] for one in answer["products"]} == own
     page = (tmp_path / "look.html").read_text()
-    (told,) = re.findall("<section data-category='([^']*)'>", page)
-    assert unescape(told) == name
+    (shown,) = re.findall("<section data-category='([^']*)'>", page)
+    assert unescape(shown) == name
     assert "<script" not in page.partition("</style>")[2]
     candidates = tmp_path / "candidates.txt"
-    candidates.write_text(f"p{CATEGORIES.index(name)}-0\np{CATEGORIES.index(name)}-1\n")
+    candidates.write_text("".join(f"{one}\n" for one in sorted(own)))
     rerank(
         composed("rerank", tmp_path / "rerank", *[words[0], words[2]], f"category={word}", f"candidates={candidates}")
     )
-    assert json.loads((tmp_path / "rerank" / "rerank.json").read_text())["category"] == name
+    told = json.loads((tmp_path / "rerank" / "rerank.json").read_text())
+    assert (told["category"], {one["candidate"] for one in told["order"]}) == (name, own)
 
 
 @pytest.mark.long

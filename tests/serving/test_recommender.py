@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ctl_lightning.evaluate import evaluate
 from ctl_lightning.recommend import recommend
 from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.locks import alone
 from ctl_lightning.serving.encoder import Encoder, Photo
 from ctl_lightning.serving.look import product_picture, write_look
 from ctl_lightning.serving.recommender import Answer, Look, Recommended, Recommender
@@ -199,6 +201,44 @@ def test_a_picture_a_page_and_data_say_the_same(
             assert f"{one['rank']}. {one['distance']:.3f} · {one['probability']:.0%}" in page
     assert page.count("class='card'") == 4
     assert page.count("<details>") == 2
+
+
+def test_another_process_that_writes_to_the_same_place_is_waited_for_by_name(
+    served: tuple[Path, Path], tmp_path: Path
+) -> None:
+    save_image(tmp_path / "photos" / "a.jpg")
+    output = tmp_path / "looks" / "look.json"
+    output.parent.mkdir()
+    words = [f"ckpt_path={served[0]}", f"catalogue={served[1]}", f"scene={tmp_path / 'photos'}", f"output={output}"]
+    busy = alone(output.with_name(".look.json.lock"), "")
+    with busy, pytest.raises(InputError, match=rf"output={output}: another process writes there; wait for it"):
+        recommend(composed("recommend", tmp_path / "run", *words))
+    assert not list(output.parent.glob("*.json"))
+
+
+def test_a_photo_with_the_longest_name_has_a_look_of_its_own(served: tuple[Path, Path], tmp_path: Path) -> None:
+    for letter in "ab":
+        save_image(tmp_path / "photos" / f"{'n' * 250}{letter}.jpg"[-255:])
+    words = [f"ckpt_path={served[0]}", f"catalogue={served[1]}", f"scene={tmp_path / 'photos'}"]
+    recommend(composed("recommend", tmp_path / "run", *words, f"output={tmp_path / 'looks' / 'look.json'}"))
+    scenes = {json.loads(path.read_text())["scene"] for path in (tmp_path / "looks").glob("*.json")}
+    assert scenes == {str(path) for path in (tmp_path / "photos").iterdir()}
+
+
+def test_a_sheet_shows_the_categories_with_the_most_products_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shown = Recommended(1, "p", tmp_path / "p.jpg", 1.0, {"global": 1.0}, 0.5)
+    answers = [Answer(f"Kind {number}", [shown], None, number % 50) for number in range(100)]
+    look = Look(photo_of("RGB"), None, (0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 1.0), answers)
+    write_look(tmp_path / "look.png", "scene", look)
+    write_look(tmp_path / "few.png", "scene", replace(look, answers=answers[:10]))
+    with Image.open(tmp_path / "look.png") as many, Image.open(tmp_path / "few.png") as few:
+        assert many.height / few.height == pytest.approx(3, rel=0.05)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "the 30 categories with the most products of 100 are drawn" in said
+    write_look(tmp_path / "look.json", "scene", look)
+    assert len(json.loads((tmp_path / "look.json").read_text())["categories"]) == 100
 
 
 def test_a_folder_of_photos_goes_on_where_it_was(

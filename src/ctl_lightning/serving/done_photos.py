@@ -1,12 +1,25 @@
-"""Which photos of a folder are completed already, so that a command that was stopped goes on after them."""
+"""Where the look of each photo of a folder goes, and which photos are completed already, so that a stopped command goes on."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
 
 from ctl_lightning.data.store.packing import version_of
 from ctl_lightning.runtime.files import sha256_of, write_text
 from ctl_lightning.serving.catalogue.files import MANIFEST
 from ctl_lightning.serving.recommender import Recommender
+
+LONGEST = 255
+"""Most bytes of a file's name, on the usual file systems."""
+
+
+def file_for(photo: Path, output: Path) -> Path:
+    """The file of a photo among several: its name before that of `output`, cut where that is too long for a file."""
+    name = f"{photo.name}-{output.name}"
+    if len(os.fsencode(name)) > LONGEST:
+        name = f"{photo.name[:40]}-{hashlib.sha256(os.fsencode(photo.name)).hexdigest()[:12]}-{output.name}"
+    return output.with_name(name)
 
 
 class DonePhotos:

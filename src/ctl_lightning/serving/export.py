@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from ctl_lightning.models.components.network import Network
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing, write_text
+from ctl_lightning.runtime.locks import alone
 from ctl_lightning.serving.catalogue.files import METRIC
 from ctl_lightning.serving.encoder import Encoder
 from ctl_lightning.serving.recommender import require_query
@@ -87,19 +88,21 @@ def export(encoder: Encoder, folder: Path, onnx: bool) -> list[Path]:
     }
     names = [*(f"{name}.pt2" for name in encoders), "serving.json"]
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".export-", dir=folder) as made:
-        programs = {name: _write_program(Path(made, f"{name}.pt2"), *both) for name, both in encoders.items()}
-        write_text(Path(made, "serving.json"), json.dumps(_described(encoder), indent=1, ensure_ascii=False) + "\n")
-        # serving.json goes first and comes last: files of two networks never pass for one export.
-        for name in ("serving.json", *(f"{name}.onnx" for name in encoders)):
-            (folder / name).unlink(missing_ok=True)
-        for name in names:
-            Path(made, name).replace(folder / name)
-    written = [folder / name for name in names]
-    if onnx:
-        for name, (module, inputs) in encoders.items():
-            written.append(folder / f"{name}.onnx")
-            _write_onnx(written[-1], programs[name], module, inputs)
+    busy = f"output={folder}: another process writes there; wait for it, or choose another folder"
+    with alone(folder / ".lock", busy):
+        with TemporaryDirectory(prefix=".export-", dir=folder) as made:
+            programs = {name: _write_program(Path(made, f"{name}.pt2"), *both) for name, both in encoders.items()}
+            write_text(Path(made, "serving.json"), json.dumps(_described(encoder), indent=1, ensure_ascii=False) + "\n")
+            # serving.json goes first and comes last: files of two networks never pass for one export.
+            for name in ("serving.json", *(f"{name}.onnx" for name in encoders)):
+                (folder / name).unlink(missing_ok=True)
+            for name in names:
+                Path(made, name).replace(folder / name)
+        written = [folder / name for name in names]
+        if onnx:
+            for name, (module, inputs) in encoders.items():
+                written.append(folder / f"{name}.onnx")
+                _write_onnx(written[-1], programs[name], module, inputs)
     return written
 
 
