@@ -131,6 +131,7 @@ def test_there_are_proposals() -> None:
     assert len(COMMANDS) >= 5
 
 
+@pytest.mark.long  # half a minute of composing
 @pytest.mark.parametrize(
     "path", sorted({path for path, _ in OPTIONS}), ids=lambda path: path.relative_to(PACKAGE).as_posix()
 )

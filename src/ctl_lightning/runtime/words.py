@@ -26,6 +26,11 @@ TEXTS = NAMES | {
     *("against", "candidates", "catalogue.dir", "catalogue.url", "ckpt_path", "device", "docs", "examples", "folder"),
     *("host", "images", "max_upload", "output", "products"),
     *("backbone.name", "backbone.pooled_layer", "backbone.region_layer", "backbone.weights"),
+    *(
+        f"data.source.columns.{name}"
+        for name in ("scene", "product", "category", "bbox", "left", "top", "right", "bottom")
+    ),
+    *(f"data.source.columns.{name}" for name in ("x", "y", "width", "height")),
     *("data.cache_dir", "data.chunks_dir", "data.root", "data.split_file", "data.triplets_file"),
     *(f"data.source.{name}" for name in ("categories_file", "images_dir", "images_url", "metadata_url", "pairs_file")),
     *("hydra.launcher.account", "hydra.launcher.partition", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"),
