@@ -56,7 +56,7 @@ def test_where_pairs_are_lost_to_large_boxes_the_reason_and_the_way_out_are_told
         with pytest.raises(InputError, match="0 pairs in the train split, at least 4 needed") as error:
             data.setup()
         said = str(error.value)
-        assert "60 pairs are dropped: 60 crop smaller than min_area" in said
+        assert "of 60 pairs, 60 are dropped (60 crop smaller than min_area)" in said
         assert "(the median here: 0.00)" in said
         assert not hasattr(data, "store"), "nothing is packed first"
     assert "a smaller data.min_area or data.margin, or tighter boxes" in said

@@ -175,7 +175,8 @@ class PreparedData:
         """What is said where a split has not enough pairs: where the others are lost, and the way out."""
         told = [f"{self.root}: {found} pairs in the {split} split, at least {needed} needed"]
         if lost := ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count):
-            told.append(f"of {len(self.table.pairs) + sum(self.table.left_out.values()):,} pairs are dropped: {lost}")
+            read = len(self.table.pairs) + sum(self.table.left_out.values())
+            told.append(f"of {read:,} pairs, {self.dropped.total():,} are dropped ({lost})")
         if self.dropped["crop smaller than min_area"]:
             told.append(self._way_out_of_small_crops())
         told.append(f"more data, or {'a smaller data.batch_size' if split == 'train' else 'another data.salt'}")
