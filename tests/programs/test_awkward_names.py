@@ -87,7 +87,7 @@ IDS = [
         "[x]",
         "{y}",
         "(z)",
-        "<b>bold</b>",
+        "<b>bold<b>",
     ),
     *(
         "&amp;",
@@ -252,6 +252,8 @@ def test_a_look_of_a_category_is_of_that_category(run: Path, catalogue: Path, tm
     (shown,) = re.findall("<section data-category='([^']*)'>", page)
     assert unescape(shown) == name
     assert "<script" not in page.partition("</style>")[2]
+    if name == "???":
+        return  # to Hydra a missing value: the programs ask for one, see docs/command_line.md
     candidates = tmp_path / "candidates.txt"
     candidates.write_text("".join(f"{one}\n" for one in sorted(own)))
     rerank(
