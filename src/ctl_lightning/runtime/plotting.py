@@ -9,6 +9,7 @@ from textwrap import fill
 import matplotlib
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -89,5 +90,9 @@ def outlined(picture: Pixels, box: tuple[float, float, float, float], colour: st
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure as a PNG, whole or not at all."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, pil_kwargs={"compress_level": 3})  # photos hardly get smaller with more
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)  # `savefig` would draw twice
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    with replacing(path) as temporary:  # photos hardly get smaller with more compression
+        Image.fromarray(pixels).convert("RGB").save(temporary, "PNG", compress_level=3)
