@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -105,7 +106,7 @@ def _run(name: str, run: Callable[[], object]) -> None:
         if {"-h", "--help"} & {*sys.argv[1:]}:
             print(help_text(name), flush=True)
             return
-        sys.argv[1:] = spelled_out(sys.argv[1:], name)
+        sys.argv[1:] = spelled_out(_flags_last(sys.argv[1:]), name)
         if not is_first():  # the first process's files will do
             sys.argv += ["hydra/job_logging=stdout", "hydra.output_subdir=null"]
         run()
@@ -123,9 +124,11 @@ def _run(name: str, run: Callable[[], object]) -> None:
             raise
         _stop(name, error)
     except Exception as error:
+        said = (str(error).strip().splitlines() or ["without a word"])[0][:200]
+        if not (_wants_traceback() or HydraConfig.initialized()):  # only the words of the command line have been read
+            _stop(name, InputError(f"Hydra cannot read these options ({type(error).__name__}: {said}); --help lists them"))
         if _wants_traceback() or type(error).__module__.partition(".")[0] not in LAUNCHERS:
             raise
-        said = (str(error).strip().splitlines() or ["without a word"])[0]
         _stop(
             name,
             InputError(
@@ -134,6 +137,26 @@ def _run(name: str, run: Callable[[], object]) -> None:
                 "goes on"
             ),
         )
+
+
+def _flags_last(words: Sequence[str]) -> list[str]:
+    """A command line with its flags behind its options, in one row as Hydra wants these. Raises InputError: no such flag."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message}; Hydra's flags: --hydra-help")
+
+    parser.error = refuse  # type: ignore[method-assign]  # argparse would print its usage and exit with 2
+    found, rest = parser.parse_known_args(list(words))
+    options = [*found.overrides, *rest]
+    for word in rest:
+        if word.startswith("-"):
+            known = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+            refuse(f"there is no flag {word}{suggestion(word, known)}")
+    flags = list(words)
+    for option in options:
+        flags.remove(option)
+    return [*options, *flags]
 
 
 def _wants_traceback() -> bool:
