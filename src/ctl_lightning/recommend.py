@@ -1,5 +1,6 @@
 """python -m ctl_lightning.recommend: a photo -> per category the products that complete it, as a table and a picture."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,14 +46,14 @@ def recommend(config: DictConfig) -> None:
     if not scene.is_dir():
         data = recommender.encoder.trained.data({"root": options["data"]["root"]})
         photo = photo_named(data, str(options["scene"]), "scene")
-        _check_place(output, output.resolve() == photo.resolve())
+        _check_place(output, output, photo)
         look = recommender.look(photo, categories, options["k"], box)
         write_look(output, str(photo), look)
         tell(look)
         console.print(f"  {output}")
         return
     photos, failed = photos_in(scene, "scene"), 0
-    _check_place(output, output.parent.resolve() == scene.resolve())
+    _check_place(output, output.parent, scene)
     catalogue = Path(options["catalogue"]["dir"]).expanduser()
     done = DonePhotos(output, recommender, catalogue, [str(scene.absolute()), categories, options["k"], box])
     for number, photo in enumerate(photos, start=1):
@@ -77,8 +78,8 @@ def recommend(config: DictConfig) -> None:
         raise InputError(f"{failed} of {len(photos)} photos in {scene} cannot be read; the others are done")
 
 
-def _check_place(output: Path, among_scenes: bool) -> None:
-    if among_scenes:
+def _check_place(output: Path, place: Path, scenes: Path) -> None:
+    if os.path.realpath(place) == os.path.realpath(scenes):  # Path.resolve raises where links lead to each other
         raise InputError(f"output={output}: it lies where the scenes are; give another place")
 
 

@@ -97,7 +97,7 @@ ODD_TEXTS = (
     ),
 )
 ODD_NUMBERS = (0, -1, 1, 2, 3, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, 5e-324, float("nan"), float("inf"), -1.5)
-ODD_VALUES = (
+ODD_VALUES: tuple[Any, ...] = (
     *ODD_TEXTS,
     *ODD_NUMBERS,
     *(
@@ -351,11 +351,11 @@ STRUCTURES: dict[str, Callable[[Draw, bytes], bytes]] = {
 """Ending of a file -> how its structure is broken."""
 
 
-def break_file(draw: Draw, path: Path) -> str:
-    """Breaks a file in place; links to it stay whole. Returns what was done."""
+def break_file(draw: Draw, path: Path, given: bool) -> str:
+    """Breaks a file in place; links to it stay whole. `given`: a user wrote it, no program. Returns what was done."""
     kind = draw(st.sampled_from(("structure", "structure", "structure", "structure", "bytes", "bytes", "place")))
     if kind == "place":
-        return break_place(draw, path)
+        return break_place(draw, path, given)
     content = path.read_bytes()
     path.unlink()
     if kind == "structure" and path.suffix == ".sqlite":
@@ -368,7 +368,7 @@ def break_file(draw: Draw, path: Path) -> str:
     return f"{kind} of {path.name}"
 
 
-def break_place(draw: Draw, path: Path) -> str:
+def break_place(draw: Draw, path: Path, given: bool) -> str:
     """Puts something that is no file where a file was."""
     kind = draw(st.sampled_from(("missing", "folder", "loop", "nowhere", "pipe", "parent")))
     path.unlink()
@@ -376,7 +376,7 @@ def break_place(draw: Draw, path: Path) -> str:
         path.mkdir()
     elif kind in ("loop", "nowhere"):
         path.symlink_to(path.name if kind == "loop" else "nowhere")
-    elif kind == "pipe":
+    elif kind == "pipe" and given:
         os.mkfifo(path)
     elif kind == "parent":
         shutil.rmtree(path.parent)

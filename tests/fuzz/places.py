@@ -22,6 +22,14 @@ PAPER = ("protocols=[folder]", "methods=[popularity]", "seeds=[0]", "product_vis
 """Words of a table of one cell, which is finished."""
 
 
+GIVEN = ("looks", "tables", "columns", "stl", "street", "lists", "photos")
+"""Folders of what users bring; the rest is what programs wrote."""
+
+
+def is_given(path: Path, case: Path) -> bool:
+    return path.relative_to(case).parts[0] in GIVEN
+
+
 def make_place(folder: Path, case: Path) -> Path:
     """Data in three formats, a trained run, catalogues, a published split, a sweep, a paper's run directory, and lists.
 
@@ -66,7 +74,7 @@ def _make_data(root: Path) -> None:
             **dict(zip(("left", "top", "right", "bottom"), row["bbox"], strict=True)),
         }
         for row in rows
-    ]  # type: ignore[call-overload]
+    ]
     for other in ("tables", "columns"):
         shutil.copytree(root / "images", Path(other) / "images", copy_function=os.link)
     for name, content in (

@@ -190,7 +190,7 @@ def hangs_are_ended() -> Iterator[None]:
     """Raises HangError in a block that takes too long; what does not listen to that is killed with its traceback."""
     before = signal.signal(signal.SIGALRM, _hangs)
     signal.alarm(SECONDS)
-    faulthandler.dump_traceback_later(2 * SECONDS, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(2 * SECONDS, exit=True, file=sys.__stderr__ or 2)
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ import hydra
 import pytest
 from factories import PROGRAMS
 from fuzz.breaking import Draw, break_file, broken_words, one_of
-from fuzz.places import copied
+from fuzz.places import copied, is_given
 from fuzz.running import run
 from fuzz.trying import try_inputs
 from fuzz.usages import USAGES, WRITTEN
@@ -22,7 +22,7 @@ from ctl_lightning.runtime.config import config_dir, default_groups, option_name
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "12"))
 
-PLACES = ("dir", "output", "root", "_file", "docs")
+PLACES = ("dir", "output", "root", "_file", "docs", "catalogue")
 """Ends of the names of options that say where something is written."""
 
 
@@ -50,7 +50,8 @@ def test_broken_input_is_a_line_and_nothing_is_lost(case: Path, fuzz_seed: int, 
         what = draw(st.sampled_from(("file", "file", "words", "both")))
         if what != "words":
             there = sorted(path for path in case.glob(one_of(draw, usage.files)) if path.is_file())
-            faults.append(break_file(draw, one_of(draw, there)))
+            path = one_of(draw, there)
+            faults.append(break_file(draw, path, is_given(path, case)))
         if what != "file":
             words = broken_words(draw, words, options, choices)
         asked = any(word.partition("=")[0].endswith(PLACES) for word in words if word not in usage.words)

@@ -54,7 +54,7 @@ def files_of(folder: str) -> tuple[str, ...]:
 
 NO_FIT = {"lightning.Trainer.fit": reached}
 NO_SHEET = {"ctl_lightning.reports.figures.grids.crop_sheet": lambda *_: None}
-NO_PICTURES = {"ctl_lightning.reports.run_report.RunReport.draw": lambda *_: {}}
+NO_PICTURES: dict[str, Any] = {"ctl_lightning.reports.run_report.RunReport.draw": lambda *_: {}}
 NO_SERVER = {"gradio.Blocks.launch": lambda *_, **__: (None, "http://x", None), "gradio.Blocks.block_thread": reached}
 
 

@@ -44,6 +44,9 @@ EXTRAS = {"hydra/launcher/joblib": "parallel", "hydra/launcher/submitit_slurm": 
 LAUNCHERS = ("joblib", "submitit")
 """Who runs the jobs of a multirun; their own errors say that a job's process is gone, or could not be started."""
 
+LONGEST = 1500
+"""Most letters of an error's line; a name or a value in it can be of any length."""
+
 Task = Callable[[DictConfig], float | None]
 
 
@@ -126,7 +129,9 @@ def _run(name: str, run: Callable[[], object]) -> None:
     except Exception as error:
         said = (str(error).strip().splitlines() or ["without a word"])[0][:200]
         if not (_wants_traceback() or HydraConfig.initialized()):  # only the words of the command line have been read
-            _stop(name, InputError(f"Hydra cannot read these options ({type(error).__name__}: {said}); --help lists them"))
+            _stop(
+                name, InputError(f"Hydra cannot read these options ({type(error).__name__}: {said}); --help lists them")
+            )
         if _wants_traceback() or type(error).__module__.partition(".")[0] not in LAUNCHERS:
             raise
         _stop(
@@ -164,7 +169,10 @@ def _wants_traceback() -> bool:
 
 
 def _stop(name: str, error: Exception) -> NoReturn:
-    print(f"{name}: {one_line(error, name)}", file=sys.stderr)
+    line = one_line(error, name)
+    if len(line) > LONGEST:  # what is wrong is at its beginning, the way out at its end
+        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+    print(f"{name}: {line}", file=sys.stderr)
     raise SystemExit(1)
 
 
