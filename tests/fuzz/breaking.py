@@ -290,7 +290,7 @@ def _array(draw: Draw, content: bytes) -> bytes:
         array * np.nan,
         array.T,
         np.array(["a"]),
-        array[:, :0],
+        array[..., :0],
         np.float32(1),
     )
     np.save(written, one_of(draw, odd))

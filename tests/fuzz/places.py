@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from collections.abc import Collection
 from contextlib import chdir
 from pathlib import Path
 
@@ -118,12 +119,12 @@ def _make_splits(folder: Path) -> None:
 
 
 def _make_jobs(case: Path) -> None:
-    """A sweep of three jobs, one of which failed; and a paper's folder with one finished cell."""
-    for number in range(3):
-        job = Path("sweep", f"{number}_hybrid_seed{number}")
+    """A sweep of two jobs, another one in which one failed; and a paper's folder with one finished cell."""
+    for number in range(4):
+        job = Path("failing" if number > 1 else "sweep", f"{number}_hybrid_seed{number}")
         (job / ".hydra").mkdir(parents=True)
         (job / ".hydra/overrides.yaml").write_text(f"- seed={number}\n- model.dim=16\n")
-        if number == 2:
+        if number == 3:
             (job / "error.txt").write_text("train: something\n")
         else:
             for name in ("results.json", "metrics.csv"):
@@ -137,10 +138,10 @@ def _make_jobs(case: Path) -> None:
     (cell / "done.json").write_text(json.dumps(commands))
 
 
-def copied(valid: Path, case: Path) -> Path:
-    """A copy whose files are links to the valid ones, but for those that programs may write to."""
+def copied(valid: Path, case: Path, names: Collection[str] | None = None) -> Path:
+    """A copy, of `names` alone if they are given, whose files are links to the valid ones, but for those that programs may write to."""
     shutil.rmtree(case, ignore_errors=True)
-    for name in os.listdir(valid):
+    for name in os.listdir(valid) if names is None else names:
         source = valid / name
         if source.is_file():
             os.makedirs(case, exist_ok=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TextIO, TypeVar
 from unittest.mock import patch
 
 import yaml
@@ -166,6 +166,7 @@ def _as_a_process(program: str, words: list[str], folder: Path, stops: dict[str,
     others = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     try:
         with warnings.catch_warnings(), hangs_are_ended():
+            warnings.showwarning = _shown  # pytest would keep them
             for one in patches:
                 one.start()
             yield
@@ -201,6 +202,17 @@ def hangs_are_ended() -> Iterator[None]:
 
 def _hangs(number: int, frame: FrameType | None) -> NoReturn:
     raise HangError
+
+
+def _shown(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 
 
 def _memory() -> int:

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from ctl_lightning.runtime.config import config_dir, default_groups, option_names, primary_config
 
-INPUTS = int(os.environ.get("FUZZ_INPUTS", "12"))
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "5"))
 
 PLACES = ("dir", "output", "root", "_file", "docs", "catalogue")
 """Ends of the names of options that say where something is written."""

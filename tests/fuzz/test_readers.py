@@ -104,7 +104,7 @@ def test_a_broken_file_is_read_or_is_one_line(case: Path, fuzz_seed: int, reader
     read, patterns = READERS[reader]
 
     def attempt(draw: Draw) -> tuple[str | None, str]:
-        copied(case.with_name("valid"), case)
+        copied(case.with_name("valid"), case, {Path(pattern).parts[0] for pattern in patterns})
         path = one_of(draw, sorted(path for path in case.glob(one_of(draw, patterns)) if path.is_file()))
         what = break_file(draw, path, is_given(path, case))
         return complaint(read, case), what

@@ -161,7 +161,7 @@ USAGES: dict[str, list[Usage]] = {
             {"ctl_lightning.reports.cells.run_cells": lambda *_: {}},
         )
     ],
-    "sweep_table": [Usage(("folder=sweep",), ("sweep/*/*.*", "sweep/*/.hydra/*"))],
+    "sweep_table": [Usage((f"folder={of}",), (f"{of}/*/*.*", f"{of}/*/.hydra/*")) for of in ("sweep", "failing")],
     "check_splits": [Usage(("data=folder", "folder=splits", "data.root=looks"), ("splits/*", *LOOKS))],
     "benchmark": [
         Usage(
@@ -172,5 +172,5 @@ USAGES: dict[str, list[Usage]] = {
     ],
 }
 
-WRITTEN = {"catalogue": ("exact", "faiss"), "sweep_table": ("sweep",), "paper": ("paper",)}
+WRITTEN = {"catalogue": ("exact", "faiss"), "sweep_table": ("sweep", "failing"), "paper": ("paper",)}
 """Folders of a case that programs are told to change."""

@@ -133,3 +133,15 @@ def test_words_that_only_hydra_reads_are_refused_in_one_line_with_exit_code_1(
 def test_flags_may_stand_anywhere_among_the_options() -> None:
     words = ["a=1", "--cfg", "job", "b=2", "-m", "c=3"]
     assert programs._flags_last(words) == ["a=1", "b=2", "c=3", "--cfg", "job", "-m"]
+
+
+def test_a_run_directory_that_cannot_be_named_is_one_line_and_no_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "paths=null"])
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit):
+        train.main()
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not [one for one in recwarn if "Callback" in str(one.message)]
