@@ -10,11 +10,13 @@ from pathlib import Path
 import hydra
 import pytest
 from factories import PROGRAMS
-from fuzz.breaking import Draw, break_file, broken_words, one_of
+from fuzz.breaking import break_file
+from fuzz.odd import Draw, one_of
 from fuzz.places import copied, is_given
 from fuzz.running import run
 from fuzz.trying import try_inputs
 from fuzz.usages import USAGES, WRITTEN
+from fuzz.words import broken_words
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 

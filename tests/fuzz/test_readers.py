@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz.breaking import Draw, break_file, one_of
+from fuzz.breaking import break_file
+from fuzz.odd import Draw, one_of
 from fuzz.places import copied, is_given
 from fuzz.running import hangs_are_ended
 from fuzz.trying import try_inputs

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fuzz.breaking import Draw
+from fuzz.odd import Draw
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
