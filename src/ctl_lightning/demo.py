@@ -37,7 +37,8 @@ def main(config: DictConfig) -> None:
     console.print("loading ...")
     recommender = Recommender.of(options)
     if options["examples"] is not None:
-        examples = photos_in(Path(options["examples"]).expanduser(), "examples")[:EXAMPLES]
+        photos = photos_in(Path(options["examples"]).expanduser(), "examples")
+        examples = [photo for photo in photos if photo.is_file()][:EXAMPLES]  # the page opens no link to nothing
     else:
         examples = example_scenes(recommender.encoder, options["data"]["root"], EXAMPLES)
     page = build_page(recommender, examples, options["k"])

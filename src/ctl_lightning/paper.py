@@ -1,5 +1,6 @@
 """python -m ctl_lightning.paper: methods x protocols x seeds, trained as jobs of their own, and one table of them all."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def paper(config: DictConfig) -> None:
     docs = Path(plain["docs"]) if plain["docs"] else None
     if docs is not None:
         check_docs(docs, plain["protocols"], plain["methods"], len(plain["seeds"]))
-    run_dir = Path(config.paths.run_dir).resolve()
+    run_dir = Path(os.path.realpath(config.paths.run_dir))
     cells = cells_of(plain, run_dir)
     for cell in cells:
         if cell.is_another():

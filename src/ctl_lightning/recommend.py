@@ -1,5 +1,6 @@
 """python -m ctl_lightning.recommend: a photo -> per category the products that complete it, as a table and a picture."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ def recommend(config: DictConfig) -> None:
         return complete_folder(recommender, options, categories, output)
     data = recommender.encoder.trained.data({"root": options["data"]["root"]})
     photo = photo_named(data, str(options["scene"]), "scene")
-    _check_place(output, output.resolve() == photo.resolve())
+    _check_place(output, output, photo)
     look = recommender.look(photo, categories, options["k"], box)
     tell(look)
     write_look(output, str(photo), look)
@@ -66,7 +67,7 @@ def complete_folder(recommender: "Recommender", options: Config, categories: lis
 
     scene, box = Path(str(options["scene"])).expanduser(), read_box(options["box"])
     photos, failed = photos_in(scene, "scene"), 0
-    _check_place(output, output.parent.resolve() == scene.resolve())
+    _check_place(output, output.parent, scene)
     output.parent.mkdir(parents=True, exist_ok=True)
     with alone(
         output.with_name(f".{output.name}.lock"),
@@ -96,8 +97,8 @@ def complete_folder(recommender: "Recommender", options: Config, categories: lis
         raise InputError(f"{failed} of {len(photos)} photos in {scene} cannot be read; the others are done")
 
 
-def _check_place(output: Path, among_scenes: bool) -> None:
-    if among_scenes:
+def _check_place(output: Path, place: Path, scenes: Path) -> None:
+    if os.path.realpath(place) == os.path.realpath(scenes):  # Path.resolve raises where links lead to each other
         raise InputError(f"output={output}: it lies where the scenes are; give another place")
 
 

@@ -168,3 +168,12 @@ def test_a_box_is_read_from_a_list_from_shares_and_from_pixels(row: dict[str, ob
 def test_a_box_that_is_none_is_told_in_words(row: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         box_of(row, lambda: (100, 200))
+
+
+def test_names_of_columns_are_printed_on_one_line(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.csv", "\x07," + "x" * 500 + ",b\n")
+    with pytest.raises(InputError) as error:
+        read_table(path, []).require(["scene"], "OPTION")
+    assert r"there are: '\x07', 'xxx" in str(error.value)
+    assert "…, b; a column of another name: OPTION" in str(error.value)
+    assert len(str(error.value)) < len(str(path)) + 200

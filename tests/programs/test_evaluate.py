@@ -112,6 +112,7 @@ def broken(path: Path, source: Path, **changed: Any) -> Path:
 def test_what_is_no_checkpoint_of_ours_is_one_line(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "foreign.ckpt").write_text("not a checkpoint")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    (tmp_path / "empty.ckpt").write_bytes(b"")
     old = read_checkpoint(runs / "hybrid" / "checkpoints" / "last.ckpt")
     for name, says in (
         ("nowhere.ckpt", "no such file"),
@@ -119,6 +120,13 @@ def test_what_is_no_checkpoint_of_ours_is_one_line(runs: Path, tmp_path: Path) -
         ("other.ckpt", "not a checkpoint of ctl_lightning"),
         (".", r"a directory without checkpoints/best\*\.ckpt"),
         (broken(tmp_path / "a.ckpt", runs / "hybrid", config={}), "it does not say how it was trained"),
+        (broken(tmp_path / "d.ckpt", runs / "hybrid", format="new"), "not a checkpoint of ctl_lightning"),
+        (broken(tmp_path / "e.ckpt", runs / "hybrid", epoch=None), "not a checkpoint of ctl_lightning"),
+        (
+            broken(tmp_path / "f.ckpt", runs / "hybrid", hyper_parameters={"method": []}),
+            "not a checkpoint of ctl_lightning",
+        ),
+        ("empty.ckpt", r"not a readable checkpoint \(EOFError\)|not a readable checkpoint \(Ran out of input\)"),
         (broken(tmp_path / "b.ckpt", runs / "hybrid", state_dict={}), "it does not fit this revision"),
         (
             broken(tmp_path / "c.ckpt", runs / "hybrid", hyper_parameters=old["hyper_parameters"] | {"new": 1}),

@@ -12,7 +12,7 @@ from factories import TINY
 from rich.console import Console
 
 from ctl_lightning.paper import paper
-from ctl_lightning.reports.cells import _why, cells_of
+from ctl_lightning.reports.cells import Cell, _why, cells_of
 from ctl_lightning.reports.paper_rows import METRICS, MethodRow, read_row
 from ctl_lightning.reports.paper_table import check_docs, markdown_table, write_paper_table
 from ctl_lightning.runtime.config import config_dir
@@ -205,3 +205,20 @@ def test_docs_keep_what_is_of_other_protocols_and_need_their_marks(tmp_path: Pat
     assert len(rows) == 2 * 3 * len(METRICS)
     (auc,) = [r for r in rows if (r["protocol"], r["pairs"], r["metric"]) == ("two", "all", "auc")]
     assert (auc["mean"], auc["seeds"], auc["sd_of_seeds"]) == ("0.500000", "1", "")
+
+
+@pytest.mark.parametrize("content", [b"scene,bbox\n1,2\n", b"\xe9", b"", b"scene,bbox,product\n1,2,3\n"])
+def test_broken_pairs_of_a_run_are_why_its_row_is_missing(tmp_path: Path, content: bytes) -> None:
+    run = finished(tmp_path, [0.5], [True], ["a"], 0)
+    (run / "pairs.csv").write_bytes(content)
+    row = read_row("hybrid", [run], [], [])
+    assert not row.keys
+    assert str(run / "pairs.csv") in row.why_not[0]
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "[[1]]", "null"])
+def test_notes_of_a_cell_that_are_no_commands_are_one_line(tmp_path: Path, content: str) -> None:
+    cell = Cell("folder", "hybrid", 0, tmp_path, (("train",),))
+    (tmp_path / "done.json").write_text(content)
+    with pytest.raises(InputError, match=r"done\.json: not the commands that `paper` notes; delete the folder"):
+        cell.is_finished()

@@ -258,3 +258,26 @@ def test_trials_are_launched_in_groups_whose_numbers_follow() -> None:
 def test_a_search_of_nothing_is_an_error(tmp_path: Path, options: dict[str, int]) -> None:
     with pytest.raises(InputError, match="give a whole number, 1 at least"):
         search(tmp_path, Launcher(), options["trials"], options["parallel"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (".hydra/overrides.yaml", b"- a: [", "overrides.yaml is not readable"),
+        (".hydra/overrides.yaml", b"\xe9\0", "overrides.yaml is not readable"),
+        ("metrics.csv", b"step;val/auc\n1;x\n", "not the metrics that `train` writes"),
+        ("metrics.csv", b"\xe9", "not UTF-8 text"),
+        ("results.json", b'{"test": {"all": []}}', "results.json is not readable"),
+        ("results.json", b'{"test": {"all": {"auc": {"value": "x"}}}}', "results.json is not readable"),
+    ],
+)
+def test_a_job_with_a_broken_file_says_so_and_the_others_keep_their_rows(
+    sweep: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, says: str
+) -> None:
+    (sweep / "0_hybrid" / name).write_bytes(content)
+    with pytest.raises(InputError, match=r"3 of 7 jobs have no results"):
+        table(sweep)
+    why = {one.folder.name: one.why_not for setting in read_sweep(sweep) for one in setting.jobs}
+    assert says in (why["0_hybrid"] or "")
+    assert why["1_hybrid"] is None
+    assert "loss.margin=0.2" in capsys.readouterr().out

@@ -6,7 +6,10 @@ from io import BytesIO, TextIOWrapper
 
 import pytest
 from factories import LATE, PROGRAMS
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 
+from ctl_lightning import train
 from ctl_lightning.runtime import program as programs
 
 ANSWER = f"""
@@ -94,3 +97,51 @@ def test_a_file_name_that_is_no_text_can_be_printed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "argv", ["recommend"])
     programs._run("recommend", lambda: print("caf\udce9.jpg", flush=True))
     assert printed.getvalue() == b"caf\\udce9.jpg\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--multirnu",), "there is no flag --multirnu; did you mean '--multirun'?"),
+        (("-backbone=small",), "there is no flag -backbone=small"),
+        (("--cfg", "nope"), "argument --cfg/-c: invalid choice: 'nope'"),
+        (("--cfg",), "argument --cfg/-c: expected one argument"),
+        (("-m", "--cfg", "job"), "Hydra cannot read these options (ValueError: Only one of"),
+        (("data=true",), "Hydra cannot read these options (ValueError: Config group override must be a string"),
+        (("data=null",), "Hydra cannot read these options (ValueError: Config group override must be a string"),
+        ((f"paths={'[' * 300}1{']' * 300}",), "Hydra cannot read these options (RecursionError"),
+        ((f"data.no={'x' * 5000}",), "there is no option 'data.no'"),
+        ((f"{'x' * 5000}=1",), " … "),
+    ],
+)
+def test_words_that_only_hydra_reads_are_refused_in_one_line_with_exit_code_1(
+    words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", *words])
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as end:
+        train.main()
+    said = capsys.readouterr().err
+    assert end.value.code == 1
+    assert said.startswith("train: ")
+    assert says in said
+    assert said.count("\n") == 1
+    assert len(said) < programs.LONGEST + 50
+
+
+def test_flags_may_stand_anywhere_among_the_options() -> None:
+    words = ["a=1", "--cfg", "job", "b=2", "-m", "c=3"]
+    assert programs._flags_last(words) == ["a=1", "b=2", "c=3", "--cfg", "job", "-m"]
+
+
+def test_a_run_directory_that_cannot_be_named_is_one_line_and_no_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "paths=null"])
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit):
+        train.main()
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not [one for one in recwarn if "Callback" in str(one.message)]

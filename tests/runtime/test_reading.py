@@ -1,11 +1,14 @@
 """Files that other programs wrote: each corner of a format is read, or is one line that names its place."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import mapped_array
 from ctl_lightning.runtime.reading import json_lines, lines_of, lines_of_entries, read_json, read_names, shown
 
 TEXT = '{"कुर्सी": "Stühle",\n"b": "💡"}\n'
@@ -100,3 +103,30 @@ def test_what_a_message_shows_is_short_and_printable() -> None:
     for _ in range(100_000):
         deep = [deep]
     assert shown(deep) == "brackets within brackets"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    for read in (read_json, lambda path: list(json_lines(path))):
+        with pytest.raises(InputError, match=r"a\.json: a pipe or a device; save what comes from it as a file"):
+            read(tmp_path / "a.json")
+    with pytest.raises(InputError, match=r"^products=.*a\.json: a pipe or a device"):
+        read_names(tmp_path / "a.json", "products", "product")
+
+
+@pytest.mark.parametrize(
+    "content", [b"a,step\n1,x\n", b"step\n1\n2,3\n", b"step\n\xe9\n", b"step\n\0\n", b"step;a\n1;2\n"]
+)
+def test_metrics_that_are_none_are_told_with_their_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"metrics\.csv"):
+        read_metrics(tmp_path / "metrics.csv")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x" * 200, b"\x93NUMPY\x01\0v\0{'descr': (((" + b" " * 200, b"\x93NUMPY\x01\0v\0" + b"{1:" * 80]
+)
+def test_an_array_file_whose_header_is_broken_is_no_array(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"."):
+        mapped_array(tmp_path / "a.npy")

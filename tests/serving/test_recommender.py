@@ -358,3 +358,13 @@ def test_a_category_that_ends_as_others_do_is_to_be_named_whole(served: tuple[Pa
         InputError, match=r"several categories end so; give the whole name, of 'Hats\|For him', 'Shoes\|For him'"
     ):
         encoder.category("For him")
+
+
+def test_links_that_lead_to_each_other_are_one_line_wherever_they_are_given(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"scene: nobody is no image file"):
+        run_recommend(tmp_path, *words, f"data.root={tmp_path / 'loop'}", "scene=nobody")
+    with pytest.raises(OSError, match=r"File exists"):
+        run_recommend(
+            tmp_path, *words, f"scene={tmp_path / 'photos' / 'one.jpg'}", f"output={tmp_path / 'loop' / 'x.png'}"
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ctl_lightning.runtime.errors import InputError, suggestion
-from ctl_lightning.runtime.reading import json_value, lines_of, shown
+from ctl_lightning.runtime.reading import SHOWN, check_file, json_value, lines_of, shown
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 """Endings of the files that are read."""
@@ -32,8 +32,12 @@ class Table(NamedTuple):
             if column not in there:
                 raise InputError(
                     f"{self.path}: there is no column {column!r}{suggestion(column, there)}; there are: "
-                    f"{', '.join(there)}; a column of another name: {option}"
+                    f"{', '.join(map(_printable, there[:20]))}; a column of another name: {option}"
                 )
+
+
+def _printable(column: str) -> str:
+    return column if column.isprintable() and len(column) <= SHOWN else shown(column)
 
 
 def is_empty(value: object) -> bool:
@@ -133,6 +137,7 @@ def _parquet(path: Path) -> Table:
         except (ArrowException, OSError, ValueError) as error:
             raise InputError(f"{path}: row {number + 1}: not readable ({' '.join(str(error).split())})") from None
 
+    check_file(path)
     try:
         file = parquet.ParquetFile(path)
     except (ArrowException, OSError, ValueError) as error:

@@ -15,6 +15,13 @@ from ctl_lightning.runtime.files import replacing
 FORMAT = 2
 """Version of the checkpoint format; `_upgraded` reads older ones. Package version 0.1 wrote none, which means 1."""
 
+CONTENT = {
+    **dict.fromkeys(("state_dict", "hyper_parameters", "callbacks"), dict),
+    **dict.fromkeys(("epoch", "global_step", "format"), int),
+    "pytorch-lightning_version": str,
+}
+"""What every checkpoint has, of which type; one of format 1 has no `format`."""
+
 MONITOR = "val/auc"
 """Metric that chooses the best checkpoint and that a sweep maximises."""
 
@@ -70,15 +77,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no error class of its own for a broken or foreign file
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"ckpt_path={path}: not a readable checkpoint ({reason}); give another one") from None
-    needed = {"state_dict", "hyper_parameters", "pytorch-lightning_version"}
-    if (
-        not isinstance(checkpoint, dict)
-        or not needed <= checkpoint.keys()
-        or not isinstance(checkpoint["hyper_parameters"], dict)
-        or "method" not in checkpoint["hyper_parameters"]
+    if not isinstance(checkpoint, dict) or not all(
+        isinstance(checkpoint.get(name, FORMAT if name == "format" else None), kind) for name, kind in CONTENT.items()
     ):
+        raise InputError(f"ckpt_path={path}: not a checkpoint of ctl_lightning; give one that `train` wrote")
+    options = checkpoint["hyper_parameters"]
+    if not isinstance(options.get("method"), str) or not isinstance(options.get("categories"), list):
         raise InputError(f"ckpt_path={path}: not a checkpoint of ctl_lightning; give one that `train` wrote")
     written = checkpoint.get("format", 1)
     if written > FORMAT:

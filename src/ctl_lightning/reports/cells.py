@@ -74,7 +74,12 @@ class Cell:
 
 
 def _commands(path: Path) -> list[tuple[str, ...]]:
-    return [tuple(words) for words in read_json(path)] if path.exists() else []
+    content = read_json(path) if path.exists() else []
+    if not isinstance(content, list) or not all(
+        isinstance(words, list) and all(isinstance(word, str) for word in words) for words in content
+    ):
+        raise InputError(f"{path}: not the commands that `paper` notes; delete the folder {path.parent}")
+    return [tuple(words) for words in content]
 
 
 def _choices(group: str) -> list[str]:

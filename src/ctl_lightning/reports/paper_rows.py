@@ -11,7 +11,8 @@ import numpy as np
 from ctl_lightning.metrics.intervals import Floats, Interval, interval, paired_difference
 from ctl_lightning.metrics.pair_metrics import mean
 from ctl_lightning.reports.cells import EVALUATION, Cell
-from ctl_lightning.runtime.reading import read_json
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.reading import lines_of, read_json
 
 METRICS = ("auc", "auc_matched", "auc_shuffled", "lift", "binary_accuracy", "hit@1", "hit@5", "hit@10", "hit@50", "mrr")
 GROUPS = ("all", "seen", "unseen")
@@ -73,7 +74,10 @@ def read_row(method: str, finished: Sequence[Path], controls: Sequence[Path], fa
     """
     if not finished:
         return MethodRow(method, tuple(failures) or ("no run of it is finished",))
-    tables = [_read_pairs(folder / "pairs.csv") for folder in finished]
+    try:
+        tables = [_read_pairs(folder / "pairs.csv") for folder in finished]
+    except (InputError, OSError) as error:
+        return MethodRow(method, (str(error),))
     keys, seen = tables[0][0], tables[0][1]
     for folder, table in zip(finished, tables, strict=True):
         if table[0] != keys:
@@ -114,8 +118,14 @@ def read_rows(
 
 
 def _read_pairs(path: Path) -> tuple[tuple[tuple[str, str, str], ...], Any, dict[str, Floats]]:
-    with path.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
-    keys = tuple((row["scene"], row["bbox"], row["product"]) for row in rows)
-    values = {metric: np.array([float(row[metric]) for row in rows]) for metric in METRICS}
+    try:
+        rows = list(csv.DictReader(lines_of(path)))
+        if not rows:
+            raise ValueError("no pair is in it")
+        keys = tuple((row["scene"], row["bbox"], row["product"]) for row in rows)
+        values = {metric: np.array([float(row[metric]) for row in rows]) for metric in METRICS}
+    except (KeyError, ValueError, TypeError, csv.Error):
+        raise InputError(
+            f"{path}: not the pairs that `train` writes; delete its folder, and run the command again"
+        ) from None
     return keys, np.array([row["seen"] == "1" for row in rows]), values

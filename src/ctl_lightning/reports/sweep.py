@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 from scipy.stats import t
+from yaml import YAMLError
 
 from ctl_lightning.metrics.intervals import NOTHING, Interval
 from ctl_lightning.models.checkpoint import LAST, MONITOR, read_checkpoint
@@ -133,24 +135,33 @@ def _number(name: str) -> tuple[int, str]:
 
 
 def _read_job(folder: Path, overrides: Path) -> Job:
-    words = [str(word) for word in OmegaConf.to_container(OmegaConf.load(overrides), resolve=False) or []]
+    try:
+        words = [str(word) for word in OmegaConf.to_container(OmegaConf.load(overrides), resolve=False) or []]
+    except (YAMLError, OmegaConfBaseException, UnicodeError, OSError, RecursionError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        return Job(folder, {}, None, None, f".hydra/{overrides.name} is not readable ({said[:100]})")
     options = dict(word.split("=", 1) for word in words if "=" in word)
-    aucs = [row[MONITOR] for row in read_metrics(folder / "metrics.csv") if MONITOR in row]
+    try:
+        aucs = [row[MONITOR] for row in read_metrics(folder / "metrics.csv") if MONITOR in row]
+    except InputError as error:
+        return Job(folder, options, None, None, str(error))
     validation = max(aucs, default=None)
     try:
         content = read_json(folder / "results.json")
         test = {name: metric["value"] for name, metric in content["test"]["all"].items()}
+        if not all(value is None or isinstance(value, (int, float)) for value in test.values()):
+            raise ValueError("a value is no number")
         return Job(folder, options, validation, test, None)
     except FileNotFoundError:
         return Job(folder, options, validation, None, _why(folder))
-    except (InputError, ValueError, KeyError, TypeError) as error:
+    except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Job(folder, options, validation, None, f"results.json is not readable ({error})")
 
 
 def _why(folder: Path) -> str:
     """Why a job has no results."""
     if (folder / ERROR).exists():
-        return (folder / ERROR).read_text(encoding="utf-8").strip()
+        return " ".join((folder / ERROR).read_text(encoding="utf-8", errors="replace").split())
     try:
         checkpoint = read_checkpoint(folder / LAST)
     except InputError:

@@ -1,10 +1,12 @@
-"""Writes files whole or not at all, and hashes them."""
+"""Writes files whole or not at all, hashes them, and maps arrays."""
 
 import hashlib
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tokenize import TokenError
+from typing import Any
 
 
 @contextmanager
@@ -27,6 +29,22 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # what went wrong above is told
             temporary.unlink(missing_ok=True)
+
+
+def mapped_array(path: Path) -> Any:
+    """The array of a .npy file, read-only and mapped into memory. Raises ValueError: not such a file; OSError."""
+    import numpy as np
+
+    try:
+        return np.load(path, mmap_mode="r")
+    except (
+        EOFError,
+        SyntaxError,
+        TokenError,
+        TypeError,
+        OverflowError,
+    ) as error:  # of the header, which is Python's text
+        raise ValueError(f"not a .npy file ({type(error).__name__})") from None
 
 
 def sha256_of(path: Path) -> str:

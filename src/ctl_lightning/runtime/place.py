@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from ctl_lightning.runtime.errors import InUseError
 from ctl_lightning.runtime.launch import is_first
@@ -30,7 +31,10 @@ class OwnPlace(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Takes the lock. Raises SystemExit, as Hydra turns every other exception of a callback into a warning."""
-        folder = Path(config.hydra.run.dir)
+        try:
+            folder = Path(config.hydra.run.dir)
+        except OmegaConfBaseException:
+            return  # Hydra asks for it too, and its error is told
         if not is_first():
             return
         busy = f"{folder}: another process is at work there; wait for it, or choose another hydra.run.dir"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -42,6 +43,9 @@ EXTRAS = {"hydra/launcher/joblib": "parallel", "hydra/launcher/submitit_slurm": 
 
 LAUNCHERS = ("joblib", "submitit")
 """Who runs the jobs of a multirun; their own errors say that a job's process is gone, or could not be started."""
+
+LONGEST = 1500
+"""Most letters of an error's line; a name or a value in it can be of any length."""
 
 Task = Callable[[DictConfig], float | None]
 
@@ -105,7 +109,7 @@ def _run(name: str, run: Callable[[], object]) -> None:
         if {"-h", "--help"} & {*sys.argv[1:]}:
             print(help_text(name), flush=True)
             return
-        sys.argv[1:] = spelled_out(sys.argv[1:], name)
+        sys.argv[1:] = spelled_out(_flags_last(sys.argv[1:]), name)
         if not is_first():  # the first process's files will do
             sys.argv += ["hydra/job_logging=stdout", "hydra.output_subdir=null"]
         run()
@@ -123,9 +127,13 @@ def _run(name: str, run: Callable[[], object]) -> None:
             raise
         _stop(name, error)
     except Exception as error:
+        said = (str(error).strip().splitlines() or ["without a word"])[0][:200]
+        if not (_wants_traceback() or HydraConfig.initialized()):  # only the words of the command line have been read
+            _stop(
+                name, InputError(f"Hydra cannot read these options ({type(error).__name__}: {said}); --help lists them")
+            )
         if _wants_traceback() or type(error).__module__.partition(".")[0] not in LAUNCHERS:
             raise
-        said = (str(error).strip().splitlines() or ["without a word"])[0]
         _stop(
             name,
             InputError(
@@ -136,12 +144,35 @@ def _run(name: str, run: Callable[[], object]) -> None:
         )
 
 
+def _flags_last(words: Sequence[str]) -> list[str]:
+    """A command line with its flags behind its options, in one row as Hydra wants these. Raises InputError: no such flag."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message}; Hydra's flags: --hydra-help")
+
+    parser.error = refuse  # type: ignore[method-assign]  # argparse would print its usage and exit with 2
+    found, rest = parser.parse_known_args(list(words))
+    options = [*found.overrides, *rest]
+    for word in rest:
+        if word.startswith("-"):
+            known = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+            refuse(f"there is no flag {word}{suggestion(word, known)}")
+    flags = list(words)
+    for option in options:
+        flags.remove(option)
+    return [*options, *flags]
+
+
 def _wants_traceback() -> bool:
     return os.environ.get("CTL_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR")) == "1"
 
 
 def _stop(name: str, error: Exception) -> NoReturn:
-    print(f"{name}: {one_line(error, name)}", file=sys.stderr)
+    line = one_line(error, name)
+    if len(line) > LONGEST:  # what is wrong is at its beginning, the way out at its end
+        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+    print(f"{name}: {line}", file=sys.stderr)
     raise SystemExit(1)
 
 

@@ -3,6 +3,7 @@
 import codecs
 import json
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,13 +40,21 @@ def shown(value: object) -> str:
     return words if len(words) <= SHOWN else f"{words[: SHOWN - 1]}…"
 
 
+def check_file(path: Path) -> None:
+    """Raises InputError: a pipe or a device, which may wait for ever and cannot be read twice; OSError: nothing there."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: a pipe or a device; save what comes from it as a file")
+
+
 def lines_of(path: Path) -> Iterator[str]:
     """The lines of a text file, whatever ends them: LF, CRLF or CR.
 
     Raises:
-        InputError: not text in UTF-8, nor in UTF-16 or UTF-32 with a byte order mark.
+        InputError: not text in UTF-8, nor in UTF-16 or UTF-32 with a byte order mark; a pipe.
         OSError: not there, or not readable.
     """
+    check_file(path)
     with path.open("rb") as file:
         start = file.read(4)
     encoding = next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8")

@@ -126,7 +126,7 @@ class BestCheckpoint(ModelCheckpoint):
             old, own = self._resumed.parent / Path(best).name, Path(folder) / Path(best).name
             if not old.is_file():
                 raise InputError(f"ckpt_path={self._resumed}: the best checkpoint of its run, {old}, is not there")
-            if old.resolve() != own.resolve():
+            if os.path.realpath(old) != os.path.realpath(own):
                 with replacing(own) as temporary:
                     shutil.copyfile(old, temporary)
             state_dict = state_dict | {

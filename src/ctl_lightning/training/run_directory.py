@@ -109,11 +109,11 @@ class RunDirectory:
             if found is None:
                 log.warning("ckpt_path=auto: no unfinished run of this config beside %s; starting a new one", path)
             else:
-                path, resumed = found, (found / LAST).resolve()
+                path, resumed = found, Path(os.path.realpath(found / LAST))
         elif wish is not None:
-            resumed = Path(wish).expanduser().resolve()
+            resumed = Path(os.path.realpath(Path(wish).expanduser()))
         finished = wish == "auto" and resumed is not None and is_finished(path, options)
-        here = wish == "auto" or (resumed is not None and resumed.parent == (path / LAST).parent.resolve())
+        here = wish == "auto" or (resumed is not None and resumed.parent == Path(os.path.realpath(path / LAST)).parent)
         if not here and ((path / LAST).exists() or (path / "results.json").exists()):
             raise InputError(
                 f"hydra.run.dir={path} holds a run already; continue it with ckpt_path=auto, or choose another directory"
@@ -144,7 +144,7 @@ class RunDirectory:
                 self.checkpoint["state_dict"]
             )  # features are those of the weights that the run goes on with
             rows = read_metrics(self.resumed.parents[1] / METRICS)
-            self.history = [row for row in rows if row["step"] < self.checkpoint["global_step"]]
+            self.history = [row for row in rows if row.get("step", 0) < self.checkpoint["global_step"]]
         if is_first():
             remove_partial(self.path)
             write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(literal(self.options))))

@@ -123,7 +123,7 @@ def _entries_below(root: Path, unreadable: list[str]) -> Iterator[os.DirEntry[st
     Adds a line for each folder that cannot be read to `unreadable`.
     """
     known: set[Identity] = set()
-    for above in root.resolve().parents:
+    for above in Path(os.path.realpath(root)).parents:
         with suppress(OSError):
             known.add(_identity(above))
     # A folder that a link leads to as well is known by its own name.

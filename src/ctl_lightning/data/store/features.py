@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ctl_lightning.data.seeding import random_integers
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.files import write_text
+from ctl_lightning.runtime.files import mapped_array, write_text
 from ctl_lightning.runtime.large_files import array_file, check_room, make_once, told_if_full, write_at
 from ctl_lightning.runtime.progress import progress
 from ctl_lightning.runtime.reading import read_json
@@ -93,8 +93,8 @@ class FeatureViews:
         try:
             index = read_json(path.with_suffix(".json"))
             self._shapes: list[list[int]] = index["shapes"]
-            whole = np.load(path, mmap_mode="r").shape == (sum(map(math.prod, self._shapes)),)
-        except (OSError, InputError, ValueError, EOFError, KeyError, TypeError):
+            whole = mapped_array(path).shape == (sum(map(math.prod, self._shapes)),)
+        except (OSError, InputError, ValueError, KeyError, TypeError):
             whole = False
         if not whole:
             raise InputError(
@@ -123,7 +123,7 @@ class FeatureViews:
         """The pooled vectors and the regions of all views, mapped into memory, one row for each view."""
         if self._arrays is None:
             # Read-only: a writable map of a file larger than the memory is refused by the system.
-            numbers = np.load(self.path, mmap_mode="r")
+            numbers = mapped_array(self.path)
             border = math.prod(self._shapes[0])
             pooled, regions = (
                 part.reshape(-1, *shape[2:])

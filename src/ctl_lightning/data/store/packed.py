@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from ctl_lightning.data.images import Pixels, decode, reason
 from ctl_lightning.data.store.packing import Index, Plan, listing_of, read_index
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import mapped_array
 
 
 class ImageStore(Protocol):
@@ -43,8 +42,8 @@ class PackedStore:
         self._pixels: Pixels | None = None
         shape = (len(index.keys), self.size, self.size, 3)
         try:
-            whole = np.load(path, mmap_mode="r").shape == shape
-        except (ValueError, EOFError):
+            whole = mapped_array(path).shape == shape
+        except ValueError:
             whole = False
         if not whole:
             raise InputError(
@@ -54,7 +53,7 @@ class PackedStore:
     def __getitem__(self, key: str) -> Pixels:
         """The picture of a key as a view of the file, uint8 (size, size, 3)."""
         if self._pixels is None:
-            self._pixels = np.load(self._path, mmap_mode="r")
+            self._pixels = mapped_array(self._path)
         return self._pixels[self._rows[key]]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -79,7 +79,10 @@ class Index(NamedTuple):
 def read_index(path: Path) -> Index:
     """Reads the index file at `path`. Raises InputError: not readable; it says what to delete."""
     try:
-        return Index(**read_json(path))
+        index = Index(**read_json(path))
+        if not isinstance(index.keys, list) or not all(isinstance(key, str) for key in [*index.keys, *index.bad]):
+            raise TypeError("other values than such a file has")
+        return index
     except (OSError, InputError, TypeError) as error:
         raise InputError(
             f"{path}: not a readable index of an image store ({error}); delete it and the file beside it: they are made anew"

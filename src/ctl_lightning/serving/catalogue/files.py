@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.files import write_text
+from ctl_lightning.runtime.files import mapped_array, write_text
 from ctl_lightning.runtime.reading import read_json
 
 Vectors = NDArray[np.float32]
@@ -168,7 +168,7 @@ def _insert(path: Path, products: Sequence[Listed]) -> None:
 
 def open_products(path: Path) -> sqlite3.Connection:
     """Opens a file of products for reading, from any thread."""
-    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
 
 
 def all_products(products: sqlite3.Connection) -> list[Listed]:
@@ -181,13 +181,14 @@ def all_products(products: sqlite3.Connection) -> list[Listed]:
 def open_files(folder: Path, manifest: Manifest) -> tuple[Vectors, sqlite3.Connection]:
     """Opens the vectors, (N, D), memory-mapped, and the file of products. Raises InputError: missing or broken files."""
     try:
-        vectors: Vectors = np.load(folder / manifest.vectors, mmap_mode="r")
+        vectors: Vectors = mapped_array(folder / manifest.vectors)
         products = open_products(folder / manifest.products)
         count = max(end for _, end in manifest.slices.values())
+        products.execute("SELECT product, category, image, version FROM products LIMIT 1").fetchone()
         last = products.execute("SELECT MAX(row) FROM products").fetchone()[0]
         if (last, vectors.shape) != (count - 1, (count, manifest.dim)):
             raise ValueError(f"last product {last}, vectors {vectors.shape}, expected {count} of {manifest.dim}")
-    except (OSError, ValueError, EOFError, sqlite3.Error) as error:
+    except (OSError, ValueError, TypeError, sqlite3.Error) as error:
         raise InputError(
             f"catalogue={folder}: a file of it is missing or broken ({' '.join(str(error).split())}); make the catalogue anew in "
             "another folder"

@@ -15,7 +15,7 @@ import numpy as np
 
 from ctl_lightning.data.evaluation_set import Integers
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.files import replacing
+from ctl_lightning.runtime.files import mapped_array, replacing
 from ctl_lightning.runtime.progress import progress
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
 from ctl_lightning.serving.catalogue.files import Listed, Manifest, Vectors
@@ -142,7 +142,7 @@ class Graph:
         where = path.with_name(f"{path.name}.faiss")
         try:
             index = faiss().read_index(str(where), 0 if to_change else faiss().IO_FLAG_MMAP_IFC)
-            nodes = np.load(path.with_name(f"{path.name}.npy"))
+            nodes = np.array(mapped_array(path.with_name(f"{path.name}.npy")))
         except (RuntimeError, OSError, ValueError) as error:
             said = " ".join(str(error).split())[:200]
             raise InputError(
@@ -195,7 +195,7 @@ def make_graphs(
         InputError: a graph cannot be read or written.
     """
     options = new.hnsw
-    vectors: Vectors = np.load(folder / new.vectors, mmap_mode="r")
+    vectors: Vectors = mapped_array(folder / new.vectors)
     large = {category: rows for category, rows in new.slices.items() if rows[1] - rows[0] >= options["from"]}
     same = old is not None and all(old.hnsw.get(name) == options[name] for name in ("links", "build"))
     graphs = {}
