@@ -146,7 +146,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(make_data: MakeData, wor
             np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-@pytest.mark.parametrize("kind", ["none", "litdata"])
+@pytest.mark.parametrize("kind", ["none", pytest.param("litdata", marks=pytest.mark.long)])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_every_store_gives_the_same_batches(make_data: MakeData, kind: str, workers: int) -> None:
     packed, other = (iter(make_data(store=store, num_workers=workers).train_dataloader()) for store in ("packed", kind))

@@ -40,6 +40,7 @@ def names_of(program: str) -> tuple[list[str], list[str]]:
     return [name for name in option_names(config) if "_target_" not in name], offline  # type: ignore[arg-type]
 
 
+@pytest.mark.long  # half a minute and more; the readers alone are in `make test`
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_broken_input_is_a_line_and_nothing_is_lost(case: Path, fuzz_seed: int, program: str) -> None:
     options, choices = names_of(program)

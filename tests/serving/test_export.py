@@ -126,7 +126,7 @@ def exported(served: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("onnx", [False, pytest.param(True, marks=pytest.mark.long)], ids=["", "onnx"])
-@pytest.mark.parametrize("frozen", [False, True], ids=["tuned", "frozen"])
+@pytest.mark.parametrize("frozen", [pytest.param(False, marks=pytest.mark.long), True], ids=["tuned", "frozen"])
 @pytest.mark.parametrize("method", SEARCHED)
 def test_every_method_with_a_catalogue_is_exported(tmp_path: Path, method: str, frozen: bool, onnx: bool) -> None:
     encoder = Encoder(untrained(tmp_path, method, {}, {"frozen": frozen}))

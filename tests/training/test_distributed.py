@@ -161,7 +161,13 @@ def test_synchronised_batch_norm_is_that_of_the_whole_batch() -> None:
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize(
     ("processes", "options"),
-    [(2, ()), (3, ("loss=info_nce", "data.same_category=8", "data.eval_batch_size=7", "data.augment=crop"))],
+    [
+        (2, ()),
+        pytest.param(
+            *(3, ("loss=info_nce", "data.same_category=8", "data.eval_batch_size=7", "data.augment=crop")),
+            marks=pytest.mark.long,
+        ),
+    ],
 )
 def test_processes_train_and_measure_what_one_does_with_the_whole_batch(
     compose: Compose, tmp_path: Path, processes: int, options: tuple[str, ...]
@@ -219,7 +225,14 @@ def test_the_same_checkpoint_gives_exactly_the_same_numbers_on_1_2_and_3_process
 
 
 @pytest.mark.parametrize(
-    "experiment", ["local", "global", "siamese", "ibr", "bpr_dae", "imagenet", "popularity", "hybrid_uniform"]
+    "experiment",
+    [
+        *("siamese", "popularity"),
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("local", "global", "ibr", "bpr_dae", "imagenet", "hybrid_uniform")
+        ),
+    ],
 )
 def test_every_method_runs_in_two_processes(compose: Compose, tmp_path: Path, experiment: str) -> None:
     config = compose(*TINY, *DDP, f"+experiment={experiment}", "trainer.devices=2", "data.batch_size=8")

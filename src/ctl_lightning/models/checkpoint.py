@@ -15,12 +15,11 @@ from ctl_lightning.runtime.files import replacing
 FORMAT = 2
 """Version of the checkpoint format; `_upgraded` reads older ones. Package version 0.1 wrote none, which means 1."""
 
-CONTENT = {
-    **dict.fromkeys(("state_dict", "hyper_parameters", "callbacks"), dict),
-    **dict.fromkeys(("epoch", "global_step", "format"), int),
-    "pytorch-lightning_version": str,
-}
-"""What every checkpoint has, of which type; one of format 1 has no `format`."""
+NEEDED = {"state_dict": dict, "hyper_parameters": dict, "pytorch-lightning_version": str}
+"""What every checkpoint has, of which type."""
+
+OF_TRAINING = {"callbacks": dict, "epoch": int, "global_step": int}
+"""What a checkpoint has if a run can go on with it; someone may have left it out of what they publish."""
 
 MONITOR = "val/auc"
 """Metric that chooses the best checkpoint and that a sweep maximises."""
@@ -53,7 +52,7 @@ def checkpoint_of(path: Path) -> Path:
         return path
     found = sorted(path.glob("checkpoints/best*.ckpt"))
     if len(found) > 1:  # a run was killed between writing one and deleting the other
-        states = read_checkpoint(path / LAST)["callbacks"].values()
+        states = read_checkpoint(path / LAST).get("callbacks", {}).values()
         named = {Path(state["best_model_path"]).name for state in states if state.get("best_model_path")}
         found = [one for one in found if one.name in named]
         if len(found) != 1:
@@ -79,8 +78,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch.load has no error class of its own for a broken or foreign file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"ckpt_path={path}: not a readable checkpoint ({reason}); give another one") from None
-    if not isinstance(checkpoint, dict) or not all(
-        isinstance(checkpoint.get(name, FORMAT if name == "format" else None), kind) for name, kind in CONTENT.items()
+    kinds = NEEDED | OF_TRAINING | {"format": int}
+    if not isinstance(checkpoint, dict) or not (
+        NEEDED.keys() <= checkpoint.keys()
+        and all(isinstance(checkpoint[name], kind) for name, kind in kinds.items() if name in checkpoint)
     ):
         raise InputError(f"ckpt_path={path}: not a checkpoint of ctl_lightning; give one that `train` wrote")
     options = checkpoint["hyper_parameters"]

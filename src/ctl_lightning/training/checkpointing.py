@@ -12,7 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from ctl_lightning.models.checkpoint import FORMAT, read_checkpoint
+from ctl_lightning.models.checkpoint import FORMAT, OF_TRAINING, read_checkpoint
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing
 
@@ -32,6 +32,10 @@ def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -
         raise InputError(
             f"ckpt_path={path}: an older version of ctl_lightning wrote it, so it can be evaluated and served, but not continued; start a "
             "new run without ckpt_path"
+        )
+    if not OF_TRAINING.keys() <= checkpoint.keys():
+        raise InputError(
+            f"ckpt_path={path}: it holds the network alone, not the state of a training, so it can be evaluated and served, but not continued"
         )
     saved_data = checkpoint.get("config", {}).get("data", data)
     names = sorted((saved_data.keys() | data.keys()) - set(DATA_MAY_DIFFER))

@@ -232,7 +232,7 @@ def test_a_disk_that_takes_only_a_part_is_asked_again(tmp_path: Path, monkeypatc
         np.testing.assert_array_equal(store[item.key], decode(item, 16, "stretch"))
 
 
-@pytest.mark.parametrize("kind", ["packed", "none", "litdata"])
+@pytest.mark.parametrize("kind", ["packed", "none", pytest.param("litdata", marks=pytest.mark.long)])
 def test_the_content_is_a_hash_of_the_images_and_not_of_times_and_places(tmp_path: Path, kind: StoreKind) -> None:
     items = images(tmp_path / "a", 2)
     first = opened(items, tmp_path / "cache", kind).content
