@@ -63,14 +63,15 @@ def test_every_program_that_writes_is_tested_here() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NEEDED if name != "paper"])
 def test_default_places_of_one_second_differ(name: str) -> None:
-    found = set()
+    found: set[str] = set()
     for _ in range(3):
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
             config = hydra.compose(name, return_hydra_config=True)
         OmegaConf.set_readonly(config.hydra, False)
         config.hydra.runtime.choices = {"data": "synthetic"}
-        found.add(config.hydra.run.dir)
-    assert len(found) == 3
+        found |= {config.hydra.run.dir, config.hydra.sweep.dir}
+    assert len(found) == 6
+    assert all(place.startswith("runs/") for place in found)
 
 
 @pytest.mark.long

@@ -65,7 +65,7 @@ class PhotoSheet:
             self._canvas[y - line : y + size[1] + line, x - line : x + size[0] + line] = colour
         self._canvas[y : y + size[1], x : x + size[0]] = shown
         if title:
-            self._axes.text(left + width / 2, y - 5, title, fontsize=7, ha="center", va="bottom", linespacing=1.0)
+            self._axes.text(left + width / 2, y - 5, title, fontsize=7, ha="center", va="bottom", linespacing=1.1)
 
     def words(self, row: int, column: int, text: str, title: str = "") -> None:
         """Writes into a cell why there is no photo."""
