@@ -28,7 +28,7 @@ def test_pictures_tables_and_loggers_that_fail_are_a_warning_each_and_the_run_is
 ) -> None:
     for module, name in (
         (run_report, "retrieval_grid"),
-        (run_report, "confusion"),
+        (run_report, "hard_negatives"),
         (run_report, "write_tables"),
         (dashboards, "_show_in_tensorboard"),
         (watch, "attention_overlays"),
@@ -54,7 +54,7 @@ def test_pictures_tables_and_loggers_that_fail_are_a_warning_each_and_the_run_is
             "retrieval.png",
             "confusion.png",
             "tables",
-            "logger=tensorboard",
+            "loggers",
         )
     ]
 

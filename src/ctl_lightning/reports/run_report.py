@@ -164,18 +164,21 @@ class RunReport:
         }
         ranking = test.ranking
         if isinstance(ranking, Ranking):
-            names, shares = test.largest_confusion
-            left_out = len(task.categories) - len(names)
-            drawings["confusion"] = lambda path: confusion(path, names, shares, left_out)
+            drawings["confusion"] = self._draw_confusion
             drawings["embedding"] = lambda path: projection(path, *embedded_products(task, ranking))
         if ranking.attention().shape[1]:
             left_out_of_attention = max(0, len(task.categories) - ATTENDED)
             drawings["attention"] = lambda path: attention_overlays(
                 path, attention_rows(self.data, task, self.network), left_out_of_attention
             )
-        if self.network.losses and (metrics := read_metrics(folder / "metrics.csv")):
-            drawings["curves"] = lambda path: curves(path, metrics, self._ceilings())
+        metrics = folder / "metrics.csv"
+        if self.network.losses and metrics.is_file():
+            drawings["curves"] = lambda path: curves(path, read_metrics(metrics), self._ceilings())
         return drawings
+
+    def _draw_confusion(self, path: Path) -> None:
+        names, shares = self.test.largest_confusion
+        confusion(path, names, shares, len(self.test.task.categories) - len(names))
 
     def _draw_categories(self, path: Path, others: Mapping[str, Results]) -> None:
         task = self.test.task
@@ -197,7 +200,8 @@ class RunReport:
 
     def show(self, loggers: Sequence[Logger], step: int) -> None:
         """Hands final metrics, tables and pictures to the loggers that can show them; one that fails is a warning."""
-        log_results(loggers, self.results, self._exhibit(), step)
+        with only_warned("loggers: the results are not shown there"):
+            log_results(loggers, self.results, self._exhibit(), step)
 
     def _exhibit(self) -> Exhibit:
         return exhibit(self.test, self.classifier, self.results, self.pictures)

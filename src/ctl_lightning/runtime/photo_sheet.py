@@ -1,6 +1,6 @@
 """A sheet of photos in rows and columns, each with a title and a frame, as PNG.
 
-All photos are put on one canvas: axes of their own for each, laid out by matplotlib, take a hundred times as long.
+All photos are put on one canvas: axes of their own for each, laid out by matplotlib, take several times as long.
 """
 
 from pathlib import Path

@@ -123,7 +123,7 @@ def confusion(path: Path, categories: Sequence[str], shares: NDArray[np.float64]
         value = shares[row, column]
         colour = "white" if value > 0.5 else "black"
         number = axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
-        number.set_in_layout(False)  # it lies inside the axes; measuring hundreds of them takes a second
+        number.set_in_layout(False)  # it lies inside the axes; measuring hundreds of them takes long
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     title = "categories among the nearest wrong products"
