@@ -23,6 +23,7 @@ from ctl_lightning.data.pairs import Pair
 from ctl_lightning.data.sources.stl import ShopTheLook
 from ctl_lightning.metrics.intervals import Floats
 from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.models.components.preprocessing import IMAGENET
 from ctl_lightning.models.registry import METHODS, own_options
 from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.config import config_dir
@@ -143,9 +144,11 @@ def make_catalogue(run: Path, folder: Path, *words: str) -> Path:
     return folder
 
 
-BACKBONE = {
+BACKBONE: Any = {
+    "library": "small",
     "name": "small",
     "weights": None,
+    "preprocessing": IMAGENET.plain(),
     "pooled_layer": "pooled",
     "region_layer": "regions",
     "grid": 4,
@@ -243,7 +246,16 @@ def pictures(count: int, seed: int = 0, size: int = 56) -> Tensor:
 
 def small(frozen: bool = False, grid: int = 7) -> Backbone:
     torch.manual_seed(0)
-    return Backbone("small", "pooled", "regions", grid, frozen)
+    return backbone_of("small", "pooled", "regions", grid, frozen)
+
+
+def backbone_of(
+    name: str, pooled_layer: str, region_layer: str, grid: int, frozen: bool, checkpointing: bool = False
+) -> Backbone:
+    """The small network, or one of torchvision, with random weights."""
+    changed = {"library": "small" if name == "small" else "torchvision", "name": name, "grid": grid, "frozen": frozen}
+    layers = {"pooled_layer": pooled_layer, "region_layer": region_layer, "checkpointing": checkpointing}
+    return Backbone(BACKBONE | changed | layers)
 
 
 MARGIN = 0.2

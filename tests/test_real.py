@@ -10,7 +10,7 @@ import hydra
 import numpy as np
 import pytest
 import torch
-from factories import REPOSITORY, make_catalogue, served_ranks
+from factories import REPOSITORY, backbone_of, make_catalogue, served_ranks
 from lightning import Trainer
 from omegaconf import OmegaConf
 from photo_server import Faults, PhotoServer
@@ -24,7 +24,6 @@ from ctl_lightning.data.sources.stl import ShopTheLook
 from ctl_lightning.data.splits import LISTED, read_published, split_of
 from ctl_lightning.evaluate import evaluate
 from ctl_lightning.metrics.pair_metrics import mean, metric_values
-from ctl_lightning.models.components.backbone import Backbone
 from ctl_lightning.prepare import prepare
 from ctl_lightning.runtime.config import build, config_dir
 from ctl_lightning.runtime.csv_files import read_metrics
@@ -59,8 +58,8 @@ def test_crops_of_42208_real_rows_are_as_published() -> None:
 
 
 def test_the_weights_see_what_is_in_a_photo() -> None:
-    backbone = Backbone("mobilenet_v2", "features.18", "features.14", 7, frozen=True)
-    backbone.load_weights(str(WEIGHTS), "mobilenet_v2")
+    backbone = backbone_of("mobilenet_v2", "features.18", "features.14", 7, frozen=True)
+    backbone.load_weights(str(WEIGHTS))
     source = ShopTheLook("fashion.json", "fashion-cat.json")
     catalogue = source.read(SUBSET).catalogue
 

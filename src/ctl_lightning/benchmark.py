@@ -34,16 +34,17 @@ def benchmark(config: DictConfig) -> None:
     Raises:
         InputError: what the user can mend.
     """
-    options = resolved(config)
-    measured = check(options)
+    measured = check(resolved(config))
     from ctl_lightning.benchmarks.machine import machine
     from ctl_lightning.benchmarks.measure import Maker, measure
     from ctl_lightning.runtime.console import console, quiet_lightning
     from ctl_lightning.runtime.files import write_text
     from ctl_lightning.runtime.memory import keep_freed_memory
     from ctl_lightning.training.compilation import compile_errors
+    from ctl_lightning.training.picture_options import with_preprocessing
     from ctl_lightning.training.trainer import skip_deterministic_fill
 
+    options = resolved(with_preprocessing(config))
     quiet_lightning()
     skip_deterministic_fill()
     run_dir = Path(options["paths"]["run_dir"])

@@ -36,8 +36,9 @@ def prepare(config: DictConfig) -> None:
     from ctl_lightning.runtime.console import console
     from ctl_lightning.runtime.errors import only_warned
     from ctl_lightning.runtime.files import write_text
+    from ctl_lightning.training.picture_options import with_preprocessing
 
-    data: TripletDataModule = build(config.data, "data")
+    data: TripletDataModule = build(with_preprocessing(config).data, "data")
     downloader: Downloader = build(config.download, "download")
     run_dir = Path(config.paths.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,7 @@ def train(config: DictConfig) -> float | None:
     from ctl_lightning.training.compilation import compile_errors
     from ctl_lightning.training.loggers import open_loggers
     from ctl_lightning.training.options import check
+    from ctl_lightning.training.picture_options import with_preprocessing
     from ctl_lightning.training.predict import ranked_split
     from ctl_lightning.training.run_directory import RunDirectory, noted_failure
     from ctl_lightning.training.setup import make_data_and_module, make_ready
@@ -54,6 +55,7 @@ def train(config: DictConfig) -> float | None:
     silence_other_ranks()
     skip_deterministic_fill()
     with noted_failure(Path(config.paths.run_dir)):
+        config = with_preprocessing(config)
         options = check(config)
         if options["keep_memory"]:
             keep_freed_memory()

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from factories import pictures, small
+from factories import backbone_of, pictures, small
 from torch import Tensor, nn
 
 from ctl_lightning.models.components.backbone import Backbone
@@ -55,7 +55,7 @@ class CountPasses:
 def test_features_have_the_documented_shapes(
     name: str, pooled_layer: str, region_layer: str, pooled: int, regions: int
 ) -> None:
-    backbone = Backbone(name, pooled_layer, region_layer, 7, frozen=True)
+    backbone = backbone_of(name, pooled_layer, region_layer, 7, frozen=True)
     features = backbone(pictures(2, size=224 if name != "small" else 56))
     assert features.pooled.shape == (2, pooled) == (2, backbone.pooled_features)
     assert features.regions.shape == (2, 49, regions)
@@ -130,7 +130,7 @@ def test_a_tuned_backbone_moves() -> None:
     before = net.backbone.state_dict()["network.regions.0.1.running_mean"].clone()
     triplet_distances(net, pictures(4), pictures(4, 1), pictures(4, 2), torch.tensor([0, 1, 2, 0]))[0].sum().backward()  # type: ignore[no-untyped-call]
     assert not torch.equal(net.backbone.state_dict()["network.regions.0.1.running_mean"], before)
-    assert all(parameter.grad is not None for parameter in net.backbone.network.regions.parameters())
+    assert all(parameter.grad is not None for parameter in net.backbone.network.get_submodule("regions").parameters())
 
 
 def test_weights_from_a_file_are_loaded_without_their_classifier(tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_weights_from_a_file_are_loaded_without_their_classifier(tmp_path: Path)
     torch.manual_seed(1)
     original = mobilenet_v2(weights=None).eval()
     torch.save(original.state_dict(), tmp_path / "w.pth")
-    backbone = Backbone("mobilenet_v2", "features.18", "features.14", 2, frozen=True)
-    backbone.load_weights(str(tmp_path / "w.pth"), "mobilenet_v2")
+    backbone = backbone_of("mobilenet_v2", "features.18", "features.14", 2, frozen=True)
+    backbone.load_weights(str(tmp_path / "w.pth"))
     images = pictures(1, size=64)
     expected = original.features((images / 255 - backbone.mean) / backbone.std).mean((2, 3))
     torch.testing.assert_close(backbone(images).pooled, expected, rtol=1e-4, atol=1e-5)
@@ -164,24 +164,24 @@ def test_bad_weights_are_refused(tmp_path: Path, content: str | None, reason: st
     elif content == "other":
         torch.save({"a": torch.zeros(1)}, path)
     with pytest.raises(InputError, match=reason):
-        small().load_weights(str(path), "small")
+        small().load_weights(str(path))
 
 
 def test_a_nearly_right_name_of_weights_is_suggested() -> None:
-    backbone = Backbone("mobilenet_v2", "features.18", "features.14", 7, frozen=True)
+    backbone = backbone_of("mobilenet_v2", "features.18", "features.14", 7, frozen=True)
     with pytest.raises(InputError, match=r"did you mean .IMAGENET1K_V"):
-        backbone.load_weights("IMAGENET1K_V9", "mobilenet_v2")
+        backbone.load_weights("IMAGENET1K_V9")
 
 
 def test_unknown_networks_and_layers_are_refused() -> None:
     with pytest.raises(InputError, match="did you mean 'resnet50'"):
-        Backbone("resnet-50", "flatten", "layer3", 7, frozen=True)
+        backbone_of("resnet-50", "flatten", "layer3", 7, frozen=True)
     with pytest.raises(InputError, match=r"no layer .*layer9"):
-        Backbone("resnet18", "flatten", "layer9", 7, frozen=True)
+        backbone_of("resnet18", "flatten", "layer9", 7, frozen=True)
 
 
 def test_one_layer_can_give_both_vector_and_regions() -> None:
-    features = Backbone("small", "regions", "regions", 1, frozen=True)(pictures(2))
+    features = backbone_of("small", "regions", "regions", 1, frozen=True)(pictures(2))
     torch.testing.assert_close(features.pooled, features.regions[:, 0])
 
 
@@ -204,7 +204,7 @@ def test_networks_and_layers_without_vector_or_map_are_refused(
     name: str, pooled_layer: str, region_layer: str, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(InputError, match=reason):
-        Backbone(name, pooled_layer, region_layer, 2, frozen=True)
+        backbone_of(name, pooled_layer, region_layer, 2, frozen=True)
     assert capfd.readouterr().err == ""
 
 

@@ -28,8 +28,8 @@ from ctl_lightning.benchmarks.step import BACKBONE as ALONE
 from ctl_lightning.benchmarks.step import END_TO_END, FORWARD, LOGGING, NAIVE, STEP, _operations, fit_rate
 from ctl_lightning.benchmarks.timing import Row, rates, ratio
 from ctl_lightning.data.triplets import TripletDataset
-from ctl_lightning.models.components.backbone import IMAGENET_MEAN, IMAGENET_STD
 from ctl_lightning.models.components.distance import query, query_distance
+from ctl_lightning.models.components.preprocessing import IMAGENET
 from ctl_lightning.models.components.style_network import StyleNetwork
 from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError
@@ -253,7 +253,7 @@ def test_the_usual_way_loads_the_same_pictures(make_data: MakeData) -> None:
     triplets = data.train_dataloader().dataset
     assert isinstance(triplets, TripletDataset)
     usual = UsualTriplets(data, triplets)
-    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    mean, std = torch.tensor(IMAGENET.mean).view(3, 1, 1), torch.tensor(IMAGENET.std).view(3, 1, 1)
     for index in (0, 7):
         *theirs, category = usual[index]
         ours = triplets[0, index]

@@ -21,7 +21,7 @@ from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.splits import split_of
 from ctl_lightning.metrics.ranking import CatalogueRanking, Ranked
 from ctl_lightning.models.checkpoint import read_checkpoint
-from ctl_lightning.models.components.backbone import SmallNetwork
+from ctl_lightning.models.components.libraries.small import SmallNetwork
 from ctl_lightning.models.components.network import Network
 from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.config import build

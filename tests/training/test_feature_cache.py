@@ -10,7 +10,7 @@ import torch
 from factories import BACKBONE, TINY, Compose
 
 from ctl_lightning.models.checkpoint import read_checkpoint
-from ctl_lightning.models.components.backbone import SmallNetwork
+from ctl_lightning.models.components.libraries.small import SmallNetwork
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.train import train
 from ctl_lightning.training.feature_cache import uses_cache

@@ -17,7 +17,7 @@ from ctl_lightning.benchmarks.timing import Row, rates, ratio
 from ctl_lightning.data.crop import scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.triplets import TripletDataset
-from ctl_lightning.models.components.backbone import IMAGENET_MEAN, IMAGENET_STD
+from ctl_lightning.models.components.preprocessing import IMAGENET
 
 IMAGES_A_TRIPLET = 3
 
@@ -35,7 +35,7 @@ class UsualTriplets(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
                 transforms.RandomCrop(data.image_size),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+                transforms.Normalize(IMAGENET.mean, IMAGENET.std),
             ]
         )
 

@@ -14,10 +14,13 @@ from ctl_lightning.runtime.pace import WAIT_POLICY, allowed_cores
 STEPS = """
 import sys, time, torch
 from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.models.components.preprocessing import IMAGENET
 from ctl_lightning.models.components.losses import HingeLoss
 from ctl_lightning.models.hybrid import Hybrid
 torch.manual_seed(0)
-network = Hybrid(Backbone("small", "pooled", "regions", 7, False), 8, dim=128, hidden=256, dropout=0.0, attention="category", squared=True)
+backbone = {"library": "small", "name": "small", "pooled_layer": "pooled", "region_layer": "regions", "grid": 7}
+backbone |= {"preprocessing": IMAGENET.plain(), "frozen": False, "checkpointing": False}
+network = Hybrid(Backbone(backbone), 8, dim=128, hidden=256, dropout=0.0, attention="category", squared=True)
 loss, optimiser = HingeLoss(0.2), torch.optim.Adam(network.parameters(), fused=True)
 scene, near, far = (torch.randint(0, 256, (64, 3, 56, 56), dtype=torch.uint8) for _ in range(3))
 category = torch.arange(64) % 8

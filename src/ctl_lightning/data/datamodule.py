@@ -35,6 +35,9 @@ from ctl_lightning.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
 
+LEFT_TO_WEIGHTS = ("stored_size", "image_size")
+"""Options that a config may leave to the weights of the backbone."""
+
 
 class TripletDataModule(PreparedData, LightningDataModule):
     """Batches of triplets (or pairs) for training; of scene crops and catalogue products for validation and test.
@@ -132,8 +135,12 @@ class TripletDataModule(PreparedData, LightningDataModule):
 
     @staticmethod
     def option_hints(options: Mapping[str, Any]) -> dict[str, Any]:
-        """Option name -> type annotation, with those of the chosen source under "source"; see `runtime.config`."""
+        """Option name -> type annotation, with those of the chosen source under "source"; see `runtime.config`.
+
+        In a config, sizes may be null: the weights of the backbone then decide (`training.picture_options`).
+        """
         hints = get_type_hints(TripletDataModule.__init__)
+        hints |= {name: hints[name] | None for name in LEFT_TO_WEIGHTS}
         source = options.get("source")
         of_source = source_hints(source) if isinstance(source, Mapping) else dict[str, Any]
         return {name: hint for name, hint in hints.items() if name != "return"} | {"source": of_source}

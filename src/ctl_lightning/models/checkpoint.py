@@ -7,13 +7,17 @@ from typing import Any
 
 import torch
 
+from ctl_lightning.models.components.libraries.registry import LIBRARIES
 from ctl_lightning.models.components.network import Network
 from ctl_lightning.models.registry import METHODS, make_network, own_options
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing
 
-FORMAT = 2
+FORMAT = 3
 """Version of the checkpoint format; `_upgraded` reads older ones. Package version 0.1 wrote none, which means 1."""
+
+CONTINUED = (2, FORMAT)
+"""Formats whose runs can be continued: Lightning reads the file itself, without the upgrade of older ones."""
 
 NEEDED = {"state_dict": dict, "hyper_parameters": dict, "pytorch-lightning_version": str}
 """What every checkpoint has, of which type."""
@@ -93,14 +97,25 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"ckpt_path={path}: a newer version of ctl_lightning wrote it (checkpoint format {written}, here {FORMAT}); "
             "update ctl_lightning"
         )
-    return checkpoint if written == FORMAT else _upgraded(checkpoint)
+    if written < 2:
+        checkpoint = _named_as_in_2(checkpoint)
+    return checkpoint if written == FORMAT else _with_preprocessing(checkpoint)
 
 
-def _upgraded(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint of format 1 as it would be written today.
+def _with_preprocessing(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of format 2 as it would be written today: its backbone names its library and its preprocessing."""
+    options = checkpoint["hyper_parameters"]
+    old = options.get("backbone")
+    if not isinstance(old, dict) or "name" not in old:
+        return checkpoint  # what is wrong is told where the network is made
+    backbone = {"library": "small" if old["name"] == "small" else "torchvision", **old}
+    found = LIBRARIES[backbone["library"]].preprocessing({"weights": None, **backbone})  # type: ignore[typeddict-item]
+    backbone["preprocessing"] = found.plain()
+    return checkpoint | {"hyper_parameters": options | {"backbone": backbone}}
 
-    Its `format` stays 1, so that no run continues it: to do so, Lightning reads the file itself, without this upgrade.
-    """
+
+def _named_as_in_2(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of format 1 with the names of format 2. Its `format` stays 1, so that no run continues it."""
     options = checkpoint["hyper_parameters"]
     if options["method"] in METHODS:
         others = {name for kind in METHODS.values() for name in own_options(kind)} - own_options(

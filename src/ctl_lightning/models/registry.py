@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_type_hints
 
 from ctl_lightning.models.bpr_dae import DualAutoEncoder
-from ctl_lightning.models.components.backbone import Backbone, BackboneOptions
+from ctl_lightning.models.components.backbone import Backbone
+from ctl_lightning.models.components.libraries.library import BackboneOptions
 from ctl_lightning.models.components.losses import (
     BPRLoss,
     ContrastiveLoss,
@@ -68,7 +69,7 @@ def make_network(
         raise ValueError(
             f"method={method} has no option {name!r}{suggestion(name, own)}; it has: {', '.join(own) or 'none'}"
         )
-    made = Backbone.of(backbone) if kind.sees else None
+    made = Backbone(backbone) if kind.sees else None
     network = kind(made, categories, **options)
     if loss is not None and network.losses and loss not in network.losses:
         plain = " with model.squared=false" if options.get("squared") is False else ""

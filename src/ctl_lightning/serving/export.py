@@ -91,7 +91,7 @@ def export(encoder: Encoder, folder: Path, onnx: bool) -> list[Path]:
     busy = f"output={folder}: another process writes there; wait for it, or choose another folder"
     with alone(folder / ".lock", busy):
         with TemporaryDirectory(prefix=".export-", dir=folder) as made:
-            programs = {name: _write_program(Path(made, f"{name}.pt2"), *both) for name, both in encoders.items()}
+            programs = {name: write_program(Path(made, f"{name}.pt2"), *both) for name, both in encoders.items()}
             write_text(Path(made, "serving.json"), json.dumps(_described(encoder), indent=1, ensure_ascii=False) + "\n")
             # serving.json goes first and comes last: files of two networks never pass for one export.
             for name in ("serving.json", *(f"{name}.onnx" for name in encoders)):
@@ -102,7 +102,7 @@ def export(encoder: Encoder, folder: Path, onnx: bool) -> list[Path]:
         if onnx:
             for name, (module, inputs) in encoders.items():
                 written.append(folder / f"{name}.onnx")
-                _write_onnx(written[-1], programs[name], module, inputs)
+                write_onnx(written[-1], programs[name], module, inputs)
     return written
 
 
@@ -120,7 +120,7 @@ def _described(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _write_program(path: Path, module: nn.Module, inputs: Inputs) -> ExportedProgram:
+def write_program(path: Path, module: nn.Module, inputs: Inputs) -> ExportedProgram:
     """Writes PATH, reads it back and compares. Raises InputError: torch.export cannot, or it gives other vectors."""
     batch = torch.export.Dim("batch", min=1)
     with (
@@ -139,7 +139,7 @@ def _write_program(path: Path, module: nn.Module, inputs: Inputs) -> ExportedPro
     return program
 
 
-def _write_onnx(path: Path, program: ExportedProgram, module: nn.Module, inputs: Inputs) -> None:
+def write_onnx(path: Path, program: ExportedProgram, module: nn.Module, inputs: Inputs) -> None:
     """Writes PATH, reads it back and compares. Raises InputError: torch.onnx cannot, or it gives other vectors."""
     import onnxruntime
 

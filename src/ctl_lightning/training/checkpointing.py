@@ -12,7 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from ctl_lightning.models.checkpoint import FORMAT, OF_TRAINING, read_checkpoint
+from ctl_lightning.models.checkpoint import CONTINUED, OF_TRAINING, read_checkpoint
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing
 
@@ -28,7 +28,7 @@ def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -
             weights do not fit.
     """
     checkpoint = read_checkpoint(path)
-    if checkpoint["format"] != FORMAT:
+    if checkpoint["format"] not in CONTINUED:
         raise InputError(
             f"ckpt_path={path}: an older version of ctl_lightning wrote it, so it can be evaluated and served, but not continued; start a "
             "new run without ckpt_path"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.store.features import features_file
-from ctl_lightning.models.components.backbone import BackboneOptions
+from ctl_lightning.models.components.libraries.library import BackboneOptions
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.training.module import CompleteTheLook
 

@@ -13,7 +13,7 @@ from ctl_lightning.data.triplets import EvaluationImage, PairBatch, Triplet
 from ctl_lightning.metrics.pair_metrics import PairScores, logged_values, score_pairs
 from ctl_lightning.metrics.ranking import CatalogueRanking, FixedRanking, IncompleteError, Kind, Ranked, Ranking
 from ctl_lightning.models.checkpoint import FORMAT, fits_this_revision
-from ctl_lightning.models.components.backbone import BackboneOptions
+from ctl_lightning.models.components.libraries.library import BackboneOptions
 from ctl_lightning.models.components.losses import Loss, in_batch_negatives
 from ctl_lightning.models.components.network import Network, require_positive
 from ctl_lightning.models.components.triplet_statistics import observations
@@ -104,7 +104,7 @@ class CompleteTheLook(LightningModule):
         """Loads the pretrained weights that the options name. Not needed for a checkpoint, which has all weights."""
         backbone: BackboneOptions = self.hparams["backbone"]
         if self.sees and backbone["weights"] is not None:
-            self.network.backbone.load_weights(backbone["weights"], backbone["name"])
+            self.network.backbone.load_weights(backbone["weights"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the version of the checkpoint format."""

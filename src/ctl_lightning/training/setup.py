@@ -13,6 +13,7 @@ from ctl_lightning.training.compilation import compile_network
 from ctl_lightning.training.feature_cache import cache_features, uses_cache
 from ctl_lightning.training.module import CompleteTheLook
 from ctl_lightning.training.options import short_form
+from ctl_lightning.training.picture_options import warn_if_small
 from ctl_lightning.training.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ def make_data_and_module(run: RunDirectory) -> tuple[TripletDataModule, Complete
     module: CompleteTheLook = build(options["model"], "model", categories=data.categories)
     if module.learns and options["backbone"]["frozen"] and options["backbone"]["weights"] is None:
         log.warning("backbone.frozen=true with backbone.weights=null: the features will be those of a random network")
+    if module.sees:
+        warn_if_small(options)
+        module.network.backbone.check_size(options["data"]["image_size"])
     module.load_backbone_weights()  # before packing images, which takes long: missing weights show at once
     data.setup()
     console.print(data.summary())

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from factories import backbone_of
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -14,14 +15,15 @@ LAYERS = {
     path.stem: (options.pooled_layer, options.region_layer)
     for path in sorted((config_dir() / "backbone").glob("*.yaml"))
     for options in [OmegaConf.load(path)]
+    if "pooled_layer" in options  # those of timm: test_timm_networks.py
 }
 
 
 def backbones(name: str, frozen: bool = False) -> tuple[Backbone, Backbone]:
     """The same backbone without and with checkpointing."""
     torch.manual_seed(0)
-    plain = Backbone(name, *LAYERS[name], 2, frozen)
-    recomputed = Backbone(name, *LAYERS[name], 2, frozen, checkpointing=True)
+    plain = backbone_of(name, *LAYERS[name], 2, frozen)
+    recomputed = backbone_of(name, *LAYERS[name], 2, frozen, checkpointing=True)
     recomputed.load_state_dict(plain.state_dict())
     return plain, recomputed
 

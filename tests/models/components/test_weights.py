@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories import pictures, small
+from factories import BACKBONE, pictures, small
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ctl_lightning.models.components.backbone import SmallNetwork
+from ctl_lightning.models.components.backbone import Backbone, preprocessing_of
+from ctl_lightning.models.components.libraries.small import SmallNetwork
 from ctl_lightning.models.components.weights import load_file
 from ctl_lightning.runtime.errors import InputError
 
@@ -38,7 +39,7 @@ def prefixed(prefix: str, state: State) -> State:
 
 def loaded(path: Path) -> State:
     network = SmallNetwork()
-    assert load_file(network, path, "small") == {}
+    load_file(network, path, "small")
     return network.state_dict()
 
 
@@ -125,9 +126,12 @@ def test_a_checkpoint_of_ours_gives_its_backbone_with_its_preprocessing(tmp_path
     trained.mean += 0.1
     others = {"head.weight": torch.ones(3), **trained.state_dict(prefix="network.backbone.")}
     torch.save({"state_dict": others, "epoch": 3, "loops": {}}, tmp_path / "last.ckpt")
-    images, found = pictures(2), small()
-    found.load_weights(str(tmp_path / "last.ckpt"), "small")
-    assert torch.equal(found.eval()(images).pooled, trained.eval()(images).pooled)
+    weights = str(tmp_path / "last.ckpt")
+    preprocessing = preprocessing_of(BACKBONE | {"weights": weights, "preprocessing": {}})
+    torch.testing.assert_close(torch.tensor(preprocessing.mean), trained.mean.flatten())
+    images, found = pictures(2), Backbone(BACKBONE | {"preprocessing": preprocessing.plain(), "grid": 7})
+    found.load_weights(weights)
+    torch.testing.assert_close(found.eval()(images).pooled, trained.eval()(images).pooled)
 
 
 def test_which_of_weights_and_average_is_taken_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -196,7 +200,7 @@ CONTENT: dict[str, tuple[Any, str]] = {
     ),
     "a pickled network": (
         SmallNetwork,
-        r"holds Python objects .*backbone\.SmallNetwork.*save the state dict in it again",
+        r"holds Python objects .*small\.SmallNetwork.*save the state dict in it again",
     ),
     "a pickled network within": (lambda: {"model": nn.Linear(2, 2)}, r"holds Python objects .*\(torch\.nn\..*Linear\)"),
     "a namespace": (lambda: {"model": state_of(1), "args": argparse.Namespace(lr=1)}, r"\(argparse\.Namespace\)"),

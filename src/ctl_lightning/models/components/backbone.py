@@ -1,45 +1,22 @@
-"""How uint8 pictures become one pooled vector and one region map each. The only file that knows their preprocessing."""
+"""How uint8 pictures become one pooled vector and one region map each. The only file that applies their preprocessing."""
 
 import hashlib
+import logging
 from contextlib import redirect_stderr
 from io import StringIO
-from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
-from torchvision.models import get_model, get_model_weights, list_models
-from torchvision.models.feature_extraction import create_feature_extractor
-from typing_extensions import TypedDict  # on Python 3.11 pydantic cannot read typing's
 
-from ctl_lightning.models.components.gradient_checkpointing import Recomputed
+from ctl_lightning.models.components.hub import local_weights
+from ctl_lightning.models.components.libraries.library import BackboneOptions
+from ctl_lightning.models.components.libraries.registry import LIBRARIES
+from ctl_lightning.models.components.preprocessing import Preprocessing, beside, of_checkpoint, of_values, overridden
 from ctl_lightning.models.components.weights import load_file
 from ctl_lightning.runtime.errors import InputError, suggestion
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class BackboneOptions(TypedDict):
-    """Options of conf/backbone, as plain values.
-
-    See `Backbone` for most, `Backbone.load_weights` for `weights`, `training.feature_cache` for `cache` and those after
-    it.
-    """
-
-    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
-
-    name: str
-    weights: str | None
-    pooled_layer: str
-    region_layer: str
-    grid: int
-    frozen: bool
-    checkpointing: bool
-    cache: Literal["auto", "always", "never"]
-    cache_views: int
-    cache_dtype: Literal["float16", "bfloat16"]
+log = logging.getLogger(__name__)
 
 
 class Features(NamedTuple):
@@ -49,116 +26,85 @@ class Features(NamedTuple):
     regions: Tensor
 
 
-class SmallNetwork(nn.Module):
-    """Five convolutions for synthetic looks of about 56 pixels, trained from scratch on a CPU in minutes.
-
-    A unit of `regions` sees 28 x 28 pixels, so no unit sees both walls of a synthetic look of 56 pixels.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Patches first: overlapping convolutions at full size took half of the run time and learned no more.
-        self.regions = nn.Sequential(
-            _convolution(3, 48, 4, 4, 0), _convolution(48, 96, 3, 2, 1), _convolution(96, 96, 3, 1, 1)
-        )
-        self.pooled = nn.Sequential(_convolution(96, 128, 3, 2, 1), _convolution(128, 128, 3, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, S, S) -> feature maps (B, 128, S / 16, S / 16)."""
-        return self.pooled(self.regions(images))
-
-
-def _convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
-
-
 class Backbone(nn.Module):
-    """An image network, chosen by name, that gives the outputs of two of its layers.
+    """An image network of a library, chosen by name, with the preprocessing of its weights.
 
     Args:
-        name: "small", or the name of a classification network of torchvision, such as "resnet50", that takes pictures of
-            64 pixels as well as of other sizes (not ViT, MaxViT or Inception).
-        pooled_layer: name of the layer that gives the pooled vector; a map is averaged over its area.
-        region_layer: name of the layer that gives the region map.
-        grid: side of the grid of regions; the region map is averaged down to grid x grid regions.
-        frozen: whether it is not trained: no gradients, always eval mode, and BatchNorm statistics do not move.
-        checkpointing: whether training computes activations again instead of keeping them; see `Recomputed`.
+        options: `library` and `name` of the network, and its layers, see the library; `preprocessing`, what is not None
+            takes the place of ImageNet's; `grid`, the side of the grid of regions: the region map is averaged down to
+            grid x grid regions; `frozen`, whether it is not trained: no gradients, always eval mode, and BatchNorm
+            statistics do not move; `checkpointing`, whether training computes activations again instead of keeping them.
 
     Raises:
-        InputError: unknown network or layer; a network for pictures of one size alone; a layer of another shape.
+        InputError: unknown network or layer; a network that refuses pictures; a layer of another shape.
         ValueError: a grid below 1.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, name: str, pooled_layer: str, region_layer: str, grid: int, frozen: bool, checkpointing: bool = False
-    ) -> None:
+    def __init__(self, options: BackboneOptions) -> None:
         super().__init__()
-        network = _network(name)
-        try:
-            self.network = create_feature_extractor(network, {pooled_layer: "pooled", region_layer: "regions"})
-        except ValueError:
-            layers = ", ".join(layer for layer, _ in network.named_children())
-            raise InputError(
-                f"backbone: {name} has no layer {pooled_layer!r} or {region_layer!r}; its outermost layers are {layers}"
-            ) from None
+        if options["grid"] < 1:
+            raise ValueError(f"backbone.grid must be at least 1, not {options['grid']}")
+        self._options = options
+        self._library = LIBRARIES[options["library"]]
+        self.network = self._library.make(options)
         self.network.to(memory_format=torch.channels_last)
-        self.to_grid = nn.AdaptiveAvgPool2d(grid)
-        self.grid = grid
-        self.frozen = frozen
-        self._identity = {"name": name, "pooled_layer": pooled_layer, "region_layer": region_layer, "grid": grid}
-        self._recomputed = Recomputed(self.network) if checkpointing else None
+        self.grid, self.frozen = options["grid"], options["frozen"]
+        self.to_grid = nn.AdaptiveAvgPool2d(self.grid)
+        self._recomputed = self._library.recomputed(self.network) if options["checkpointing"] else None
+        preprocessing = of_values(options["preprocessing"], "backbone.preprocessing")
         # Buffers, so that the preprocessing is saved with the weights.
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
-        if frozen:
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1))
+        if self.frozen:
             self.network.requires_grad_(False)
-        if grid < 1:
-            raise ValueError(f"backbone.grid must be at least 1, not {grid}")
         self.pooled_features, self.region_features = self._widths()
         self.train()
 
-    @classmethod
-    def of(cls, options: BackboneOptions) -> "Backbone":
-        """The backbone that options describe, with random weights."""
-        return cls(
-            options["name"],
-            options["pooled_layer"],
-            options["region_layer"],
-            options["grid"],
-            options["frozen"],
-            options["checkpointing"],
-        )
-
     def _widths(self) -> tuple[int, int]:
         """Numbers F of pooled and C of region features. Raises InputError: the layers give no vector, or no map."""
-        name, pooled_layer, region_layer = (self._identity[key] for key in ("name", "pooled_layer", "region_layer"))
+        name, layers = self._options["name"], self._options
         try:
-            with torch.no_grad(), redirect_stderr(StringIO()):  # where torch.fx prints tracebacks
-                maps = self.eval().network(torch.zeros(1, 3, 64, 64))
+            maps = self._probed(self._library.probed_size(self.network))
         except (RuntimeError, AssertionError, ValueError):
             raise InputError(
                 f"backbone.name={name}: it refuses pictures of 64 pixels; give a network that takes pictures of any size, "
-                "such as resnet50, efficientnet_b0 or convnext_tiny"
+                "such as resnet50, efficientnet_b0 or convnext_tiny, or timm's of that name with backbone=timm"
             ) from None
         pooled, regions = maps.get("pooled", maps["regions"]).shape, maps["regions"].shape
         if not (len(pooled) == 2 or _is_map(pooled)):
             raise InputError(
-                f"backbone.pooled_layer={pooled_layer}: of {name} it gives {tuple(pooled)}, neither a vector (B, F) nor a "
+                f"backbone.pooled_layer={layers.get('pooled_layer')}: of {name} it gives {tuple(pooled)}, neither a vector (B, F) nor a "
                 "map (B, C, H, W); give another layer"
             )
         if not _is_map(regions):
             raise InputError(
-                f"backbone.region_layer={region_layer}: of {name} it gives {tuple(regions)}, not a map (B, C, H, W); give "
+                f"backbone.region_layer={layers.get('region_layer')}: of {name} it gives {tuple(regions)}, not a map (B, C, H, W); give "
                 "another layer"
             )
         return pooled[1], regions[1]
+
+    def _probed(self, size: int) -> dict[str, Tensor]:
+        with torch.no_grad(), redirect_stderr(StringIO()):  # where torch.fx prints tracebacks
+            maps: dict[str, Tensor] = self.eval().network(torch.zeros(1, 3, size, size))
+        return maps
+
+    def check_size(self, size: int) -> None:
+        """Raises InputError: the network does not take pictures of `size` pixels, or gives too few regions of them."""
+        training, name = self.training, self._options["name"]
+        try:
+            self(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.mean.device))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"data.image_size={size}: {name} takes pictures of {self._library.probed_size(self.network)} pixels only; "
+                "leave data.image_size out"
+            ) from None
+        finally:
+            self.train(training)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Sets training or eval mode; a frozen backbone stays in eval mode."""
@@ -193,46 +139,57 @@ class Backbone(nn.Module):
         return normalised.contiguous(memory_format=torch.channels_last)
 
     def identity(self) -> dict[str, Any]:
-        """All that the features depend on, as plain values: name, layers, grid, hash of weights and preprocessing."""
-        return self._identity | {"weights": hash_of_weights(self)}
+        """All that the features depend on, as plain values: name, layers, grid, hash of weights, mean and deviation."""
+        return self._library.identity(self._options) | {"grid": self.grid, "weights": hash_of_weights(self)}
 
-    def load_weights(self, weights: str, name: str) -> None:
-        """Loads pretrained weights, and the preprocessing that they were trained with.
+    def load_weights(self, weights: str) -> None:
+        """Loads pretrained weights. Their preprocessing is in the options that the backbone was made with.
 
         Args:
-            weights: a name in torchvision's enum for this network, such as IMAGENET1K_V2, or a file; see `load_file`.
-            name: name of the network, such as "resnet50".
+            weights: a name that the library has for weights of this network, such as IMAGENET1K_V2 or hub, or a file; see
+                `load_file`.
 
         Raises:
             InputError: neither a known name nor a readable file with weights of this network; a download that fails.
         """
-        path = Path(weights).expanduser()
-        if name != "small" and weights in (known := get_model_weights(name)).__members__:
-            try:
-                state = known[weights].get_state_dict(progress=True, check_hash=True)
-            except (
-                OSError,
-                RuntimeError,
-                UnpicklingError,
-                EOFError,
-            ) as error:  # no network; a broken file in torch's cache
-                raise InputError(
-                    f"backbone.weights={weights}: could not download them ({' '.join(str(error).split())}); "
-                    "give a file with backbone.weights=FILE"
-                ) from None
-            self.network.load_state_dict(state, strict=False)  # the classifier is cut off
-            preprocessing = known[weights].transforms()
-            self.mean.copy_(torch.tensor(preprocessing.mean).view(3, 1, 1))
-            self.std.copy_(torch.tensor(preprocessing.std).view(3, 1, 1))
-        elif path.exists():
-            for buffer, value in load_file(self.network, path, name).items():
-                getattr(self, buffer).copy_(value)
+        name, names = self._options["name"], self._library.named_weights(self._options["name"])
+        if weights in names:
+            self._library.load_named(self.network, name, weights)
+        elif (path := local_weights(weights)).exists():
+            load_file(self._library.in_file(self.network), path, name)
         else:
-            names = [] if name == "small" else list(get_model_weights(name).__members__)
             raise InputError(
                 f"backbone.weights={weights}: neither a file nor one of the names {', '.join(names) or '(none)'} "
                 f"of {name}{suggestion(weights, names)}"
             )
+
+
+def preprocessing_of(options: BackboneOptions) -> Preprocessing:
+    """The preprocessing of the weights that options name, with what the options say in its place.
+
+    That of a file is what is written in it (a checkpoint of ours) or beside it, see `preprocessing.beside`; else, and
+    that is told, that of the library's own weights of the network.
+
+    Raises:
+        InputError: unknown network; a value or a file that is no preprocessing.
+    """
+    library, weights = LIBRARIES[options["library"]], options["weights"]
+    found = library.preprocessing(options)
+    if weights is not None and weights not in library.named_weights(options["name"]):
+        path = local_weights(weights)
+        if own := of_checkpoint(path):
+            found = own
+        elif written := beside(path):
+            found, where = written
+            log.info("backbone.weights=%s: their preprocessing is written in %s", weights, where)
+        elif found.size is not None and path.is_file():
+            log.info(
+                "backbone.weights=%s: nothing beside the file says how its pictures were made; taken as for %s: mean %s, "
+                "std %s, %s pixels, %s; if that is wrong, give backbone.preprocessing.mean=[...] and so on, or %s",
+                *(weights, options["name"], found.mean, found.std, found.size, found.interpolation),
+                path.with_suffix(".json").name,
+            )
+    return overridden(found, options["preprocessing"], "backbone.preprocessing")
 
 
 def hash_of_weights(module: nn.Module) -> str:
@@ -247,16 +204,3 @@ def hash_of_weights(module: nn.Module) -> str:
 def _is_map(shape: torch.Size) -> bool:
     """Whether an output for a square picture is (B, C, S, S); networks of tokens give (B, N, C) or (B, S, S, C)."""
     return len(shape) == 4 and shape[2] == shape[3]
-
-
-def _network(name: str) -> nn.Module:
-    if name == "small":
-        return SmallNetwork()
-    known = ["small", *list_models(module=models)]
-    if name not in known:
-        raise InputError(
-            f"backbone.name: no network {name!r}{suggestion(name, known)}; the names of torchvision's classification networks "
-            "are known here, and small"
-        )
-    network: nn.Module = get_model(name, weights=None)
-    return network

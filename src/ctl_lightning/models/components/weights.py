@@ -30,7 +30,7 @@ DEPTH = 8
 """Levels of nesting that are looked through; what trainers write has at most four."""
 
 
-def load_file(network: nn.Module, path: Path, name: str) -> dict[str, Tensor]:
+def load_file(network: nn.Module, path: Path, name: str) -> None:
     """Loads the weights of a network, or of the part of it that is used, from a file.
 
     The state dict may be anywhere in the file, under any key (`state_dict`, `model`, ...), and its names may have any
@@ -42,10 +42,6 @@ def load_file(network: nn.Module, path: Path, name: str) -> dict[str, Tensor]:
             shapes, and finite. Other floating-point types are converted.
         path: file that `torch.save` or safetensors wrote.
         name: name of the network, such as "resnet50", for messages.
-
-    Returns:
-        `mean` and `std` of the preprocessing, (3, 1, 1) each, if the file is a checkpoint of ours, which has them beside
-        the network; else nothing.
 
     Raises:
         InputError: unreadable, or other weights; the message says what the file holds and what differs first.
@@ -66,9 +62,6 @@ def load_file(network: nn.Module, path: Path, name: str) -> dict[str, Tensor]:
         if count is not None and (count.dtype, count.shape) == (own[key].dtype, own[key].shape):
             found[key] = count
     network.load_state_dict(found, strict=False)
-    beside = prefix.removesuffix("network.")
-    preprocessing = {key: tensors[beside + key] for key in ("mean", "std") if beside + key in tensors}
-    return {key: value for key, value in preprocessing.items() if beside != prefix and value.shape == (3, 1, 1)}
 
 
 def _read(path: Path, where: str) -> Any:

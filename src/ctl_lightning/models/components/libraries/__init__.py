@@ -1,0 +1,1 @@
+"""The libraries that image networks come from: one library, one file."""

@@ -1,0 +1,84 @@
+"""The contract of a library of image networks, and the options of a backbone that it reads."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import (
+    Any,
+    Literal,
+    NotRequired,  # on Python 3.11 pydantic cannot read typing's
+)
+
+from torch import Tensor, nn
+from typing_extensions import TypedDict
+
+from ctl_lightning.models.components.preprocessing import Preprocessing, PreprocessingOptions
+
+LibraryName = Literal["small", "torchvision", "timm"]
+
+
+class BackboneOptions(TypedDict):
+    """Options of conf/backbone, as plain values.
+
+    See `Backbone` for most, its library for `name`, `weights` and layers, `training.feature_cache` for `cache` and those
+    after it.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    library: LibraryName
+    name: str
+    weights: str | None
+    preprocessing: PreprocessingOptions
+    pooled_layer: NotRequired[str]  # of small and torchvision
+    region_layer: NotRequired[str]
+    layers: NotRequired[list[int] | None]  # of timm
+    grid: int
+    frozen: bool
+    checkpointing: bool
+    cache: Literal["auto", "always", "never"]
+    cache_views: int
+    cache_dtype: Literal["float16", "bfloat16"]
+
+
+Maps = dict[str, Tensor]
+"""Outputs of a network for pictures: `pooled` (B, F) or a map (B, F, H, W), and `regions` (B, C, H, W)."""
+
+
+class Library(ABC):
+    """Where image networks come from: what is different from one library to the next."""
+
+    @abstractmethod
+    def make(self, options: BackboneOptions) -> nn.Module:
+        """The network with random weights: normalised pixels (B, 3, S, S) -> `Maps`.
+
+        Raises:
+            InputError: unknown network or layer.
+        """
+
+    @abstractmethod
+    def probed_size(self, network: nn.Module) -> int:
+        """Side in pixels of pictures that the network takes for certain, to find the widths of its outputs."""
+
+    @abstractmethod
+    def identity(self, options: BackboneOptions) -> dict[str, Any]:
+        """What of the options decides the features, beside weights, grid and preprocessing, as plain values."""
+
+    @abstractmethod
+    def preprocessing(self, options: BackboneOptions) -> Preprocessing:
+        """What the named weights were trained on, if no file says otherwise. Raises InputError: unknown network."""
+
+    @abstractmethod
+    def named_weights(self, name: str) -> list[str]:
+        """Names of the weights that the library has of a network, for `backbone.weights`."""
+
+    @abstractmethod
+    def load_named(self, network: nn.Module, name: str, weights: str) -> None:
+        """Loads the weights of this name, one of `named_weights`. Raises InputError: they cannot be had."""
+
+    def in_file(self, network: nn.Module) -> nn.Module:
+        """The part of the network whose names a file of weights has."""
+        return network
+
+    @abstractmethod
+    def recomputed(self, network: nn.Module) -> Callable[[Tensor], Maps]:
+        """The network, with activations computed again in the backward pass instead of kept; the same numbers."""

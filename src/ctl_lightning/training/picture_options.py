@@ -1,0 +1,56 @@
+"""How large are pictures, and how are they resized, where the data options leave that to the backbone's weights?"""
+
+import logging
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ctl_lightning.models.components.backbone import preprocessing_of
+from ctl_lightning.models.components.preprocessing import Preprocessing
+from ctl_lightning.runtime.config import Config, literal, resolved
+from ctl_lightning.runtime.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+def with_preprocessing(config: DictConfig) -> DictConfig:
+    """A config with what the weights of its backbone were trained on, in place of each null of it.
+
+    These are `backbone.preprocessing`, and of the data `stored_size`, `image_size` and `interpolation`.
+
+    Raises:
+        InputError: unknown network; a preprocessing that cannot be read; data options that contradict it.
+    """
+    options = resolved(config)
+    found = preprocessing_of(options["backbone"])
+    changed = {"backbone": {"preprocessing": found.plain()}, "data": _picture_options(options["data"], found)}
+    return OmegaConf.merge(config, literal(changed))  # type: ignore[return-value]
+
+
+def _picture_options(data: Config, found: Preprocessing) -> dict[str, Any]:
+    """The three data options, those that are given as they are."""
+    stored, seen, resampled = (data.get(name) for name in ("stored_size", "image_size", "interpolation"))
+    if resampled is not None and resampled != found.interpolation and found.size is not None:
+        raise InputError(
+            f"data.interpolation={resampled}: the backbone's weights were trained on pictures that were resized by "
+            f"{found.interpolation}; leave it out, or say with backbone.preprocessing.interpolation={resampled} that they were not"
+        )
+    if seen is None:
+        if found.size is None:
+            raise InputError("data.image_size has no value; this backbone takes any size: give data.image_size=N")
+        seen = found.size if stored is None else min(found.size, round(stored * found.crop_share))
+    if stored is None:
+        stored = round(seen / found.crop_share)
+    return {"stored_size": stored, "image_size": seen}
+
+
+def warn_if_small(options: Config) -> None:
+    """Warns if the pictures of a resolved config are smaller than those that the backbone's weights were trained on."""
+    data, backbone = options["data"], options["backbone"]
+    size, share = backbone["preprocessing"]["size"], backbone["preprocessing"]["crop_share"]
+    if size is not None and data["image_size"] < size:
+        log.warning(
+            "data.image_size=%s data.stored_size=%s: the weights of %s were trained on %s pixels; leave both out, or give "
+            "data.image_size=%s data.stored_size=%s",
+            *(data["image_size"], data["stored_size"], backbone["name"], size, size, round(size / share)),
+        )
