@@ -93,7 +93,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"ckpt_path={path}: a newer version of ctl_lightning wrote it (checkpoint format {written}, here {FORMAT}); "
             "update ctl_lightning"
         )
-    return checkpoint if written == FORMAT else _upgraded(checkpoint)
+    return _completed(checkpoint if written == FORMAT else _upgraded(checkpoint))
 
 
 def _upgraded(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +115,14 @@ def _upgraded(checkpoint: dict[str, Any]) -> dict[str, Any]:
         source = named | {name: value for name, value in source.items() if name != "_target_"}
         upgraded["config"] = checkpoint["config"] | {"data": checkpoint["config"]["data"] | {"source": source}}
     return upgraded
+
+
+def _completed(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint with the options that came later, at what they were before there was a choice."""
+    config = checkpoint.get("config")
+    if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
+        return checkpoint
+    return checkpoint | {"config": config | {"data": {"interpolation": "bilinear"} | config["data"]}}
 
 
 @contextmanager
