@@ -98,8 +98,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
     ) -> None:
         if not 0 < image_size <= stored_size:
             raise ValueError(f"image_size must be between 1 and stored_size={stored_size}, not {image_size}")
-        _check_batches(batch_size, negatives, same_category)
-        _check_loading(num_workers, eval_batch_size)
+        _check_batches(batch_size, eval_batch_size, num_workers, negatives, same_category)
         LightningDataModule.__init__(self)
         PreparedData.__init__(
             self,
@@ -306,18 +305,17 @@ class TripletDataModule(PreparedData, LightningDataModule):
         }
 
 
-def _check_batches(batch_size: int, negatives: Negatives, same_category: int) -> None:
+def _check_batches(
+    batch_size: int, eval_batch_size: int, num_workers: int, negatives: Negatives, same_category: int
+) -> None:
+    if num_workers < 0 or eval_batch_size < 1:
+        raise ValueError("num_workers must be at least 0 and eval_batch_size at least 1")
     if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2 for batch normalisation, not {batch_size}")
     if negatives == "in_batch" and not 2 <= same_category <= batch_size:
         raise ValueError(
             f"same_category must be between 2 and batch_size={batch_size}, not {same_category}; give data.same_category=N"
         )
-
-
-def _check_loading(num_workers: int, eval_batch_size: int) -> None:
-    if num_workers < 0 or eval_batch_size < 1:
-        raise ValueError("num_workers must be at least 0 and eval_batch_size at least 1")
 
 
 def _as_it_is(batch: Any) -> Any:
