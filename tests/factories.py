@@ -78,6 +78,7 @@ def data_module(root: Path, cache: Path, **options: Any) -> TripletDataModule:
         "image_size": 32,
         "augment": "crop",
         "aspect": "stretch",
+        "interpolation": "bilinear",
         "store": "packed",
         "chunks_dir": None,
         "margin": 0.05,

@@ -42,6 +42,7 @@ def as_0_1_wrote_it(run: Path, folder: Path) -> Path:
         assert old.pop("format") == FORMAT
         old["hyper_parameters"] = OPTIONS_OF_ALL | old["hyper_parameters"]
         old["state_dict"] = {RENAMED.get(name, name): value for name, value in old["state_dict"].items()}
+        del old["config"]["data"]["interpolation"]
         source = old["config"]["data"]["source"]
         assert source.pop("name") == "shop_the_look"
         source["_target_"] = SOURCE
@@ -92,6 +93,30 @@ def test_it_is_not_continued_and_the_line_says_so(
     ):
         train_on(looks, cache, tmp_path / "new", f"ckpt_path={last}", "trainer.max_epochs=2")
     assert read_checkpoint(last)["format"] == 1
+
+
+def test_a_run_from_before_photos_had_a_choice_of_filters_is_continued_and_served(
+    served: tuple[Path, Path], tmp_path: Path, looks: Path, cache: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(served[0], old)
+    (old / "results.json").unlink()
+    for path in (old / "checkpoints").glob("*.ckpt"):
+        checkpoint = torch.load(path, weights_only=True)
+        assert checkpoint["config"]["data"].pop("interpolation") == "bilinear"
+        torch.save(checkpoint, path)
+    assert "interpolation" not in json.loads((served[1] / "catalogue.json").read_text())["identity"]["photos"]
+    photo = next((looks / "images").rglob("*.jpg"))
+    answers = [Recommender.from_checkpoint(run, served[1]).recommend(photo, "Shoes") for run in (old, served[0])]
+    assert answers[0] == answers[1]
+    last = old / "checkpoints" / "last.ckpt"
+    with pytest.raises(InputError, match=r"trained with data.interpolation='bilinear', this run has 'bicubic'"):
+        train_on(
+            *(looks, cache, tmp_path / "other", f"ckpt_path={last}", "trainer.max_epochs=2"),
+            "data.interpolation=bicubic",
+        )
+    run = train_on(looks, cache, tmp_path / "new", f"ckpt_path={last}", "trainer.max_epochs=2")
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["epoch"] == 1
 
 
 def test_what_a_newer_version_wrote_is_refused(served: tuple[Path, Path], tmp_path: Path) -> None:

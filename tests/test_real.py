@@ -65,7 +65,9 @@ def test_the_weights_see_what_is_in_a_photo() -> None:
 
     def pooled(category: str) -> torch.Tensor:
         names = sorted(name for name, path in catalogue.items() if path.endswith(category))[:12]
-        pixels = [decode(ImageItem(name, source.image_path(SUBSET, name), None), 224, "stretch") for name in names]
+        pixels = [
+            decode(ImageItem(name, source.image_path(SUBSET, name), None), 224, "stretch", "bilinear") for name in names
+        ]
         features = backbone(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)).pooled
         return torch.nn.functional.normalize(features, dim=1)
 

@@ -243,3 +243,11 @@ def test_evaluation_pictures_are_the_centres(make_data: MakeData) -> None:
     np.testing.assert_array_equal(batch.image[3].numpy().transpose(1, 2, 0), expected)
     assert len(queries.dataset) == len(task.queries)  # type: ignore[arg-type]
     assert len(products.dataset) == len(task.products)  # type: ignore[arg-type]
+
+
+def test_photos_that_most_are_enlarged_are_told_once(make_data: MakeData, caplog: pytest.LogCaptureFixture) -> None:
+    make_data(stored_size=36)  # of photos of 40 x 60 pixels, and of crops of 36 to 42 of their 60 rows
+    assert "fewer pixels" not in caplog.text
+    make_data(stored_size=52)
+    (said,) = [record.getMessage() for record in caplog.records if "fewer pixels" in record.getMessage()]
+    assert said.startswith("66 of 66 photos (a sample) have fewer pixels than data.stored_size=52 makes of them")

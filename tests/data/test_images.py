@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 from factories import save_image
 from PIL import Image
+from PIL.Image import Resampling
 
-from ctl_lightning.data.images import Aspect, ImageItem, decode, open_upright, placed, reason, to_rgb
+from ctl_lightning.data.images import (
+    Aspect,
+    ImageItem,
+    Interpolation,
+    decode,
+    open_upright,
+    placed,
+    reason,
+    size_in_pixels,
+    to_rgb,
+)
 from ctl_lightning.data.pictures.opening import MAX_PIXELS
 
 
@@ -17,8 +28,8 @@ def test_a_crop_shows_its_part_of_the_image(tmp_path: Path) -> None:
     pixels = np.zeros((40, 40, 3), np.uint8)
     pixels[:20] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert decode(ImageItem("", tmp_path / "a.png", (0, 0, 1, 0.5)), 8, "stretch").min() == 255
-    assert decode(ImageItem("", tmp_path / "a.png", (0, 0.5, 1, 1)), 8, "stretch").max() == 0
+    assert decode(ImageItem("", tmp_path / "a.png", (0, 0, 1, 0.5)), 8, "stretch", "bilinear").min() == 255
+    assert decode(ImageItem("", tmp_path / "a.png", (0, 0.5, 1, 1)), 8, "stretch", "bilinear").max() == 0
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
@@ -27,7 +38,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise: white goes to the top
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    upright = decode(ImageItem("", tmp_path / "a.jpg", None), 20, "stretch")
+    upright = decode(ImageItem("", tmp_path / "a.jpg", None), 20, "stretch", "bilinear")
     assert upright[:9].mean() > 240
     assert upright[11:].mean() < 15
 
@@ -36,7 +47,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 def test_any_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     Image.new("RGB", (20, 30), (200, 10, 10)).convert(mode).save(path)
-    assert decode(ImageItem("", path, None), 8, "stretch").shape == (8, 8, 3)
+    assert decode(ImageItem("", path, None), 8, "stretch", "bilinear").shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(("aspect", "rows"), [("stretch", (0, 16)), ("pad", (4, 12)), ("crop", (0, 16))])
@@ -44,11 +55,51 @@ def test_a_wide_picture_becomes_a_square(tmp_path: Path, aspect: Aspect, rows: t
     pixels = np.zeros((20, 40, 3), np.uint8)
     pixels[:, 10:30] = (0, 0, 200)  # the central square
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    square = decode(ImageItem("", tmp_path / "a.png", None), 16, aspect)
+    square = decode(ImageItem("", tmp_path / "a.png", None), 16, aspect, "bilinear")
     assert square.shape == (16, 16, 3)
     np.testing.assert_array_equal(np.flatnonzero((square[:, 8] != 255).any(1)), np.arange(*rows))
     blue = (square[8] == (0, 0, 200)).all(1).mean()
     assert blue == pytest.approx(1.0 if aspect == "crop" else 0.5, abs=0.13)
+
+
+FILTERS: dict[Interpolation, Resampling] = {
+    "nearest": Resampling.NEAREST,
+    "bilinear": Resampling.BILINEAR,
+    "bicubic": Resampling.BICUBIC,
+    "lanczos": Resampling.LANCZOS,
+}
+
+
+@pytest.mark.parametrize("size", [(200, 100), (60, 90), (12, 10)], ids=["wide", "tall", "enlarged"])
+@pytest.mark.parametrize("aspect", ["stretch", "pad", "crop"])
+def test_a_picture_is_resized_by_the_chosen_filter_of_pillow(
+    tmp_path: Path, size: tuple[int, int], aspect: Aspect
+) -> None:
+    save_image(tmp_path / "a.png", 0, size)
+    image, side, (width, height) = Image.open(tmp_path / "a.png"), 20, size
+    squares = []
+    for interpolation, resampling in FILTERS.items():
+        if aspect == "stretch":
+            expected = image.resize((side, side), resampling, reducing_gap=2.0)
+        elif aspect == "crop":
+            short = min(size)
+            left, top = (width - short) / 2, (height - short) / 2
+            expected = image.resize((side, side), resampling, box=(left, top, left + short, top + short))
+        else:
+            inner = (round(side * width / max(size)), round(side * height / max(size)))
+            expected = Image.new("RGB", (side, side), "white")
+            expected.paste(
+                image.resize(inner, resampling), (round((side - inner[0]) / 2), round((side - inner[1]) / 2))
+            )
+        squares.append(decode(ImageItem("", tmp_path / "a.png", None), side, aspect, interpolation))
+        np.testing.assert_array_equal(squares[-1], np.asarray(expected))
+    assert len({square.tobytes() for square in squares}) == len(FILTERS)
+
+
+def test_how_large_the_part_of_a_picture_is_before_it_is_resized(tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png", 0, (40, 60))
+    assert size_in_pixels(ImageItem("", tmp_path / "a.png", None)) == (40, 60)
+    assert size_in_pixels(ImageItem("", tmp_path / "a.png", (0.25, 0, 1, 0.5))) == (30, 30)
 
 
 def test_where_a_picture_lies_in_its_square_by_hand() -> None:
@@ -89,7 +140,7 @@ def test_formats_that_start_other_programs_are_no_images() -> None:
 def test_a_zero_byte_file_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the message is looked at
-        decode(ImageItem("", tmp_path / "a.jpg", None), 8, "stretch")
+        decode(ImageItem("", tmp_path / "a.jpg", None), 8, "stretch", "bilinear")
     assert reason(caught.value) == "not an image but an empty file"
 
 

@@ -99,7 +99,7 @@ def test_the_control_shows_the_whole_scene_of_the_test_split_and_only_within(mak
             assert key.startswith(whole.keys[query])
         photo = ImageItem("", data.source.image_path(data.root, whole.keys[0]), None)
         shown = torch.as_tensor(whole[0].image)[0].permute(1, 2, 0).numpy()
-        np.testing.assert_array_equal(shown, decode(photo, 36, "stretch")[2:34, 2:34])
+        np.testing.assert_array_equal(shown, decode(photo, 36, "stretch", "bilinear")[2:34, 2:34])
     assert torch.equal(torch.as_tensor(data.query_images(task)[0].image), torch.as_tensor(cut))
     assert data.query_images(task).keys[0] == crop_key(task.pairs[0].scene, task.pairs[0].box)
 

@@ -116,6 +116,7 @@ OTHERS = {
     *(
         "download.requests_per_second",
         "data.aspect",
+        "data.interpolation",
         "data.augment",
         "data.max_bad_images",
         "data.negatives",

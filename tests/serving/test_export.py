@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,6 +174,22 @@ def test_the_example_recommends_with_a_frozen_backbone(frozen: tuple[Path, Path,
     assert_recommends_the_same(*frozen, a_photo(looks))
 
 
+def test_the_example_resizes_photos_as_the_checkpoint_does(tmp_path: Path, looks: Path, cache: Path) -> None:
+    run = train_on(looks, cache, tmp_path / "run", "+experiment=imagenet", "data.interpolation=bicubic")
+    export(Encoder(run), tmp_path / "exported", onnx=False)
+    assert_recommends_the_same(run, make_catalogue(run, tmp_path / "catalogue"), tmp_path / "exported", a_photo(looks))
+
+
+def test_the_example_takes_an_export_that_names_no_filter(
+    served: tuple[Path, Path], exported: Path, looks: Path, tmp_path: Path
+) -> None:
+    older = Path(shutil.copytree(exported, tmp_path / "older"))
+    described = json.loads((older / "serving.json").read_text())
+    assert described.pop("interpolation") == "bilinear"
+    (older / "serving.json").write_text(json.dumps(described))
+    assert_recommends_the_same(*served, older, a_photo(looks))
+
+
 def test_the_example_says_what_it_was_given_wrong(
     served: tuple[Path, Path],
     frozen: tuple[Path, Path, Path],
@@ -194,8 +211,8 @@ def test_the_example_says_what_it_was_given_wrong(
         *([f"+experiment={name}"] for name in ("hybrid_uniform", "global", "local", "imagenet")),
         ["backbone.checkpointing=true"],
         ["trainer.sync_batchnorm=true"],
-        ["data.aspect=pad"],
-        ["data.aspect=crop"],
+        ["data.aspect=pad", "data.interpolation=lanczos"],
+        ["data.aspect=crop", "data.interpolation=nearest"],
     ],
     ids=" ".join,
 )

@@ -20,7 +20,7 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.locks import alone
 from ctl_lightning.serving.encoder import Encoder, Photo
 from ctl_lightning.serving.look import product_picture, write_look
-from ctl_lightning.serving.recommender import Answer, Look, Recommended, Recommender
+from ctl_lightning.serving.recommender import Answer, Look, Recommended, Recommender, open_catalogue
 
 README = REPOSITORY / "README.md"
 SHOES, HATS = "Apparel & Accessories|Shoes", "Apparel & Accessories|Hats"
@@ -32,12 +32,19 @@ def evaluated_ranks(run: Path, folder: Path) -> list[float]:
         return [float(row["median_rank"]) for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("method", ["hybrid", "global", "local", "imagenet", "hybrid_uniform"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([f"+experiment={name}"] for name in ("hybrid", "global", "local", "imagenet", "hybrid_uniform")),
+        ["+experiment=imagenet", "data.interpolation=bicubic", "data.aspect=pad"],
+    ],
+    ids=" ".join,
+)
 def test_serving_ranks_every_test_pair_as_the_evaluation_did(
-    tmp_path: Path, looks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    tmp_path: Path, looks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     monkeypatch.setattr(RunReport, "draw", lambda *_: {})
-    run = train_on(looks, cache, tmp_path / "run", f"+experiment={method}")
+    run = train_on(looks, cache, tmp_path / "run", *words)
     folder = make_catalogue(run, tmp_path / "catalogue")
     ranks = evaluated_ranks(run, tmp_path / "evaluation")
     assert len(ranks) > 8
@@ -84,6 +91,22 @@ def test_any_kind_of_photo_is_completed(served: tuple[Path, Path], tmp_path: Pat
         assert answer.attention is not None
         assert answer.attention.shape == (4, 4)
         assert answer.attention.sum() == pytest.approx(1)
+
+
+def test_a_catalogue_of_photos_resized_in_another_way_is_refused_in_one_line(served: tuple[Path, Path]) -> None:
+    run, folder = served
+    encoder = Encoder(run)
+    encoder._options["interpolation"] = "bicubic"
+    with pytest.raises(InputError) as refused:
+        open_catalogue(folder, encoder, None)
+    assert str(refused.value).startswith(
+        f"catalogue={folder}: its photos were cut with interpolation=bilinear (ckpt_path: bicubic); give the checkpoint"
+    )
+    encoder._options |= {"interpolation": "bilinear", "aspect": "pad", "stored_size": 40}
+    with pytest.raises(
+        InputError, match=r"with aspect=stretch \(ckpt_path: pad\), stored_size=36 \(ckpt_path: 40\); give"
+    ):
+        open_catalogue(folder, encoder, None)
 
 
 def test_photos_of_any_size_and_orientation(served: tuple[Path, Path], tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ class UsualTriplets(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         self._data, self._triplets = data, triplets
         self._transform = transforms.Compose(
             [
-                transforms.Resize((data.stored_size, data.stored_size)),
+                transforms.Resize(
+                    (data.stored_size, data.stored_size), transforms.InterpolationMode(data.interpolation)
+                ),
                 transforms.RandomCrop(data.image_size),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),

@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from ctl_lightning.data.crop import crop_key
 from ctl_lightning.data.evaluation_set import EvaluationSet
-from ctl_lightning.data.images import Aspect, ImageItem
+from ctl_lightning.data.images import Aspect, ImageItem, Interpolation
 from ctl_lightning.data.negatives import Negatives, NegativeSampler
 from ctl_lightning.data.prepared import PreparedData
 from ctl_lightning.data.samplers import DealtBatches, EpochSampler, Share, check_processes
 from ctl_lightning.data.sources.registry import make_source, source_hints
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.data.splits import Split
-from ctl_lightning.data.store.factory import StoreKind, open_store
+from ctl_lightning.data.store.factory import StoreKind
 from ctl_lightning.data.store.features import FeaturePlan, FeatureType, FeatureViews, open_features
 from ctl_lightning.data.store.views import Augment, PictureViews, Views
 from ctl_lightning.data.transforms import jitter_batch
@@ -35,7 +35,7 @@ from ctl_lightning.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
 
-LEFT_TO_WEIGHTS = ("stored_size", "image_size")
+LEFT_TO_WEIGHTS = ("stored_size", "image_size", "interpolation")
 """Options that a config may leave to the weights of the backbone."""
 
 
@@ -48,6 +48,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
         cache_dir: folder in which image stores are kept.
         stored_size: side of the stored pictures, in pixels.
         aspect: how a picture becomes a square: "stretch", "pad" or "crop".
+        interpolation: filter that resizes it: "nearest", "bilinear", "bicubic" or "lanczos".
         store: kind of image store, "packed", "litdata" or "none"; see `open_store`.
         chunks_dir: folder for the chunks of "litdata"; see `open_store`.
         image_size: side of the part of a stored picture that the network sees, in pixels.
@@ -79,6 +80,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
         cache_dir: str,
         stored_size: int,
         aspect: Aspect,
+        interpolation: Interpolation,
         store: StoreKind,
         chunks_dir: str | None,
         image_size: int,
@@ -99,9 +101,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
     ) -> None:
         if not 0 < image_size <= stored_size:
             raise ValueError(f"image_size must be between 1 and stored_size={stored_size}, not {image_size}")
-        _check_batches(batch_size, negatives, same_category)
-        if num_workers < 0 or eval_batch_size < 1:
-            raise ValueError("num_workers must be at least 0 and eval_batch_size at least 1")
+        _check_batches(batch_size, eval_batch_size, num_workers, negatives, same_category)
         LightningDataModule.__init__(self)
         PreparedData.__init__(
             self,
@@ -110,6 +110,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
             cache_dir,
             stored_size,
             aspect,
+            interpolation,
             store,
             chunks_dir,
             margin,
@@ -191,8 +192,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
         """
         scenes = sorted({pair.scene for pair in self.pairs["test"]})
         items = [ImageItem(scene, self.source.image_path(self.root, scene), None) for scene in scenes]
-        store = open_store(items, self.stored_size, self.aspect, self.cache_dir, self.store_kind, 0.0, self.chunks_dir)
-        self._whole = PictureViews(store, self.image_size, "none", self.seed)
+        self._whole = PictureViews(self.store_of(items, 0.0), self.image_size, "none", self.seed)
         try:
             yield
         finally:
@@ -312,7 +312,11 @@ class TripletDataModule(PreparedData, LightningDataModule):
         }
 
 
-def _check_batches(batch_size: int, negatives: Negatives, same_category: int) -> None:
+def _check_batches(
+    batch_size: int, eval_batch_size: int, num_workers: int, negatives: Negatives, same_category: int
+) -> None:
+    if num_workers < 0 or eval_batch_size < 1:
+        raise ValueError("num_workers must be at least 0 and eval_batch_size at least 1")
     if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2 for batch normalisation, not {batch_size}")
     if negatives == "in_batch" and not 2 <= same_category <= batch_size:

@@ -18,6 +18,12 @@ Pixels = NDArray[np.uint8]
 Aspect = Literal["stretch", "pad", "crop"]
 """How a picture becomes a square: "stretch": stretched; "pad": whole, on white; "crop": its central square."""
 
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+"""Filter that resizes a picture, antialiased but for "nearest": Pillow's, as torchvision's and timm's transforms use them."""
+
+UNNAMED: Interpolation = "bilinear"
+"""The filter that is meant where none is named: stores and catalogues from before there was a choice name none, and still count."""
+
 WHITE = (255, 255, 255)
 
 
@@ -61,21 +67,28 @@ def size_upright(path: Path) -> tuple[int, int]:
     return read(path, lambda image: image.size[::-1] if turn(image) in SIDES_CHANGE else image.size)
 
 
+def size_in_pixels(item: ImageItem) -> tuple[int, int]:
+    """Width and height of an item's part of its picture, before it is resized. Raises OSError: as `open_upright`."""
+    width, height = size_upright(item.path)
+    left, top, right, bottom = (0, 0, width, height) if item.crop is None else to_pixels(item.crop, width, height)
+    return right - left, bottom - top
+
+
 def reason(error: OSError) -> str:
     """Why a picture cannot be read, in a few words."""
     return error.strerror or str(error)
 
 
-def decode(item: ImageItem, size: int, aspect: Aspect) -> Pixels:
+def decode(item: ImageItem, size: int, aspect: Aspect, interpolation: Interpolation) -> Pixels:
     """Opens, crops and resizes one picture to uint8 (size, size, 3), RGB.
 
     Raises:
         OSError: missing, truncated, undecodable or enormous file.
     """
-    return to_square(open_upright(item.path), item.crop, size, aspect)
+    return to_square(open_upright(item.path), item.crop, size, aspect, interpolation)
 
 
-def to_square(image: Image.Image, crop: Box | None, size: int, aspect: Aspect) -> Pixels:
+def to_square(image: Image.Image, crop: Box | None, size: int, aspect: Aspect, interpolation: Interpolation) -> Pixels:
     """Crops and resizes an upright picture to uint8 (size, size, 3), RGB.
 
     Args:
@@ -83,19 +96,21 @@ def to_square(image: Image.Image, crop: Box | None, size: int, aspect: Aspect) -
         crop: part of the picture to keep, normalised to [0, 1]; None: all of it.
         size: side of the square, in pixels.
         aspect: how the picture becomes a square.
+        interpolation: filter that resizes it.
     """
+    resampling = Image.Resampling[interpolation.upper()]
     image = to_rgb(image)
     if crop is not None:
         image = image.crop(to_pixels(crop, image.width, image.height))
     if aspect == "stretch":
-        image = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+        image = image.resize((size, size), resampling, reducing_gap=2.0)
     elif aspect == "pad":
         thinnest = math.ceil(max(image.size) / size)  # a side that would come out thinner than a pixel becomes one
         if min(image.size) < thinnest:
             image = image.resize((max(image.width, thinnest), max(image.height, thinnest)))
-        image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=WHITE)
+        image = ImageOps.pad(image, (size, size), resampling, color=WHITE)
     else:
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+        image = ImageOps.fit(image, (size, size), resampling)
     return np.asarray(image)
 
 

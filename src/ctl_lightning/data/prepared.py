@@ -1,14 +1,15 @@
 """Which pairs, pictures and triplets a protocol uses: those of a source, cropped, checked and split. No batches yet."""
 
 import logging
+import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ctl_lightning.data.crop import area, crop_key, scene_crop
 from ctl_lightning.data.evaluation_set import EvaluationSet, evaluation_set
-from ctl_lightning.data.images import Aspect
+from ctl_lightning.data.images import Aspect, ImageItem, Interpolation, size_in_pixels
 from ctl_lightning.data.negatives import NegativeSampler
 from ctl_lightning.data.pairs import NO_BOX, Pair, PairTable
 from ctl_lightning.data.sources.source import Source
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 MANY = 0.1
 """A larger share of pairs that are dropped because of their boxes is a warning, not only a number of the summary."""
 
+SAMPLE = 100
+"""Number of photos that are looked at to say whether most are smaller than asked for."""
+
 
 class PreparedData:
     """The data of a protocol before batches are made of it.
@@ -41,6 +45,7 @@ class PreparedData:
         cache_dir: folder in which image stores are kept.
         stored_size: side of the stored pictures, in pixels.
         aspect: how a picture becomes a square: "stretch", "pad" or "crop".
+        interpolation: filter that resizes it: "nearest", "bilinear", "bicubic" or "lanczos".
         store: kind of image store, "packed", "litdata" or "none"; see `open_store`.
         chunks_dir: folder for the chunks of "litdata"; see `open_store`.
         margin: distance that a box grows on each side before it is cut away, as a share of the image side, say 0.05.
@@ -70,6 +75,7 @@ class PreparedData:
         cache_dir: str,
         stored_size: int,
         aspect: Aspect,
+        interpolation: Interpolation,
         store: StoreKind,
         chunks_dir: str | None,
         margin: float,
@@ -96,6 +102,7 @@ class PreparedData:
         self.cache_dir = Path(cache_dir).expanduser()
         self.stored_size = stored_size
         self.aspect: Aspect = aspect
+        self.interpolation: Interpolation = interpolation
         self.store_kind: StoreKind = store
         self.chunks_dir = Path(chunks_dir).expanduser() if chunks_dir else None
         self.margin = margin
@@ -208,15 +215,7 @@ class PreparedData:
 
     def _open_store(self, pairs: list[Pair]) -> ImageStore:
         items = picture_items(self.source, self.root, self.table, pairs, self.margin)
-        store = open_store(
-            items,
-            self.stored_size,
-            self.aspect,
-            self.cache_dir,
-            self.store_kind,
-            self.max_bad_images,
-            self.chunks_dir,
-        )
+        store = self.store_of(items, self.max_bad_images)
         if store.bad:
             log.warning(
                 "%d of %d images cannot be read, first %s; going on without them; all are listed in %s: "
@@ -226,7 +225,33 @@ class PreparedData:
                 next(iter(store.bad.values())),
                 store.listing,
             )
+        self._warn_of_small_photos([item for item in items if item.key not in store.bad])
         return store
+
+    def store_of(self, items: Sequence[ImageItem], max_bad: float) -> ImageStore:
+        """The store of these pictures, cut and resized as these data's are; see `open_store`."""
+        return open_store(
+            items,
+            self.stored_size,
+            self.aspect,
+            self.interpolation,
+            self.cache_dir,
+            self.store_kind,
+            max_bad,
+            self.chunks_dir,
+        )
+
+    def _warn_of_small_photos(self, items: Sequence[ImageItem]) -> None:
+        sample = items[:: max(1, -(-len(items) // SAMPLE))]
+        small = sum(math.prod(size_in_pixels(item)) < self.stored_size**2 for item in sample)
+        if 2 * small > len(sample):
+            log.warning(
+                "%d of %d photos (a sample) have fewer pixels than data.stored_size=%d makes of them: larger photos show more; a smaller "
+                "data.stored_size takes less time and room",
+                small,
+                len(sample),
+                self.stored_size,
+            )
 
     def summary(self) -> str:
         """One line with the number of pairs, products and categories, the median scene crop, and what was dropped."""

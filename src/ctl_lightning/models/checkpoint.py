@@ -99,19 +99,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     if written < 2:
         checkpoint = _named_as_in_2(checkpoint)
-    return checkpoint if written == FORMAT else _with_preprocessing(checkpoint)
+    return _completed(checkpoint if written == FORMAT else _with_preprocessing(checkpoint))
 
 
 def _with_preprocessing(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint of format 2 as it would be written today: its backbone names its library and its preprocessing."""
-    options = checkpoint["hyper_parameters"]
+    options, config = checkpoint["hyper_parameters"], checkpoint.get("config")
     old = options.get("backbone")
     if not isinstance(old, dict) or "name" not in old:
         return checkpoint  # what is wrong is told where the network is made
     backbone = {"library": "small" if old["name"] == "small" else "torchvision", **old}
     found = LIBRARIES[backbone["library"]].preprocessing({"weights": None, **backbone})  # type: ignore[typeddict-item]
     backbone["preprocessing"] = found.plain()
-    return checkpoint | {"hyper_parameters": options | {"backbone": backbone}}
+    if isinstance(config, dict) and isinstance(config.get("model"), dict):
+        config = config | {"backbone": backbone, "model": config["model"] | {"backbone": backbone}}
+    return checkpoint | {"hyper_parameters": options | {"backbone": backbone}, "config": config}
 
 
 def _named_as_in_2(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +132,14 @@ def _named_as_in_2(checkpoint: dict[str, Any]) -> dict[str, Any]:
         source = named | {name: value for name, value in source.items() if name != "_target_"}
         upgraded["config"] = checkpoint["config"] | {"data": checkpoint["config"]["data"] | {"source": source}}
     return upgraded
+
+
+def _completed(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint with the options that came later, at what they were before there was a choice."""
+    config = checkpoint.get("config")
+    if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
+        return checkpoint
+    return checkpoint | {"config": config | {"data": {"interpolation": "bilinear"} | config["data"]}}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 from ctl_lightning.data.category_names import last_part
 from ctl_lightning.data.crop import area, scene_crop, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.images import Pixels, open_upright, placed, reason, to_square, upright
+from ctl_lightning.data.images import UNNAMED, Pixels, open_upright, placed, reason, to_square, upright
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.pictures.folder import pictures_in
 from ctl_lightning.data.pictures.opening import ENDINGS
@@ -74,6 +74,8 @@ class Encoder:
     def identity(self) -> dict[str, Any]:
         """What a product's vector depends on, as plain values: method, hash of the weights, and how photos are cut."""
         photos = {option: self._options[option] for option in ("stored_size", "image_size", "aspect")}
+        if self._options["interpolation"] != UNNAMED:
+            photos["interpolation"] = self._options["interpolation"]
         return {"method": self.trained.method, "weights": hash_of_weights(self.network), "photos": photos}
 
     def category(self, name: str) -> str:
@@ -133,7 +135,7 @@ class Encoder:
         options = self._options
         start, end = centre(options["stored_size"], options["image_size"])
         part = None if crop == WHOLE else crop
-        square = to_square(opened(photo), part, options["stored_size"], options["aspect"])
+        square = to_square(opened(photo), part, options["stored_size"], options["aspect"], options["interpolation"])
         return square[start:end, start:end]
 
     def seen(self, width: int, height: int, crop: Box) -> Box:

@@ -115,6 +115,7 @@ def _described(encoder: Encoder) -> dict[str, Any]:
         "image_size": options["image_size"],
         "stored_size": options["stored_size"],
         "aspect": options["aspect"],
+        "interpolation": options["interpolation"],
         "metric": METRIC,
         "classifier": encoder.trained.classifier and encoder.trained.classifier.plain(),
     }

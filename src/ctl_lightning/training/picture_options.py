@@ -29,7 +29,7 @@ def with_preprocessing(config: DictConfig) -> DictConfig:
 
 def _picture_options(data: Config, found: Preprocessing) -> dict[str, Any]:
     """The three data options, those that are given as they are."""
-    stored, seen, resampled = (data.get(name) for name in ("stored_size", "image_size", "interpolation"))
+    stored, seen, resampled = (data[name] for name in ("stored_size", "image_size", "interpolation"))
     if resampled is not None and resampled != found.interpolation and found.size is not None:
         raise InputError(
             f"data.interpolation={resampled}: the backbone's weights were trained on pictures that were resized by "
@@ -41,7 +41,7 @@ def _picture_options(data: Config, found: Preprocessing) -> dict[str, Any]:
         seen = found.size if stored is None else min(found.size, round(stored * found.crop_share))
     if stored is None:
         stored = round(seen / found.crop_share)
-    return {"stored_size": stored, "image_size": seen}
+    return {"stored_size": stored, "image_size": seen, "interpolation": resampled or found.interpolation}
 
 
 def warn_if_small(options: Config) -> None:

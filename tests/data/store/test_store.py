@@ -17,7 +17,7 @@ import pytest
 from factories import save_image
 from filelock import FileLock
 
-from ctl_lightning.data.images import ImageItem, decode
+from ctl_lightning.data.images import Aspect, ImageItem, Interpolation, decode
 from ctl_lightning.data.store import packing
 from ctl_lightning.data.store.factory import StoreKind, open_store
 from ctl_lightning.data.store.packed import ImageStore
@@ -31,7 +31,7 @@ def images(folder: Path, count: int) -> list[ImageItem]:
 
 
 def opened(items: list[ImageItem], cache: Path, kind: StoreKind = "packed", size: int = 16) -> ImageStore:
-    return open_store(items, size, "stretch", cache, kind, 1.0)
+    return open_store(items, size, "stretch", "bilinear", cache, kind, 1.0)
 
 
 def stored(cache: Path) -> dict[str, bytes]:
@@ -39,14 +39,17 @@ def stored(cache: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (cache / "stores").iterdir() if path.suffix != ".lock"}
 
 
+@pytest.mark.parametrize(("aspect", "interpolation"), [("stretch", "bilinear"), ("pad", "bicubic")])
 @pytest.mark.parametrize("kind", ["packed", "none", "litdata"])
-def test_a_store_holds_what_decoding_gives(tmp_path: Path, kind: StoreKind) -> None:
+def test_a_store_holds_what_decoding_gives(
+    tmp_path: Path, kind: StoreKind, aspect: Aspect, interpolation: Interpolation
+) -> None:
     (item, *others) = images(tmp_path, 300)  # more than a block
     items = [item, item._replace(key="part", crop=(0, 0, 1, 0.5)), *others]
-    store = opened(items, tmp_path, kind)
+    store = open_store(items, 16, aspect, interpolation, tmp_path, kind, 1.0)
     assert store.size == 16
     for item in [items[1], items[-1], items[0], *items]:
-        np.testing.assert_array_equal(store[item.key], decode(item, 16, "stretch"))
+        np.testing.assert_array_equal(store[item.key], decode(item, 16, aspect, interpolation))
     assert not np.array_equal(store["0"], store["part"])
 
 
@@ -67,7 +70,7 @@ def test_unreadable_images_are_listed_and_the_others_kept(tmp_path: Path, kind: 
             store.bad["text"]
             == f"{tmp_path / 'text.jpg'}: not an image but a web page (HTML); download the picture itself"
         )
-        np.testing.assert_array_equal(store["good"], decode(items[2], 16, "stretch"))
+        np.testing.assert_array_equal(store["good"], decode(items[2], 16, "stretch", "bilinear"))
 
 
 def test_a_store_is_reused_until_something_changes(tmp_path: Path) -> None:
@@ -83,14 +86,16 @@ def test_a_store_is_reused_until_something_changes(tmp_path: Path) -> None:
     assert (tmp_path / "stores" / first).stat().st_mtime_ns == written
     opened([item], tmp_path, size=18)
     assert len(stores()) == 2
-    open_store([item], 16, "pad", tmp_path, "packed", 1.0)
+    open_store([item], 16, "pad", "bilinear", tmp_path, "packed", 1.0)
     assert len(stores()) == 3
-    opened([item._replace(crop=(0, 0, 1, 0.5))], tmp_path)
+    open_store([item], 16, "stretch", "bicubic", tmp_path, "packed", 1.0)
     assert len(stores()) == 4
+    opened([item._replace(crop=(0, 0, 1, 0.5))], tmp_path)
+    assert len(stores()) == 5
     save_image(item.path, 2)
     changed = opened([item], tmp_path)
-    assert len(stores()) == 5
-    np.testing.assert_array_equal(changed["0"], decode(item, 16, "stretch"))
+    assert len(stores()) == 6
+    np.testing.assert_array_equal(changed["0"], decode(item, 16, "stretch", "bilinear"))
 
 
 def test_data_that_was_moved_keeps_its_store(tmp_path: Path) -> None:
@@ -99,6 +104,38 @@ def test_data_that_was_moved_keeps_its_store(tmp_path: Path) -> None:
     (tmp_path / "here").rename(tmp_path / "there")
     opened([item._replace(path=tmp_path / "there" / "0.jpg")], tmp_path)
     assert len(list((tmp_path / "stores").glob("*.npy"))) == 1
+
+
+@pytest.mark.parametrize(("aspect", "interpolation"), [("pad", "bilinear"), ("stretch", "bicubic")])
+def test_a_store_of_the_same_images_resized_in_another_way_is_not_taken(
+    tmp_path: Path, aspect: Aspect, interpolation: Interpolation
+) -> None:
+    items = images(tmp_path, 3)
+    opened(items, tmp_path)
+    for item in items:
+        os.utime(item.path, (1_000_000_000, 1_000_000_000))  # as after a copy: the images are compared
+    store = open_store(items, 16, aspect, interpolation, tmp_path, "packed", 1.0)
+    for item in items:
+        np.testing.assert_array_equal(store[item.key], decode(item, 16, aspect, interpolation))
+    assert store.content != opened(items, tmp_path).content
+    assert len(list((tmp_path / "stores").glob("*.npy"))) == 3
+
+
+NAMED_BEFORE: dict[Aspect, tuple[str, str]] = {
+    "stretch": ("421a80a61aa19418dbdb", "cd033efb7b60124f91050d80bee649548b546289ec506eca19493cb26a7031e4"),
+    "pad": ("ad43158b8964b6bbaa1e", "b91fbccaf7a4d3461e385f5bfeeeb9f9a89addab4c244591583cf3cc91e5015d"),
+    "crop": ("72c222b7297f63693ee6", "da0b548f31daf0ed18d86aa636eebe2be3749c0b390fe15a21d011ad82aacafc"),
+}
+"""Aspect -> fingerprint and content of the plan below at commit e0d1349, before pictures could be resized in several ways."""
+
+
+@pytest.mark.parametrize("aspect", NAMED_BEFORE)
+def test_stores_from_before_there_was_a_choice_of_filters_are_found(aspect: Aspect) -> None:
+    items = [ImageItem("a", Path("a.jpg"), None), ImageItem("b", Path("b.jpg"), (0.0, 0.0, 1.0, 0.5))]
+    plan = packing.Plan(items, 16, aspect, "bilinear", [(10, 20), None])
+    assert (plan.fingerprint(), plan.content(["x", "y"])) == NAMED_BEFORE[aspect]
+    filters: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
+    assert len({plan._replace(interpolation=one).fingerprint() for one in filters}) == 4
 
 
 def test_a_store_goes_to_a_worker_without_its_pixels(tmp_path: Path) -> None:
@@ -127,7 +164,7 @@ def counted(*arguments):
     return pwrite(*arguments)
 os.pwrite = counted
 items = [ImageItem(path.stem, path, None) for path in sorted(folder.glob("*.jpg"))]
-open_store(items, 64, "stretch", cache, "packed", 1.0)
+open_store(items, 64, "stretch", "bilinear", cache, "packed", 1.0)
 """
 
 
@@ -220,7 +257,7 @@ def test_a_disk_that_fills_up_while_packing_loses_nothing(tmp_path: Path, monkey
     monkeypatch.setattr(os, "pwrite", write)
     store = opened(items, tmp_path)
     for item in items:
-        np.testing.assert_array_equal(store[item.key], decode(item, 16, "stretch"))
+        np.testing.assert_array_equal(store[item.key], decode(item, 16, "stretch", "bilinear"))
 
 
 def test_a_disk_that_takes_only_a_part_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +266,7 @@ def test_a_disk_that_takes_only_a_part_is_asked_again(tmp_path: Path, monkeypatc
     items = images(tmp_path, 2)
     store = opened(items, tmp_path)
     for item in items:
-        np.testing.assert_array_equal(store[item.key], decode(item, 16, "stretch"))
+        np.testing.assert_array_equal(store[item.key], decode(item, 16, "stretch", "bilinear"))
 
 
 @pytest.mark.parametrize("kind", ["packed", "none", pytest.param("litdata", marks=pytest.mark.long)])
@@ -260,22 +297,22 @@ def test_the_same_images_under_other_times_are_not_packed_again(
     second = opened(items, tmp_path)
     monkeypatch.undo()
     assert (second.content, second.bad) == (first.content, first.bad)
-    np.testing.assert_array_equal(second["299"], decode(items[299], 16, "stretch"))
+    np.testing.assert_array_equal(second["299"], decode(items[299], 16, "stretch", "bilinear"))
     assert len(list((tmp_path / "stores").glob("*.npy"))) == 2
     save_image(items[5].path, 1234)
     third = opened(items, tmp_path)
     assert third.content != first.content
-    np.testing.assert_array_equal(third["5"], decode(items[5], 16, "stretch"))
+    np.testing.assert_array_equal(third["5"], decode(items[5], 16, "stretch", "bilinear"))
 
 
 def test_too_many_missing_images_are_told_before_anything_is_packed(tmp_path: Path) -> None:
     items = images(tmp_path, 10)
     items[4].path.unlink()
-    open_store(items, 16, "stretch", tmp_path, "packed", 0.1)
+    open_store(items, 16, "stretch", "bilinear", tmp_path, "packed", 0.1)
     items[5].path.unlink()
     stores = set((tmp_path / "stores").iterdir())
     with pytest.raises(InputError, match=r"2 of 10 images \(20\.00%\) are missing, first .*4\.jpg; fetch them"):
-        open_store(items, 16, "stretch", tmp_path, "packed", 0.1)
+        open_store(items, 16, "stretch", "bilinear", tmp_path, "packed", 0.1)
     assert set((tmp_path / "stores").iterdir()) == stores
 
 
@@ -317,9 +354,9 @@ def test_a_store_that_was_cut_off_says_what_to_delete(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"npy: broken, or not the 3 pictures of its index.*Delete it"):
             opened(items, tmp_path)
     path.unlink()
-    np.testing.assert_array_equal(opened(items, tmp_path)["2"], decode(items[2], 16, "stretch"))
+    np.testing.assert_array_equal(opened(items, tmp_path)["2"], decode(items[2], 16, "stretch", "bilinear"))
     path.with_suffix(".json").unlink()
-    np.testing.assert_array_equal(opened(items, tmp_path)["2"], decode(items[2], 16, "stretch"))
+    np.testing.assert_array_equal(opened(items, tmp_path)["2"], decode(items[2], 16, "stretch", "bilinear"))
 
 
 def test_an_image_that_breaks_after_it_was_checked_is_named(tmp_path: Path) -> None:
@@ -338,14 +375,14 @@ def test_chunks_lie_where_they_are_told_and_are_written_once(tmp_path: Path) -> 
 
     where = tmp_path / "far" / "away"
     before = multiprocessing.get_start_method()
-    open_store(items, 16, "stretch", tmp_path / "cache", "litdata", 1.0, where)
+    open_store(items, 16, "stretch", "bilinear", tmp_path / "cache", "litdata", 1.0, where)
     seen = chunks()
     assert seen
-    store = open_store(items, 16, "stretch", tmp_path / "cache", "litdata", 1.0, where)
+    store = open_store(items, 16, "stretch", "bilinear", tmp_path / "cache", "litdata", 1.0, where)
     assert chunks() == seen
     assert multiprocessing.get_start_method() == before
     sent = pickle.loads(pickle.dumps(store))
-    np.testing.assert_array_equal(sent["1"], decode(items[1], 16, "stretch"))
+    np.testing.assert_array_equal(sent["1"], decode(items[1], 16, "stretch", "bilinear"))
 
 
 @pytest.mark.long
@@ -357,7 +394,7 @@ def test_chunks_of_a_killed_process_are_written_anew(tmp_path: Path) -> None:
     (chunk, *_) = folder.glob("*.bin")
     chunk.write_bytes(b"half")
     store = opened(items, tmp_path / "cache", "litdata")
-    np.testing.assert_array_equal(store["2"], decode(items[2], 16, "stretch"))
+    np.testing.assert_array_equal(store["2"], decode(items[2], 16, "stretch", "bilinear"))
 
 
 def test_without_litdata_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

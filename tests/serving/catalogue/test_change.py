@@ -78,7 +78,7 @@ def test_every_vector_is_the_networks_for_the_photo(served: tuple[Path, Path], l
     assert {product: category for product, (category, _) in found.items()} == catalogue
     for product in sorted(catalogue)[::3]:
         path = looks / "images" / product[:2] / f"{product}.jpg"
-        pixels = decode(ImageItem(product, path, None), 36, "stretch")[2:34, 2:34]
+        pixels = decode(ImageItem(product, path, None), 36, "stretch", "bilinear")[2:34, 2:34]
         with torch.no_grad():
             vector = encoder.network.embed_product(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0].numpy()
         np.testing.assert_allclose(np.frombuffer(found[product][1], np.float32), vector, atol=1e-6)

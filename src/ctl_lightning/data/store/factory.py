@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ctl_lightning.data.crop import crop_key, scene_crop
-from ctl_lightning.data.images import Aspect, ImageItem
+from ctl_lightning.data.images import Aspect, ImageItem, Interpolation
 from ctl_lightning.data.pairs import Pair, PairTable
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.data.store.packed import DecodedImages, ImageStore, PackedStore
@@ -21,6 +21,7 @@ def open_store(
     items: Sequence[ImageItem],
     size: int,
     aspect: Aspect,
+    interpolation: Interpolation,
     cache_dir: Path,
     kind: StoreKind,
     max_bad: float,
@@ -28,8 +29,8 @@ def open_store(
 ) -> ImageStore:
     """Opens the store of exactly these items; makes it first if the cache does not have it.
 
-    The name of the store's file is a hash of the items, the sizes and times of their files, size and aspect, so that a
-    change is seen without reading all images. The index has a hash of the images themselves, so that nothing is packed
+    The name of the store's file is a hash of the items, the sizes and times of their files, size, aspect and interpolation,
+    so that a change is seen without reading all images. The index has a hash of the images themselves, so that nothing is packed
     again only because file times differ. A process that finds another one at work on the same store waits; a killed one
     loses little.
 
@@ -37,6 +38,7 @@ def open_store(
         items: pictures to store; their keys are unique.
         size: side of the stored squares, in pixels.
         aspect: how a picture becomes a square.
+        interpolation: filter that resizes it.
         cache_dir: folder in which stores are kept.
         kind: "packed": one memory-mapped file; "litdata": chunks, which can be streamed; "none": the images are checked once
             and decoded every time.
@@ -46,7 +48,7 @@ def open_store(
     Raises:
         InputError: too many images are missing or unreadable; no room on the disk; litdata is not installed.
     """
-    plan = Plan(items, size, aspect, [version_of(item.path) for item in items])
+    plan = Plan(items, size, aspect, interpolation, [version_of(item.path) for item in items])
     missing = [item.path for item, version in zip(items, plan.versions, strict=True) if version is None]
     if len(missing) > max_bad * len(items):
         raise InputError(
@@ -98,5 +100,5 @@ def _open(plan: Plan, path: Path, kind: StoreKind, chunks_dir: Path | None) -> I
 
         chunks = (chunks_dir or path.parent) / f"{path.stem}.chunks"
         with in_turn(path.with_suffix(".chunks.lock"), f"another process is making {chunks}; waiting for it"):
-            return open_chunks(plan.items, plan.aspect, index, listing_of(checked), chunks)
+            return open_chunks(plan, index, listing_of(checked), chunks)
     return DecodedImages(plan, index, listing_of(checked))

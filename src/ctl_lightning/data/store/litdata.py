@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ctl_lightning.data.images import Aspect, ImageItem, Pixels, decode
-from ctl_lightning.data.store.packing import Index
+from ctl_lightning.data.images import Pixels, decode
+from ctl_lightning.data.store.packing import Index, Plan
 from ctl_lightning.runtime.errors import InputError
 
 try:
@@ -60,17 +60,16 @@ class ChunkedStore:
         return self.__dict__ | {"_chunks": None}
 
 
-def open_chunks(items: Sequence[ImageItem], aspect: Aspect, index: Index, listing: Path, folder: Path) -> ChunkedStore:
-    """Opens the chunks of these items; writes them first, on all cores, if `folder` does not have them.
+def open_chunks(plan: Plan, index: Index, listing: Path, folder: Path) -> ChunkedStore:
+    """Opens the chunks of a plan's items; writes them first, on all cores, if `folder` does not have them.
 
     Args:
-        items: pictures to store; their keys are unique.
-        aspect: how a picture becomes a square.
+        plan: what the chunks hold.
         index: index of these items; the images that it calls bad are left out.
         listing: file that lists the images that cannot be read.
         folder: folder in which the chunks are or will be.
     """
-    readable = [item for item in items if item.key not in index.bad]
+    readable = [item for item in plan.items if item.key not in index.bad]
     if not (folder / LAST_FILE).exists():
         shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
         log.info(
@@ -79,7 +78,7 @@ def open_chunks(items: Sequence[ImageItem], aspect: Aspect, index: Index, listin
         start_method = multiprocessing.get_start_method()
         try:
             litdata.optimize(
-                partial(_pixels, readable, index.size, aspect),
+                partial(_pixels, plan._replace(items=readable, versions=())),
                 list(range(len(readable))),
                 str(folder),
                 chunk_bytes=CHUNK,
@@ -94,5 +93,5 @@ def open_chunks(items: Sequence[ImageItem], aspect: Aspect, index: Index, listin
     return ChunkedStore(folder, [item.key for item in readable], index, listing)
 
 
-def _pixels(items: Sequence[ImageItem], size: int, aspect: Aspect, row: int) -> Pixels:
-    return decode(items[row], size, aspect)
+def _pixels(plan: Plan, row: int) -> Pixels:
+    return decode(plan.items[row], plan.size, plan.aspect, plan.interpolation)

@@ -15,7 +15,7 @@ class ImageStore(Protocol):
 
     Attributes:
         size: side of the squares, in pixels.
-        content: hash of image files, keys, crops, size and aspect; equal hash, equal pictures, on any machine.
+        content: hash of image files, keys, crops, size, aspect and interpolation; equal hash, equal pictures, on any machine.
         bad: key -> reason why its image could not be read; these keys have no picture.
         listing: text file with a line for each bad image; it exists only if there are any.
     """
@@ -67,14 +67,14 @@ class DecodedImages:
         self.listing = listing
         self.size, self.content = index.size, index.content
         self.bad: Mapping[str, str] = index.bad
-        self._aspect = plan.aspect
+        self._how = plan.aspect, plan.interpolation
         self._items = {item.key: item for item in plan.items}
 
     def __getitem__(self, key: str) -> Pixels:
         """The picture of a key. Raises InputError: its file has broken or gone since it was checked."""
         item = self._items[key]
         try:
-            return decode(item, self.size, self._aspect)
+            return decode(item, self.size, *self._how)
         except OSError as error:
             raise InputError(
                 f"{item.path}: {reason(error)}; it could be read when the run began: mend it, and run the command again"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctl_lightning.data.images import Aspect, ImageItem, Pixels, decode, reason
+from ctl_lightning.data.images import UNNAMED, Aspect, ImageItem, Interpolation, Pixels, decode, reason
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import sha256_of, write_text
 from ctl_lightning.runtime.large_files import array_file, check_room, told_if_full, write_at
@@ -35,12 +35,14 @@ class Plan(NamedTuple):
         items: pictures to store.
         size: side of the squares, in pixels.
         aspect: how a picture becomes a square.
+        interpolation: filter that resizes it.
         versions: size in bytes and time in ns of each item's file; None: the file is missing.
     """
 
     items: Sequence[ImageItem]
     size: int
     aspect: Aspect
+    interpolation: Interpolation
     versions: Sequence[tuple[int, int] | None]
 
     def fingerprint(self) -> str:
@@ -52,7 +54,8 @@ class Plan(NamedTuple):
         return self._digest(hashes)
 
     def _digest(self, files: Sequence[object]) -> str:
-        digest = hashlib.sha256(f"{FORMAT}|{self.size}|{self.aspect}".encode())
+        filtered = "" if self.interpolation == UNNAMED else f"|{self.interpolation}"
+        digest = hashlib.sha256(f"{FORMAT}|{self.size}|{self.aspect}{filtered}".encode())
         for item, file in zip(self.items, files, strict=True):
             digest.update(repr((item.key, item.crop, file)).encode())
         return digest.hexdigest()
@@ -187,7 +190,7 @@ def _in_blocks(
         item = plan.items[row]
         found = _hash(item.path)
         try:
-            pixels = decode(item, plan.size, plan.aspect)
+            pixels = decode(item, plan.size, plan.aspect, plan.interpolation)
         except OSError as error:
             return found, f"{item.path}: {'missing' if isinstance(error, FileNotFoundError) else reason(error)}"
         write(row, pixels)

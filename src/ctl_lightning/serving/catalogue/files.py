@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ctl_lightning.data.images import UNNAMED
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import mapped_array, write_text
 from ctl_lightning.runtime.reading import read_json
@@ -121,6 +122,12 @@ def check_identity(folder: Path, manifest: Manifest, identity: Mapping[str, Any]
     """Raises InputError if other weights, or photos cut in another way, made the vectors: distances to them would mean nothing."""
     if manifest.identity == identity:
         return
+    photos = manifest.identity.get("photos")
+    if isinstance(photos, dict) and manifest.identity | {"photos": identity["photos"]} == identity:
+        raise InputError(
+            f"catalogue={folder}: its photos were cut with {_differing(photos, identity['photos'])}; give the checkpoint "
+            "that it was made with, or make a catalogue for this one in another folder"
+        )
     theirs, ours = (
         f"{one.get('method')}, weights {str(one.get('weights'))[:12]}, photos {one.get('photos')}"
         for one in (manifest.identity, identity)
@@ -128,6 +135,16 @@ def check_identity(folder: Path, manifest: Manifest, identity: Mapping[str, Any]
     raise InputError(
         f"catalogue={folder}: its vectors are of another checkpoint ({theirs}; ckpt_path is {ours}); give the checkpoint that it was made with, or make a catalogue "
         "for this one in another folder"
+    )
+
+
+def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The options in which photos of a catalogue and of a checkpoint differ, with the value of each."""
+    theirs, ours = ({"interpolation": UNNAMED, **photos} for photos in (theirs, ours))
+    return ", ".join(
+        f"{name}={theirs.get(name)} (ckpt_path: {ours.get(name)})"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
     )
 
 
