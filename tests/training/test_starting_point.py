@@ -193,7 +193,7 @@ def test_scenes_that_were_trained_on_are_counted_if_the_other_run_has_left_its_s
 ) -> None:
     ours, theirs = make_data(), make_data(salt="other")
     theirs.write_protocol_files(tmp_path)
-    own = {pair.scene for split in ("validation", "test") for pair in ours.pairs[split]}  # type: ignore[index]
+    own = {pair.scene for split in ("validation", "test") for pair in ours.pairs[split]}
     seen = own & {pair.scene for pair in theirs.pairs["train"]}
     assert 0 < len(seen) < len(own)
     told = seen_scenes("RUN", tmp_path / "checkpoints/a.ckpt", checkpoint_on(theirs), ours, "shop_the_look")
