@@ -1,5 +1,6 @@
 """What of a checkpoint a new run starts from: by hand, part by part and row by row."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +162,21 @@ def test_what_is_no_starting_point_is_one_line_that_names_the_option(tmp_path: P
         assert "\n" not in str(error.value)
 
 
-def test_weights_of_a_backbone_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda state: state.pop("network.backbone.mean"), "the weights of its backbone do not fit small"),
+        (lambda state: state["network.key_head.outer.bias"].fill_(torch.nan), "key_head.outer.bias is not finite"),
+        (lambda state: state.update({7: state.pop("network.key_head.outer.bias")}), "it does not fit this revision"),
+    ],
+    ids=["backbone", "finite", "names"],
+)
+def test_weights_that_are_odd_are_refused(tmp_path: Path, change: Callable[[Any], None], why: str) -> None:
     path = saved(tmp_path)
     checkpoint = torch.load(path, weights_only=True)
-    del checkpoint["state_dict"]["network.backbone.mean"]
+    change(checkpoint["state_dict"])
     torch.save(checkpoint, path)
-    with pytest.raises(InputError, match="the weights of its backbone do not fit small"):
+    with pytest.raises(InputError, match=rf"init_from=.*{why}"):
         StartingPoint(str(path), OPTIONS).give(module())
 
 
@@ -208,7 +218,8 @@ def test_a_split_that_is_not_there_may_have_had_the_same_scenes(tmp_path: Path, 
     told = seen_scenes("RUN", path, checkpoint_on(theirs), ours, "shop_the_look")
     assert told is not None
     assert "it may have been trained on scenes" in told
-    told = seen_scenes("RUN", path, checkpoint_on(theirs, split_file="s.json"), ours, "shop_the_look")
+    assert "it does not say how its data was split" in str(seen_scenes("RUN", path, {}, ours, "shop_the_look"))
+    told = seen_scenes("RUN", Path("a.ckpt"), checkpoint_on(theirs, split_file="s.json"), ours, "shop_the_look")
     assert told is not None
     assert told.endswith("data.split_file=s.json")
 
@@ -222,5 +233,5 @@ def test_nothing_is_told_where_no_scene_can_have_been_seen(tmp_path: Path, make_
     assert seen_scenes("RUN", path, checkpoint_on(fewer), ours, "shop_the_look") is None  # the same rule
     assert seen_scenes("RUN", path, checkpoint_on(other), ours, "folder") is None  # other ids
     assert seen_scenes("RUN", path, checkpoint_on(other), published, "shop_the_look") is None  # its split, as a file
-    more = checkpoint_on(other) | {"TripletDataModule": {"pairs": {}}}
+    more = checkpoint_on(other) | {"TripletDataModule": {"pairs": {"test": "other pairs"}}}
     assert seen_scenes("RUN", path, more, published, "shop_the_look") is None  # by its split.json

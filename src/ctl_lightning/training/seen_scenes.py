@@ -30,16 +30,19 @@ def seen_scenes(
     Returns:
         Warning to print; None: none of them was seen.
     """
-    trained = checkpoint.get("config", {}).get("data", {})
-    salt, split_file = trained.get("salt"), trained.get("split_file")
+    try:
+        trained, pairs = checkpoint["config"]["data"], checkpoint["TripletDataModule"]["pairs"]
+        salt, split_file, kind = trained["salt"], trained["split_file"], trained["source"]["name"]
+        same_test = pairs["test"] == data.pair_hashes()["test"]
+    except (KeyError, TypeError):
+        return f"init_from={given}: it does not say how its data was split, so it may have been trained on scenes that this run is tested on"
     same_rule = not split_file and not data.split_file and str(salt) == data.salt
-    same_test = checkpoint.get("TripletDataModule", {}).get("pairs", {}).get("test") == data.pair_hashes()["test"]
-    if same_rule or same_test or trained.get("source", {}).get("name", source) != source:
+    if same_rule or same_test or kind != source:
         return None
     way_out = f"data.split_file={split_file}" if split_file else f"data.salt={salt} data.split_file=null"
     measured = {pair.scene for split in MEASURED for pair in data.pairs[split]}
     with suppress(InputError):
-        split = read_split(path.parents[1] / "split.json")
+        split = read_split(path.absolute().parents[1] / "split.json")
         if not (seen := sum(split.get(scene) == "train" for scene in measured)):
             return None
         return (

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctl_lightning.models.checkpoint import NETWORK, checkpoint_of, read_checkpoint
+from ctl_lightning.models.checkpoint import NETWORK, checkpoint_of, fits_this_revision, read_checkpoint
 from ctl_lightning.models.registry import METHODS
 from ctl_lightning.runtime.config import Config
 from ctl_lightning.runtime.errors import InputError
@@ -72,16 +72,25 @@ class StartingPoint:
             categories have an embedding that was taken, `categories`, with names in `taken`, `new` and `left_out`.
 
         Raises:
-            InputError: the weights of the backbone do not fit.
+            InputError: the weights of the backbone do not fit; a weight is not finite.
         """
-        theirs: Mapping[str, Any] = self.checkpoint["state_dict"]
-        ours = _parts(module.state_dict())
-        taken = [part for part, weights in ours.items() if part != BY_CATEGORY and self._fits(part, weights, module)]
-        if "backbone" not in taken:
+        with _named(), fits_this_revision(self.path):
+            done = self._given(module)
+        if "backbone" not in done["taken"]:
             raise InputError(
                 f"init_from={self.given}: the weights of its backbone do not fit {module.hparams['backbone']['name']} of this revision; "
                 "train it again, or start without init_from"
             )
+        odd = (name for name, value in module.state_dict().items() if not bool(torch.isfinite(value).all()))
+        if (name := next(odd, None)) is not None:
+            raise InputError(f"init_from={self.given}: its weight {name} is not finite; give another checkpoint")
+        return done
+
+    def _given(self, module: CompleteTheLook) -> dict[str, Any]:
+        """What `give` does, for a checkpoint that may be odd."""
+        theirs: Mapping[str, Any] = self.checkpoint["state_dict"]
+        ours = _parts(module.state_dict())
+        taken = [part for part, weights in ours.items() if part != BY_CATEGORY and self._fits(part, weights, module)]
         with torch.no_grad():
             for name, value in (item for part in taken for item in ours[part].items()):
                 value.copy_(theirs[name])
