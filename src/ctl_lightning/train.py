@@ -126,6 +126,7 @@ def report(
         add_to_checkpoint(kept, classifier=told.classifier.plain())
         seconds = seconds_of(trainer) if module.learns else 0.0
         told.results |= {"feature_seconds": feature_seconds} if feature_seconds is not None else {}
+        told.results |= {"init_from": module.origin} if module.origin is not None else {}
         told.results |= {"train_seconds": seconds, "versions": versions(), "environment": environment()}
         told.write(run.path)
         told.illustrate(run.path)

@@ -85,6 +85,7 @@ USAGES: dict[str, list[Usage]] = {
             WEIGHTS,
             NO_FIT,
         ),
+        Usage((*TRAIN, *data_of("looks"), "init_from=run", "data.salt=1"), (*WEIGHTS, "run/split.json"), NO_FIT),
         Usage(
             (*TRAIN, *data_of("looks"), "data.split_file=run/split.json", "data.triplets_file=run/triplets.jsonl"),
             ("run/split.json", "run/triplets.jsonl"),

@@ -24,7 +24,7 @@ NAMES = frozenset(
 
 TEXTS = NAMES | {
     *("against", "candidates", "catalogue.dir", "catalogue.url", "ckpt_path", "device", "docs", "examples", "folder"),
-    *("host", "images", "max_upload", "output", "products"),
+    *("host", "images", "init_from", "max_upload", "output", "products"),
     *("backbone.name", "backbone.pooled_layer", "backbone.region_layer", "backbone.weights"),
     *(
         f"data.source.columns.{name}"

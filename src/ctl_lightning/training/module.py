@@ -46,6 +46,7 @@ class CompleteTheLook(LightningModule):
         network: network of the method.
         loss: loss, with its learned parameters if it has any.
         embedded: embeddings of the split that is measured.
+        origin: what it has of another run's checkpoint, as `StartingPoint.give` returns it; None: nothing.
 
     Raises:
         ValueError: an option out of its range; a loss that cannot train the method.
@@ -80,6 +81,7 @@ class CompleteTheLook(LightningModule):
         self.ranking: Ranked
         self.scores: PairScores
         self.embedded = CatalogueRanking(self.network)
+        self.origin: dict[str, Any] | None = None
         self._finite = torch.tensor(True)
         self._distances: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -107,8 +109,14 @@ class CompleteTheLook(LightningModule):
             self.network.backbone.load_weights(backbone["weights"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the version of the checkpoint format."""
+        """Adds the version of the checkpoint format, and what the run started from."""
         checkpoint["format"] = FORMAT
+        if self.origin is not None:
+            checkpoint["init_from"] = self.origin
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remembers what the run started from."""
+        self.origin = checkpoint.get("init_from")
 
     def configure_optimizers(self) -> Any:
         """Adam, with warm-up and schedule applied step by step."""

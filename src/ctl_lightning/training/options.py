@@ -26,7 +26,11 @@ def check(config: DictConfig) -> Config:
     if not isinstance(options["seed"], int) or not 0 <= options["seed"] < 2**31:
         raise InputError(f"seed={options['seed']!r}: must be a whole number from 0 to 2147483647")
     check_launched(options["trainer"], is_multirun())
-    hints = {"save_minutes": NonNegativeFloat | NonNegativeInt, "watch_epochs": NonNegativeInt | None}
+    hints = {
+        "init_from": str | None,
+        "save_minutes": NonNegativeFloat | NonNegativeInt,
+        "watch_epochs": NonNegativeInt | None,
+    }
     check_options({name: options[name] for name in hints}, hints)
     check_trainer(options)
     check_loggers(options)
@@ -36,6 +40,8 @@ def check(config: DictConfig) -> Config:
         raise InputError(f"loss={loss}: its negatives are data.negatives={wanted}, not {negatives}")
     if METHODS[options["model"]["method"]].sees:
         uses_cache(options["backbone"], options["data"]["augment"])
+    elif options["init_from"] is not None:
+        raise InputError(f"init_from: method={options['model']['method']} has no weights to start with; leave it out")
     return options
 
 

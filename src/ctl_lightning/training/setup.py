@@ -15,6 +15,8 @@ from ctl_lightning.training.module import CompleteTheLook
 from ctl_lightning.training.options import short_form
 from ctl_lightning.training.picture_options import warn_if_small
 from ctl_lightning.training.run_directory import RunDirectory
+from ctl_lightning.training.seen_scenes import seen_scenes
+from ctl_lightning.training.starting_point import StartingPoint, in_words
 
 log = logging.getLogger(__name__)
 
@@ -23,19 +25,32 @@ def make_data_and_module(run: RunDirectory) -> tuple[TripletDataModule, Complete
     """Makes the data of a run, set up, and its network, with pretrained weights if there are any. Raises InputError."""
     options = run.options
     console.print(short_form(options, run.path))
+    # A run that goes on has its weights in its own checkpoint.
+    given = options["init_from"] if run.resumed is None else None
+    start = StartingPoint(given, options) if given is not None else None
     lightning.seed_everything(options["seed"], workers=True, verbose=False)
     data: TripletDataModule = build(options["data"], "data")
     data.prepare_data()
     data.read_table()
     module: CompleteTheLook = build(options["model"], "model", categories=data.categories)
-    if module.learns and options["backbone"]["frozen"] and options["backbone"]["weights"] is None:
-        log.warning("backbone.frozen=true with backbone.weights=null: the features will be those of a random network")
     if module.sees:
         warn_if_small(options)
         module.network.backbone.check_size(options["data"]["image_size"])
-    module.load_backbone_weights()  # before packing images, which takes long: missing weights show at once
+    if start is not None:
+        module.origin = start.give(module)
+        console.print(in_words(module.origin))
+    elif options["init_from"] is None:
+        if module.learns and options["backbone"]["frozen"] and options["backbone"]["weights"] is None:
+            log.warning(
+                "backbone.frozen=true with backbone.weights=null: the features will be those of a random network"
+            )
+        module.load_backbone_weights()  # before packing images, which takes long: missing weights show at once
     data.setup()
     console.print(data.summary())
+    if start is not None:
+        source = options["data"]["source"]["name"]
+        if seen := seen_scenes(start.given, start.path, start.checkpoint, data, source):
+            log.warning("%s", seen)
     return data, module
 
 
