@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    do_HEAD = do_POST = do_PUT = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
     def log_message(self, *_: object) -> None:
         pass
@@ -111,20 +111,27 @@ class Handler(BaseHTTPRequestHandler):
         if asked["organization"] != OWNER:
             return self._refuse(403, None, f"You don't have the rights to create a model under {asked['organization']}")
         if repository in self.server.revisions:
-            return self._refuse(409, None, "You already created this model repo", url=f"{self.server.address}/{repository}")
+            return self._refuse(
+                409, None, "You already created this model repo", url=f"{self.server.address}/{repository}"
+            )
         self.server.revisions[repository] = {}
         if asked.get("visibility") == "private":
             self.server.private.add(repository)
         self._send({"url": f"{self.server.address}/{repository}"})
 
     def _mode(self, path: str) -> dict[str, object]:
-        return {"path": path, "uploadMode": "lfs" if path.endswith(".safetensors") else "regular", "shouldIgnore": False}
+        return {
+            "path": path,
+            "uploadMode": "lfs" if path.endswith(".safetensors") else "regular",
+            "shouldIgnore": False,
+        }
 
     def _batch(self, asked: dict[str, list[dict[str, object]]], known: bool) -> None:
         if not known:
             return self._refuse(401, None, "no login")
         objects = [
-            one | {"actions": {"upload": {"href": f"{self.server.address}/lfs/{one['oid']}"}}} for one in asked["objects"]
+            one | {"actions": {"upload": {"href": f"{self.server.address}/lfs/{one['oid']}"}}}
+            for one in asked["objects"]
         ]
         self._send({"transfer": "basic", "objects": objects})
 
@@ -138,10 +145,17 @@ class Handler(BaseHTTPRequestHandler):
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.server.uploads.pop(value["oid"])
         name = self.server.commit(repository, files)
-        self._send({"commitUrl": f"{self.server.address}/{repository}/commit/{name}", "commitOid": name, "success": True})
+        self._send(
+            {"commitUrl": f"{self.server.address}/{repository}/commit/{name}", "commitOid": name, "success": True}
+        )
 
     def _entry(self, path: str, data: bytes) -> dict[str, object]:
-        entry: dict[str, object] = {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+        entry: dict[str, object] = {
+            "type": "file",
+            "path": path,
+            "size": len(data),
+            "oid": hashlib.sha1(data).hexdigest(),
+        }
         if path.endswith(".safetensors"):
             entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
         return entry

@@ -37,16 +37,17 @@ def publish(config: DictConfig) -> None:
     check(options)
     from ctl_lightning.runtime.console import console
     from ctl_lightning.runtime.hub import check_login, pushed
+
+    picture = picture_of(options["picture"])
+    if options["hub"] is not None:
+        check_login(options["hub"])  # before torch is loaded
     from ctl_lightning.serving.model_card import model_card
     from ctl_lightning.serving.publishing import FILES, check_output, write_published_model
     from ctl_lightning.serving.trained import Trained
 
-    if options["hub"] is not None:
-        check_login(options["hub"])
     output = None if options["output"] is None else Path(options["output"]).expanduser()
     if output is not None:
         check_output(output)
-    picture = picture_of(options["picture"])
     trained = Trained(Path(options["ckpt_path"]).expanduser())
     card = model_card(trained, options["title"], options["license"], options["hub"], picture is not None)
     with TemporaryDirectory() as elsewhere:

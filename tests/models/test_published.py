@@ -202,7 +202,9 @@ def test_a_hostile_folder_is_refused_in_one_line(case: str, folder: Path) -> Non
         read_checkpoint(checkpoint_of(folder))
     message = str(refused.value)
     assert message.startswith(f"ckpt_path={folder}")
-    assert "\n" not in message and message.isprintable() and len(message) < 600
+    assert "\n" not in message
+    assert message.isprintable()
+    assert len(message) < 600
 
 
 def test_a_folder_is_a_checkpoint_without_the_state_of_its_training(folder: Path) -> None:
@@ -258,5 +260,8 @@ def test_a_place_is_inside_or_not(place: str, inside: bool) -> None:
 
 def test_a_run_directory_is_no_published_model(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    assert not is_published(tmp_path / "run") and not is_published(tmp_path / "nothing")
-    assert is_published(folder) and is_published(folder / WEIGHTS) and is_published(Path("hf://owner/name"))
+    assert not is_published(tmp_path / "run")
+    assert not is_published(tmp_path / "nothing")
+    assert is_published(folder)
+    assert is_published(folder / WEIGHTS)
+    assert is_published(Path("hf://owner/name"))

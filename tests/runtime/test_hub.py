@@ -28,7 +28,12 @@ def said(code: str, environment: dict[str, str], *words: str) -> str:
     """What a fresh process prints last: the Hub's library reads the environment when it is imported."""
     guarded = f"import sys\nfrom ctl_lightning.runtime.errors import InputError\ntry:\n  {code}\nexcept InputError as error:\n  print('refused:', error)"
     run = subprocess.run(
-        [sys.executable, "-c", guarded, *words], env=environment, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", guarded, *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()[-1]
@@ -51,7 +56,8 @@ def test_a_path_names_a_model_of_the_hub_although_it_loses_a_slash(path: str, ex
 
 
 @pytest.mark.parametrize(
-    "path", ["hf://name", "hf://a/b/c", "hf://../b", "hf://a/b@", "hf://a/b@../../c", "hf://a/b@x/../../c", "hf://a b/c"]
+    "path",
+    ["hf://name", "hf://a/b/c", "hf://../b", "hf://a/b@", "hf://a/b@../../c", "hf://a/b@x/../../c", "hf://a b/c"],
 )
 def test_what_only_begins_like_one_is_refused(path: str) -> None:
     with pytest.raises(InputError, match=r"expected hf://OWNER/NAME or hf://OWNER/NAME@REVISION"):
@@ -85,18 +91,22 @@ def test_a_private_model_is_private_and_a_second_push_is_a_commit(server: Hub, t
         assert said(PUSH, environment, str(tmp_path), NAME, "private") == f"{server.address}/{NAME}"
     assert [commit["model.safetensors"] for commit in server.revisions[NAME].values()] == [b"one", b"two"]
     stranger = server.environment(tmp_path / "other", login=False)
-    assert said(FETCH, stranger, f"hf://{NAME}").startswith(f"refused: hf://{NAME}: there is no such model at {server.address}")
+    assert said(FETCH, stranger, f"hf://{NAME}").startswith(
+        f"refused: hf://{NAME}: there is no such model at {server.address}"
+    )
 
 
 def test_what_goes_wrong_is_one_line_that_says_how_to_go_on(server: Hub, tmp_path: Path) -> None:
     environment = server.environment(tmp_path / "home")
     server.commit(NAME, FILES)
     found = said(FETCH, environment, "hf://tester/nothing")
-    assert "hf://tester/nothing: there is no such model" in found and "hf auth login" in found
+    assert "hf://tester/nothing: there is no such model" in found
+    assert "hf auth login" in found
     found = said(FETCH, environment, f"hf://{NAME}@v9")
     assert f"hf://{NAME}@v9: there is no such revision" in found
     found = said(PUSH, environment, str(tmp_path), "somebody/looks", "public")
-    assert "hub=somebody/looks:" in found and "a token that may write there" in found
+    assert "hub=somebody/looks:" in found
+    assert "a token that may write there" in found
     found = said(PUSH, server.environment(tmp_path / "home", login=False), str(tmp_path), NAME, "public")
     assert found == f"refused: hub={NAME}: nobody is logged in; run `hf auth login`, or set HF_TOKEN"
 
