@@ -36,10 +36,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 PROGRAMS = (
     *("train", "evaluate", "prepare", "catalogue", "recommend", "rerank", "demo", "export", "benchmark", "paper"),
-    *("sweep_table", "check_splits"),
+    *("sweep_table", "check_splits", "publish"),
 )
 
-LATE = ("torch", "torchvision", "lightning", "torchmetrics", "wandb", "sklearn", "scipy", "pydantic")
+LATE = ("torch", "torchvision", "lightning", "torchmetrics", "wandb", "sklearn", "scipy", "pydantic", "huggingface_hub")
 """What `runtime` and the programs import within functions alone: they answer before it is there."""
 
 Compose = Callable[..., DictConfig]

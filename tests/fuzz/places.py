@@ -15,6 +15,8 @@ from pyarrow import parquet
 from ctl_lightning.data.splits import published_split, write_published
 from ctl_lightning.reports.cells import cells_of
 from ctl_lightning.runtime.config import resolved
+from ctl_lightning.serving.publishing import write_published_model
+from ctl_lightning.serving.trained import Trained
 
 SHOES, HATS = "Shoes", "Hats"
 
@@ -32,7 +34,7 @@ def is_given(path: Path, case: Path) -> bool:
 
 
 def make_place(folder: Path, case: Path) -> Path:
-    """Data in three formats, a trained run, catalogues, a published split, a sweep, a paper's run directory, and lists.
+    """Data in three formats, a trained run, that run published, catalogues, a published split, a sweep, a paper's run directory, and lists.
 
     Args:
         folder: folder to make it in.
@@ -46,6 +48,7 @@ def make_place(folder: Path, case: Path) -> Path:
         for backend in ("exact", "faiss"):
             graphs = ["catalogue.hnsw_from=2"] if backend == "faiss" else []
             make_catalogue(Path("run"), Path(backend), "data.root=looks", f"catalogue.backend={backend}", *graphs)
+        write_published_model(Trained(Path("run")), Path("published"), "A card.", None)
         _make_lists(Path())
         _make_street(Path("street"))
         _make_splits(Path("splits"))

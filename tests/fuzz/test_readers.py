@@ -44,10 +44,13 @@ def catalogue(folder: Path) -> None:
         all_products(open_files(folder / "exact", manifest)[1])
 
 
-def checkpoint(folder: Path) -> None:
-    trained = Trained(folder / "run")
-    trained.network()
-    trained.data({"root": "looks"})
+def checkpoint(name: str) -> Read:
+    def read(folder: Path) -> None:
+        trained = Trained(folder / name)
+        trained.network()
+        trained.data({"root": "looks"})
+
+    return read
 
 
 def published(folder: Path) -> list[str]:
@@ -91,7 +94,11 @@ READERS: dict[str, tuple[Read, tuple[str, ...]]] = {
     "triplets": (lambda folder: read_triplets(folder / "run/triplets.jsonl"), ("run/triplets.jsonl",)),
     "published": (published, ("splits/folder.json",)),
     "index": (index, ("cache/stores/*.json",)),
-    "checkpoint": (checkpoint, ("run/checkpoints/best*.ckpt",)),
+    "checkpoint": (checkpoint("run"), ("run/checkpoints/best*.ckpt",)),
+    "model": (
+        checkpoint("published"),
+        ("published/config.json", "published/config.json", "published/model.safetensors"),
+    ),
     "catalogue": (catalogue, ("exact/*.*",)),
     "metrics": (lambda folder: read_metrics(folder / "run/metrics.csv"), ("run/metrics.csv",)),
     "sweep": (lambda folder: read_sweep(folder / "sweep"), ("sweep/*/*.*", "sweep/*/.hydra/*")),

@@ -26,6 +26,7 @@ TRAIN = (
 )
 TRAINED, CACHE = ("ckpt_path=run", "data.root=looks"), "paths.cache_dir=cache"
 WEIGHTS = ("run/checkpoints/*.ckpt",)
+PUBLISHED = ("published/config.json", "published/config.json", "published/model.safetensors")
 LOOKS = ("looks/*.json*", "looks/images/*0.jpg")
 EXACT, FAISS = ("exact/*.*",), ("faiss/*.*",)
 
@@ -108,6 +109,7 @@ USAGES: dict[str, list[Usage]] = {
     ],
     "catalogue": [
         Usage((*TRAINED, "catalogue=made"), (*WEIGHTS, *LOOKS)),
+        Usage(("ckpt_path=published", "data.root=looks", "catalogue=made"), PUBLISHED),
         Usage(
             (*TRAINED, "catalogue=made", "products=lists/products.json", "images=looks/images"),
             ("lists/products.json",),
@@ -155,6 +157,10 @@ USAGES: dict[str, list[Usage]] = {
         for more, files in (((), LOOKS), (("examples=photos",), ("photos/*",)))
     ],
     "export": [Usage(("ckpt_path=run", "output=made"), WEIGHTS, {"torch.export.export": reached})],
+    "publish": [
+        Usage(("ckpt_path=run", "output=made"), (*WEIGHTS, "run/results.json", "run/split.json")),
+        Usage(("ckpt_path=published", "output=published"), PUBLISHED),
+    ],
     "paper": [
         Usage(
             (*PAPER, CACHE, "workers=1"),
@@ -173,5 +179,10 @@ USAGES: dict[str, list[Usage]] = {
     ],
 }
 
-WRITTEN = {"catalogue": ("exact", "faiss"), "sweep_table": ("sweep", "failing"), "paper": ("paper",)}
+WRITTEN = {
+    "catalogue": ("exact", "faiss"),
+    "sweep_table": ("sweep", "failing"),
+    "paper": ("paper",),
+    "publish": ("published",),
+}
 """Folders of a case that programs are told to change."""

@@ -9,6 +9,13 @@ import torch
 
 from ctl_lightning.models.components.libraries.registry import LIBRARIES
 from ctl_lightning.models.components.network import Network
+from ctl_lightning.models.published import (
+    WEIGHTS,
+    check_weights,
+    is_published,
+    on_this_machine,
+    read_published_model,
+)
 from ctl_lightning.models.registry import METHODS, make_network, own_options
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing
@@ -49,11 +56,17 @@ LAST = Path("checkpoints/last.ckpt")
 def checkpoint_of(path: Path) -> Path:
     """The checkpoint file that a path means: of a run directory its best, or its last if the method learns nothing.
 
+    Of a published model, a folder or hf://OWNER/NAME, it is the file of its weights; `read_checkpoint` reads that, too.
+
     Raises:
-        InputError: a directory without checkpoints, or one where it is not clear which is the best.
+        InputError: a directory without checkpoints, or one where it is not clear which is the best; a model that cannot
+            be fetched.
     """
+    path = on_this_machine(path)
     if not path.is_dir():
         return path
+    if is_published(path):
+        return path / WEIGHTS
     found = sorted(path.glob("checkpoints/best*.ckpt"))
     if len(found) > 1:  # a run was killed between writing one and deleting the other
         states = read_checkpoint(path / LAST).get("callbacks", {}).values()
@@ -75,13 +88,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, unreadable, or not a checkpoint of this program.
     """
-    if not path.is_file():
-        raise InputError(f"ckpt_path={path}: no such file; checkpoints are in a run directory's folder checkpoints")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no error class of its own for a broken or foreign file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"ckpt_path={path}: not a readable checkpoint ({reason}); give another one") from None
+    published = path.name == WEIGHTS
+    checkpoint = read_published_model(path) if published else _loaded(path)
     kinds = NEEDED | OF_TRAINING | {"format": int}
     if not isinstance(checkpoint, dict) or not (
         NEEDED.keys() <= checkpoint.keys()
@@ -99,7 +107,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     if written < 2:
         checkpoint = _named_as_in_2(checkpoint)
-    return _completed(checkpoint if written == FORMAT else _with_preprocessing(checkpoint))
+    current = _completed(checkpoint if written == FORMAT else _with_preprocessing(checkpoint))
+    if published:
+        check_weights(current, path)
+    return current
+
+
+def _loaded(path: Path) -> Any:
+    """The content of a file that `torch.save` wrote, as plain values. Raises InputError: missing or unreadable."""
+    if not path.is_file():
+        raise InputError(f"ckpt_path={path}: no such file; checkpoints are in a run directory's folder checkpoints")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no error class of its own for a broken or foreign file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"ckpt_path={path}: not a readable checkpoint ({reason}); give another one") from None
 
 
 def _with_preprocessing(checkpoint: dict[str, Any]) -> dict[str, Any]:

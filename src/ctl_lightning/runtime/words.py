@@ -18,13 +18,13 @@ SHORT = {"catalogue": "catalogue.dir"}
 """Options that may be written shorter on the command line."""
 
 NAMES = frozenset(
-    {"scene", "category", "catalogue.collection", "catalogue.part", "data.exclude_categories", "data.salt"}
+    {"scene", "category", "catalogue.collection", "catalogue.part", "data.exclude_categories", "data.salt", "title"}
 )
 """Options that name something of the user's data; "${" in them is two letters like any others."""
 
 TEXTS = NAMES | {
     *("against", "candidates", "catalogue.dir", "catalogue.url", "ckpt_path", "device", "docs", "examples", "folder"),
-    *("host", "images", "init_from", "max_upload", "output", "products"),
+    *("host", "hub", "images", "init_from", "license", "max_upload", "output", "picture", "products"),
     *("backbone.name", "backbone.pooled_layer", "backbone.region_layer", "backbone.weights"),
     *(
         f"data.source.columns.{name}"

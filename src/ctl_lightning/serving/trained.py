@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.sources.registry import source_hints
 from ctl_lightning.metrics.classification import Classifier
 from ctl_lightning.models.checkpoint import checkpoint_of, network_of, read_checkpoint
 from ctl_lightning.models.components.network import Network
+from ctl_lightning.runtime.config import check_options
 from ctl_lightning.runtime.errors import InputError
 
 
@@ -15,10 +17,10 @@ class Trained:
     """A checkpoint of `train`: what it was trained with, and the network and the data made from it.
 
     Args:
-        path: checkpoint file, or its run directory.
+        path: checkpoint file, or its run directory; a published model: its folder, or hf://OWNER/NAME.
 
     Attributes:
-        path: checkpoint file.
+        path: checkpoint file; of a published model, that of its weights.
         checkpoint: content of the checkpoint file.
         config: resolved config of the run, as plain values.
         method: name of the method, as in the tables.
@@ -31,8 +33,8 @@ class Trained:
         InputError: missing, unreadable, foreign, or of a revision that wrote less.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path = checkpoint_of(path)
+    def __init__(self, path: Path | str) -> None:
+        self.path = path = checkpoint_of(Path(path))
         self.checkpoint = read_checkpoint(path)
         try:
             self.config: dict[str, Any] = self.checkpoint["config"]
@@ -48,6 +50,17 @@ class Trained:
             raise InputError(
                 f"ckpt_path={path}: it does not say how it was trained; give one that this revision's `train` wrote"
             ) from None
+        self._check_data()
+
+    def _check_data(self) -> None:
+        """Raises InputError: an option of the data that is of another type; a folder may be a stranger's."""
+        data = self.config["data"]
+        source = data.get("source", {})
+        try:
+            check_options(data, TripletDataModule.option_hints({}) | {"source": Mapping}, "data.")
+            check_options(source, source_hints(source), "data.source.")
+        except InputError as error:
+            raise InputError(f"ckpt_path={self.path}: {error}") from None
 
     def network(self) -> Network:
         """The network with its weights, in eval mode. Raises InputError: another revision wrote it."""

@@ -13,11 +13,25 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from ctl_lightning.models.checkpoint import CONTINUED, OF_TRAINING, read_checkpoint
+from ctl_lightning.models.published import is_published
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing
+from ctl_lightning.runtime.hub import HubModel
 
 DATA_MAY_DIFFER = ("root", "cache_dir", "store", "chunks_dir", "num_workers", "eval_batch_size")
 """Data options that do not change what is learned or measured."""
+
+
+NOT_CONTINUED = (
+    "it holds the network alone, not the state of a training, so it can be evaluated and served, but not continued"
+)
+
+
+def continued(path: Path) -> Path:
+    """The real path of the checkpoint that a run goes on with. Raises InputError: a published model."""
+    if is_published(path):
+        raise InputError(f"ckpt_path={HubModel.named(path) or path}: {NOT_CONTINUED}")
+    return Path(os.path.realpath(path))
 
 
 def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -> dict[str, Any]:
@@ -34,9 +48,7 @@ def check_resumable(path: Path, module: LightningModule, data: dict[str, Any]) -
             "new run without ckpt_path"
         )
     if not OF_TRAINING.keys() <= checkpoint.keys():
-        raise InputError(
-            f"ckpt_path={path}: it holds the network alone, not the state of a training, so it can be evaluated and served, but not continued"
-        )
+        raise InputError(f"ckpt_path={path}: {NOT_CONTINUED}")
     saved_data = checkpoint.get("config", {}).get("data", data)
     names = sorted((saved_data.keys() | data.keys()) - set(DATA_MAY_DIFFER))
     saved, wanted = _flat("model", checkpoint["hyper_parameters"]), _flat("model", module.hparams)

@@ -6,9 +6,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ctl_lightning.models.components.backbone import preprocessing_of
-from ctl_lightning.models.components.preprocessing import Preprocessing
+from ctl_lightning.models.components.preprocessing import Preprocessing, overridden
 from ctl_lightning.runtime.config import Config, literal, resolved
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.training.starting_point import preprocessing_of_start
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,13 @@ def with_preprocessing(config: DictConfig) -> DictConfig:
         InputError: unknown network; a preprocessing that cannot be read; data options that contradict it.
     """
     options = resolved(config)
-    found = preprocessing_of(options["backbone"])
+    start = options.get("init_from")
+    if start is None or options["ckpt_path"] is not None:  # a run that goes on may have lost what it started from
+        found = preprocessing_of(options["backbone"])
+    else:
+        found = overridden(
+            preprocessing_of_start(start), options["backbone"]["preprocessing"], "backbone.preprocessing"
+        )
     changed = {"backbone": {"preprocessing": found.plain()}, "data": _picture_options(options["data"], found)}
     return OmegaConf.merge(config, literal(changed))  # type: ignore[return-value]
 

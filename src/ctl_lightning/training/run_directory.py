@@ -27,7 +27,7 @@ from ctl_lightning.runtime.launch import is_first, is_restarted, launcher
 from ctl_lightning.runtime.locks import alone
 from ctl_lightning.runtime.place import LOCK
 from ctl_lightning.runtime.program import one_line
-from ctl_lightning.training.checkpointing import check_resumable
+from ctl_lightning.training.checkpointing import check_resumable, continued
 from ctl_lightning.training.module import CompleteTheLook
 from ctl_lightning.training.preemption import Preemption
 
@@ -111,7 +111,7 @@ class RunDirectory:
             else:
                 path, resumed = found, Path(os.path.realpath(found / LAST))
         elif wish is not None:
-            resumed = Path(os.path.realpath(Path(wish).expanduser()))
+            resumed = continued(Path(wish).expanduser())
         finished = wish == "auto" and resumed is not None and is_finished(path, options)
         here = wish == "auto" or (resumed is not None and resumed.parent == Path(os.path.realpath(path / LAST)).parent)
         if not here and ((path / LAST).exists() or (path / "results.json").exists()):

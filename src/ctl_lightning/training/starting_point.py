@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ctl_lightning.models.checkpoint import NETWORK, checkpoint_of, fits_this_revision, read_checkpoint
+from ctl_lightning.models.components.preprocessing import Preprocessing, of_values
 from ctl_lightning.models.registry import METHODS
 from ctl_lightning.runtime.config import Config
 from ctl_lightning.runtime.errors import InputError
@@ -123,6 +124,15 @@ class StartingPoint:
             "new": [category for category in categories if category not in known],
             "left_out": [category for category in known if category not in categories],
         }
+
+
+def preprocessing_of_start(given: str) -> Preprocessing:
+    """The preprocessing of the backbone that a new run starts from. Raises InputError: missing, not a checkpoint."""
+    with _named():
+        path = checkpoint_of(Path(given).expanduser())
+        options = read_checkpoint(path)["hyper_parameters"].get("backbone")
+        found = options.get("preprocessing") if isinstance(options, Mapping) else None
+        return of_values(found if isinstance(found, Mapping) else {}, f"init_from={given}")
 
 
 def in_words(done: Mapping[str, Any]) -> str:

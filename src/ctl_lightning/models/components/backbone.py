@@ -4,17 +4,28 @@ import hashlib
 import logging
 from contextlib import redirect_stderr
 from io import StringIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ctl_lightning.models.components.hub import local_weights
 from ctl_lightning.models.components.libraries.library import BackboneOptions
 from ctl_lightning.models.components.libraries.registry import LIBRARIES
-from ctl_lightning.models.components.preprocessing import Preprocessing, beside, of_checkpoint, of_values, overridden
+from ctl_lightning.models.components.preprocessing import (
+    READERS,
+    Preprocessing,
+    beside,
+    of_checkpoint,
+    of_values,
+    overridden,
+)
 from ctl_lightning.models.components.weights import load_file
 from ctl_lightning.runtime.errors import InputError, suggestion
+from ctl_lightning.runtime.hub import fetched_file
+
+USUAL = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
+"""Names of files of weights on the Hub; first those of open_clip, which has timm's networks in it."""
 
 log = logging.getLogger(__name__)
 
@@ -190,6 +201,16 @@ def preprocessing_of(options: BackboneOptions) -> Preprocessing:
                 path.with_suffix(".json").name,
             )
     return overridden(found, options["preprocessing"], "backbone.preprocessing")
+
+
+def local_weights(weights: str) -> Path:
+    """The file that `backbone.weights` names; fetched, with its preprocessing, if it lies on the Hub. Raises InputError."""
+    if not weights.startswith("hf://"):
+        return Path(weights).expanduser()
+    try:
+        return fetched_file(weights, USUAL, READERS)
+    except InputError as error:
+        raise InputError(f"backbone.weights={error}") from None
 
 
 def hash_of_weights(module: nn.Module) -> str:
