@@ -23,15 +23,22 @@ def with_preprocessing(config: DictConfig) -> DictConfig:
         InputError: unknown network; a preprocessing that cannot be read; data options that contradict it.
     """
     options = resolved(config)
-    start = options.get("init_from")
-    if start is None or options["ckpt_path"] is not None:  # a run that goes on may have lost what it started from
-        found = preprocessing_of(options["backbone"])
-    else:
-        found = overridden(
-            preprocessing_of_start(start), options["backbone"]["preprocessing"], "backbone.preprocessing"
-        )
+    found = _start(options) or preprocessing_of(options["backbone"])
     changed = {"backbone": {"preprocessing": found.plain()}, "data": _picture_options(options["data"], found)}
     return OmegaConf.merge(config, literal(changed))  # type: ignore[return-value]
+
+
+def _start(options: Config) -> Preprocessing | None:
+    """The preprocessing of the checkpoint that the run starts from (`init_from`); None: it starts from none."""
+    if (given := options.get("init_from")) is None:
+        return None
+    try:
+        found = preprocessing_of_start(given)
+    except InputError:
+        if options["ckpt_path"] is None:
+            raise
+        return None  # a run that goes on may have lost it
+    return overridden(found, options["backbone"]["preprocessing"], "backbone.preprocessing")
 
 
 def _picture_options(data: Config, found: Preprocessing) -> dict[str, Any]:
