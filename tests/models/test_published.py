@@ -149,7 +149,7 @@ HOSTILE: dict[str, tuple[BROKEN, str]] = {
         weights(lambda state: state.update({FIRST: torch.zeros(3, 1, 1, dtype=torch.int32)})),
         "holds numbers of the type torch.int32",
     ),
-    "a weight that is not finite": (weights(lambda state: state[FIRST].fill_(torch.nan)), "is not finite"),
+    "a weight that is not finite": (weights(lambda state: state[FIRST][0].fill_(torch.nan)), "is not finite"),
     "not JSON": (text("{"), "not valid JSON"),
     "JSON of another kind": (text("[]"), "not a model that ctl_lightning published"),
     "another library's": (text('{"model_type": "bert"}'), "not a model that ctl_lightning published"),
