@@ -14,7 +14,8 @@ from torchvision.transforms.functional import normalize
 
 from ctl_lightning.models.components.backbone import Backbone, preprocessing_of
 from ctl_lightning.models.hybrid import Hybrid
-from ctl_lightning.serving.export import ProductEncoder, QueryEncoder, write_onnx, write_program
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.export import QueryEncoder, write_onnx, write_program
 
 NETWORKS = [
     "test_efficientnet",
@@ -35,6 +36,12 @@ NETWORKS = [
     "fastvit_t8",
     "levit_128s",
 ]
+
+LARGE = ("vit_small_patch16_dinov3", "swin_tiny_patch4_window7_224", "hiera_tiny_224", "fastvit_t8")
+
+
+def long(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.long)
 
 
 def backbone(name: str, **changed: Any) -> Backbone:
@@ -76,7 +83,7 @@ def regions_by_tokens(model: Any, pixels: Tensor) -> Tensor:
     return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [long(one) if one in LARGE else one for one in NETWORKS])
 def test_features_are_those_of_timm_itself(name: str) -> None:
     found = backbone(name)
     config = timm.get_pretrained_cfg(name) or found.network.model.pretrained_cfg  # type: ignore[union-attr]
@@ -99,7 +106,7 @@ def test_features_are_those_of_timm_itself(name: str) -> None:
     assert features.regions.shape == (2, 25, found.region_features)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [long(one) if one in LARGE else one for one in NETWORKS])
 def test_a_frozen_one_stays_frozen_and_a_tuned_one_learns(name: str) -> None:
     frozen = backbone(name)
     before = copy.deepcopy(frozen.state_dict())
@@ -113,7 +120,7 @@ def test_a_frozen_one_stays_frozen_and_a_tuned_one_learns(name: str) -> None:
     assert [key for key, weight in tuned.named_parameters() if weight.grad is None] == []
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [long(one) if one in LARGE else one for one in NETWORKS])
 def test_gradient_checkpointing_trains_the_same(name: str) -> None:
     plain, recomputed = backbone(name, frozen=False), backbone(name, frozen=False, checkpointing=True)
     recomputed.load_state_dict(plain.state_dict())
@@ -142,13 +149,15 @@ def test_gradient_checkpointing_trains_the_same(name: str) -> None:
     assert kept[1] < 0.75 * kept[0]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_exported_encoders_give_the_same_vectors(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [one if one in ("test_resnet", "test_vit") else long(one) for one in NETWORKS])
+def test_the_exported_encoder_gives_the_same_queries(name: str, tmp_path: Path) -> None:
+    """The query needs both outputs of the backbone; the files are read back, with three pictures and with one."""
     network = Hybrid(backbone(name), 3, dim=8, hidden=8, dropout=0.0, attention="category", squared=True).eval()
-    images, categories = shown(network.backbone, 3), torch.arange(3)
-    for encoder, inputs in (
-        (ProductEncoder(network).eval(), {"image": images}),
-        (QueryEncoder(network).eval(), {"image": images, "category": categories}),
-    ):
-        program = write_program(tmp_path / "encoder.pt2", encoder, inputs)  # compares, for three pictures and one
-        write_onnx(tmp_path / "encoder.onnx", program, encoder, inputs)
+    inputs = {"image": shown(network.backbone, 3), "category": torch.arange(3)}
+    encoder = QueryEncoder(network).eval()
+    program = write_program(tmp_path / "query.pt2", encoder, inputs)
+    if name == "hiera_tiny_224":  # the one here that torch's exporter cannot translate: one line says so
+        with pytest.raises(InputError, match=r"torch\.onnx cannot write query\.onnx"):
+            write_onnx(tmp_path / "query.onnx", program, encoder, inputs)
+    else:
+        write_onnx(tmp_path / "query.onnx", program, encoder, inputs)

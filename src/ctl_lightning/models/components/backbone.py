@@ -61,7 +61,8 @@ class Backbone(nn.Module):
         self._options = options
         self._library = LIBRARIES[options["library"]]
         self.network = self._library.make(options)
-        self.network.to(memory_format=torch.channels_last)
+        self._memory_format = self._library.memory_format(options["frozen"])
+        self.network.to(memory_format=self._memory_format)
         self.grid, self.frozen = options["grid"], options["frozen"]
         self.to_grid = nn.AdaptiveAvgPool2d(self.grid)
         self._recomputed = self._library.recomputed(self.network) if options["checkpointing"] else None
@@ -144,10 +145,10 @@ class Backbone(nn.Module):
         return Features(pooled, regions.flatten(2).transpose(1, 2))
 
     def pixels(self, images: Tensor) -> Tensor:
-        """uint8 pictures (B, 3, S, S) -> normalised pixels, as the network was trained, in the channels-last format."""
+        """uint8 pictures (B, 3, S, S) -> normalised pixels, as the network was trained, in its memory format."""
         # (x / 255 - mean) / std with one new tensor: large tensors are expensive on a CPU.
         normalised = (images * (1 / (255 * self.std))).sub_(self.mean / self.std)
-        return normalised.contiguous(memory_format=torch.channels_last)
+        return normalised.contiguous(memory_format=self._memory_format)
 
     def identity(self) -> dict[str, Any]:
         """All that the features depend on, as plain values: name, layers, grid, hash of weights, mean and deviation."""

@@ -8,6 +8,7 @@ from typing import (
     NotRequired,  # on Python 3.11 pydantic cannot read typing's
 )
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
@@ -58,6 +59,10 @@ class Library(ABC):
     @abstractmethod
     def probed_size(self, network: nn.Module) -> int:
         """Side in pixels of pictures that the network takes for certain, to find the widths of its outputs."""
+
+    def memory_format(self, frozen: bool) -> torch.memory_format:
+        """Order in memory of pictures and weights: channels last, which convolutions are fastest with."""
+        return torch.channels_last
 
     @abstractmethod
     def identity(self, options: BackboneOptions) -> dict[str, Any]:
