@@ -20,6 +20,7 @@ NEEDED = {
     "rerank": ["ckpt_path=a", "scene=b", "category=c", "candidates=d"],
     "demo": ["ckpt_path=a", "catalogue=b"],
     "export": ["ckpt_path=a", "output=b"],
+    "publish": ["ckpt_path=a", "output=b"],
     "prepare": [],
     "benchmark": [],
     "paper": [],

@@ -105,6 +105,8 @@ def test_several_values_of_a_multirun_are_texts_each() -> None:
 
 # Neither ids nor names nor paths: choices that a config lists, or numbers that may be null.
 OTHERS = {
+    *(f"backbone.preprocessing.{name}" for name in ("mean", "std", "size", "interpolation", "crop_share")),
+    *("backbone.library", "backbone.layers"),
     *("accelerator", "box", "change", "max_bad_images", "method", "precision", "protocol", "what", "watch_epochs"),
     *(
         "catalogue.backend",
@@ -116,7 +118,9 @@ OTHERS = {
     *(
         "download.requests_per_second",
         "data.aspect",
+        "data.image_size",
         "data.interpolation",
+        "data.stored_size",
         "data.augment",
         "data.max_bad_images",
         "data.negatives",

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from ctl_lightning.models.components.libraries.library import BackboneOptions
 from ctl_lightning.models.components.libraries.traced import TracedLibrary
 from ctl_lightning.models.components.preprocessing import IMAGENET, Preprocessing
+from ctl_lightning.runtime.errors import InputError
 
 
 class SmallNetwork(nn.Module):
@@ -39,6 +40,8 @@ class Small(TracedLibrary):
 
     def network(self, name: str) -> nn.Module:
         """See `TracedLibrary.network`."""
+        if name != "small":
+            raise InputError(f"backbone.name={name}: backbone.library=small has one network, small")
         return SmallNetwork()
 
     def preprocessing(self, options: BackboneOptions) -> Preprocessing:
