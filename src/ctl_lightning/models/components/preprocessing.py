@@ -144,6 +144,13 @@ def of_timm(config: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def _of_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The values of a config.json: of a model that `publish` wrote, or timm's; None: it has none."""
+    if config.get("library_name") == "ctl_lightning":
+        return dict(config["hyper_parameters"]["backbone"]["preprocessing"])
+    return of_timm(config)
+
+
 def _of_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values of an open_clip_config.json; it resizes to the size and crops nothing."""
     found = config["preprocess_cfg"]
@@ -172,7 +179,7 @@ def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 READERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = {
-    "config.json": of_timm,
+    "config.json": _of_config,
     "open_clip_config.json": _of_open_clip,
     "preprocessor_config.json": _of_transformers,
 }
