@@ -48,7 +48,8 @@ def check_splits(config: DictConfig, name: str, needs_data: bool = False) -> Non
     problems = list(split_problems(content))
     listed = {scene for split in LISTED for scene in content[split]}
     console.print(f"{path}: the rule, with salt {content['salt']!r}, and {len(listed):,} listed scenes")
-    data: TripletDataModule = build(config.data, "data")
+    # No picture is looked at, so any size will do where the weights of a backbone would choose it.
+    data: TripletDataModule = build(config.data, "data", stored_size=1, image_size=1, interpolation="bilinear")
     table = None
     if data.root.is_dir():
         data.read_table()

@@ -15,6 +15,7 @@ from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.train import train
 from ctl_lightning.training.options import check
+from ctl_lightning.training.picture_options import with_preprocessing
 from ctl_lightning.training.run_directory import RunDirectory, unfinished_run
 from ctl_lightning.training.setup import make_data_and_module
 
@@ -51,7 +52,7 @@ def told(run: Path) -> Any:
 def entered(compose: Compose, looks: Path, *words: str) -> AbstractContextManager[RunDirectory]:
     small = [word for word in TINY if not word.startswith("data.")]
     sizes = ["data.stored_size=36", "data.image_size=32", "data.batch_size=4", "backbone.grid=4"]
-    config = compose(*small, *sizes, "data=stl_fashion", f"data.root={looks}", *words)
+    config = with_preprocessing(compose(*small, *sizes, "data=stl_fashion", f"data.root={looks}", *words))
     return RunDirectory.enter(config, check(config))
 
 

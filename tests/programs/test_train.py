@@ -250,7 +250,7 @@ def test_the_checkpoint_of_the_best_epoch_is_what_is_tested_and_returned(compose
     assert monitored == pytest.approx(max(auc), abs=1e-6)
     (best,) = (run / "checkpoints").glob("best*.ckpt")
     assert best.name == f"best-epoch{auc.index(max(auc)):03d}.ckpt"
-    config = compose(*TINY, f"seed={seed}")
+    config = with_preprocessing(compose(*TINY, f"seed={seed}"))
     data = build(config.data, "data")
     model = CompleteTheLook.load_from_checkpoint(best, weights_only=True)
     Trainer(accelerator="cpu", logger=False).test(model, datamodule=data, verbose=False)

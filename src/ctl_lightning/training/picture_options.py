@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ctl_lightning.models.components.backbone import preprocessing_of
-from ctl_lightning.models.components.preprocessing import Preprocessing, overridden
+from ctl_lightning.models.components.preprocessing import IMAGENET, Preprocessing, overridden
 from ctl_lightning.runtime.config import Config, literal, resolved
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.training.starting_point import preprocessing_of_start
@@ -42,7 +42,7 @@ def _start(options: Config) -> Preprocessing | None:
 
 
 def _picture_options(data: Config, found: Preprocessing) -> dict[str, Any]:
-    """The three data options, those that are given as they are."""
+    """The three data options; those that are given stay. A backbone that takes any size has the paper's."""
     stored, seen, resampled = (data[name] for name in ("stored_size", "image_size", "interpolation"))
     if resampled is not None and resampled != found.interpolation and found.size is not None:
         raise InputError(
@@ -50,9 +50,8 @@ def _picture_options(data: Config, found: Preprocessing) -> dict[str, Any]:
             f"{found.interpolation}; leave it out, or say with backbone.preprocessing.interpolation={resampled} that they were not"
         )
     if seen is None:
-        if found.size is None:
-            raise InputError("data.image_size has no value; this backbone takes any size: give data.image_size=N")
-        seen = found.size if stored is None else min(found.size, round(stored * found.crop_share))
+        seen = found.size or IMAGENET.size
+        seen = seen if stored is None else min(seen, round(stored * found.crop_share))
     if stored is None:
         stored = round(seen / found.crop_share)
     return {"stored_size": stored, "image_size": seen, "interpolation": resampled or found.interpolation}

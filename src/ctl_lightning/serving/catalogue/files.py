@@ -122,18 +122,18 @@ def check_identity(folder: Path, manifest: Manifest, identity: Mapping[str, Any]
     """Raises InputError if other weights, or photos cut in another way, made the vectors: distances to them would mean nothing."""
     if manifest.identity == identity:
         return
-    photos = manifest.identity.get("photos")
-    if isinstance(photos, dict) and manifest.identity | {"photos": identity["photos"]} == identity:
+    photos, ours = (one.get("photos") for one in (manifest.identity, identity))
+    if isinstance(photos, dict) and isinstance(ours, dict) and manifest.identity | {"photos": ours} == identity:
         raise InputError(
-            f"catalogue={folder}: its photos were cut with {_differing(photos, identity['photos'])}; give the checkpoint "
+            f"catalogue={folder}: its photos were cut with {_differing(photos, ours)}; give the checkpoint "
             "that it was made with, or make a catalogue for this one in another folder"
         )
-    theirs, ours = (
+    theirs, given = (
         f"{one.get('method')}, weights {str(one.get('weights'))[:12]}, photos {one.get('photos')}"
         for one in (manifest.identity, identity)
     )
     raise InputError(
-        f"catalogue={folder}: its vectors are of another checkpoint ({theirs}; ckpt_path is {ours}); give the checkpoint that it was made with, or make a catalogue "
+        f"catalogue={folder}: its vectors are of another checkpoint ({theirs}; ckpt_path is {given}); give the checkpoint that it was made with, or make a catalogue "
         "for this one in another folder"
     )
 
