@@ -171,7 +171,7 @@ def _of_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:
 def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a preprocessor_config.json of Hugging Face's transformers."""
     size, crop = config["size"], config.get("crop_size")
-    side = size if isinstance(size, int) else size.get("height", size.get("shortest_edge"))
+    side = size if isinstance(size, int) else size["height"] if "height" in size else size["shortest_edge"]
     seen = crop if isinstance(crop, int) else (crop or {}).get("height", side)
     return {
         "mean": config["image_mean"],
