@@ -19,7 +19,7 @@ from ctl_lightning.runtime.errors import InputError
 
 HALF = [0.5, 0.5, 0.5]
 
-TIMM = {  # as timm's save_for_hf writes it
+TIMM: dict[str, Any] = {  # as timm's save_for_hf writes it
     "architecture": "vit_base_patch16_siglip_384",
     "num_classes": 0,
     "num_features": 768,
@@ -40,7 +40,7 @@ TIMM = {  # as timm's save_for_hf writes it
     },
 }
 
-OPEN_CLIP = {  # as open_clip's push_to_hf_hub writes it; of Marqo-FashionSigLIP
+OPEN_CLIP: dict[str, Any] = {  # as open_clip's push_to_hf_hub writes it; of Marqo-FashionSigLIP
     "model_cfg": {
         "embed_dim": 768,
         "init_logit_bias": -10,
@@ -50,7 +50,7 @@ OPEN_CLIP = {  # as open_clip's push_to_hf_hub writes it; of Marqo-FashionSigLIP
     "preprocess_cfg": {"mean": HALF, "std": HALF, "interpolation": "bicubic", "resize_mode": "squash"},
 }
 
-CLIP = {  # a preprocessor_config.json of CLIPImageProcessor
+CLIP: dict[str, Any] = {  # a preprocessor_config.json of CLIPImageProcessor
     "crop_size": {"height": 224, "width": 224},
     "do_center_crop": True,
     "do_normalize": True,
@@ -61,11 +61,11 @@ CLIP = {  # a preprocessor_config.json of CLIPImageProcessor
     "size": {"shortest_edge": 256},
 }
 
-SIGLIP = {"image_mean": HALF, "image_std": HALF, "resample": 2, "size": {"height": 384, "width": 384}}
+SIGLIP: dict[str, Any] = {"image_mean": HALF, "image_std": HALF, "resample": 2, "size": {"height": 384, "width": 384}}
 
-OLD_VIT = {"image_mean": HALF, "image_std": HALF, "resample": 2, "size": 224, "do_resize": True}
+OLD_VIT: dict[str, Any] = {"image_mean": HALF, "image_std": HALF, "resample": 2, "size": 224, "do_resize": True}
 
-OURS = {  # as `publish` writes it, in part
+OURS: dict[str, Any] = {  # as `publish` writes it, in part
     "library_name": "ctl_lightning",
     "hyper_parameters": {"method": "hybrid", "backbone": BACKBONE | {"preprocessing": {"mean": HALF, "size": 96}}},
 }
