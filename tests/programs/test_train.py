@@ -32,6 +32,7 @@ from ctl_lightning.train import train
 from ctl_lightning.training import module, predict
 from ctl_lightning.training.checkpointing import BestCheckpoint
 from ctl_lightning.training.module import CompleteTheLook, ranking_of
+from ctl_lightning.training.picture_options import with_preprocessing
 
 METRICS = {
     "auc",

@@ -69,7 +69,7 @@ def check_login(repository: str) -> None:
 
 
 def fetched_file(address: str, usual: Sequence[str], beside: Collection[str]) -> Path:
-    """A file of a model in the Hub's cache; what is there already is not fetched again.
+    """A file of a model in the Hub's cache; what is there already is not fetched again, and without a network is taken.
 
     Args:
         address: hf://OWNER/NAME, or hf://OWNER/NAME/FILE.
@@ -83,16 +83,34 @@ def fetched_file(address: str, usual: Sequence[str], beside: Collection[str]) ->
     if found is None or ".." in (found[2] or "").split("/"):
         raise InputError(f"{address}: expected hf://OWNER/NAME or hf://OWNER/NAME/FILE")
     repository, named = found.groups()
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
     with hub_errors(address):
-        files = HfApi(library_name="ctl_lightning").list_repo_files(repository)
+        files = _files_of(repository)
         chosen = named if named in files else next((name for name in usual if name in files and named is None), None)
         if chosen is not None:
             for name in sorted({*beside} & {*files}):
                 hf_hub_download(repository, name)
             return Path(hf_hub_download(repository, chosen))
     raise InputError(f"{address}: there is no {named or ', '.join(usual)} in it; its files are {listed(files)}")
+
+
+def _files_of(repository: str) -> list[str]:
+    """Names of the files of a repository; without a network, of those in the cache."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return HfApi(library_name="ctl_lightning").list_repo_files(repository)
+    except Exception as error:  # which HTTP library raises differs from release to release
+        cut_off = isinstance(error, (OfflineModeIsEnabled, ConnectionError)) or _is_of_network(error)
+        if isinstance(error, HfHubHTTPError) or not cut_off:  # the Hub has answered
+            raise
+        try:
+            folder = Path(snapshot_download(repository, local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise error from None
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 def pushed(folder: Path, repository: str, private: bool, files: Sequence[str]) -> str:

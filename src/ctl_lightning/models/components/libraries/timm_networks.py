@@ -183,12 +183,13 @@ def config(name: str) -> dict[str, Any]:
     if not timm.is_model(bare):
         near = suggestion(bare, timm.list_models())
         raise InputError(f"backbone.name: timm has no network {name!r}{near}; `timm.list_models()` lists them")
-    found = timm.get_pretrained_cfg(name) if tag or timm.is_model_pretrained(bare) else None
-    if tag and (found is None or found.tag != tag):
+    try:
+        found = timm.get_pretrained_cfg(name) if "." in name or timm.is_model_pretrained(bare) else None
+    except RuntimeError:
         tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{bare}.*")]
         raise InputError(
             f"backbone.name: {bare} has no weights {tag!r}{suggestion(tag, tags)}; there are: {', '.join(tags) or 'none'}"
-        )
+        ) from None
     plain: Any = _network(bare).pretrained_cfg if found is None else found.to_dict()  # type: ignore[no-untyped-call]
     return dict(plain)
 
