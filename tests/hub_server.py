@@ -99,7 +99,8 @@ class Handler(BaseHTTPRequestHandler):
         if name not in commits:
             return self._refuse(404, "RevisionNotFound", "Invalid rev id")
         if action in ("", "revision"):
-            return self._send({"id": repository, "sha": name, "private": False, "siblings": [], "tags": []})
+            files = [{"rfilename": file} for file in commits.get(name, {})]
+            return self._send({"id": repository, "sha": name, "private": False, "siblings": files, "tags": []})
         if action == "tree":
             return self._send([self._entry(file, data) for file, data in commits[name].items()])
         return self._file(name, commits[name].get(rest[-1]))

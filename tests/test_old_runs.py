@@ -119,6 +119,71 @@ def test_a_run_from_before_photos_had_a_choice_of_filters_is_continued_and_serve
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["epoch"] == 1
 
 
+def as_format_2(run: Path, folder: Path) -> Path:
+    """A copy of a run directory, its checkpoints as they were before backbones had a library and a preprocessing."""
+    shutil.copytree(run, folder)
+    for path in (folder / "checkpoints").glob("*.ckpt"):
+        old: dict[str, Any] = copy.deepcopy(torch.load(path, weights_only=True))
+        old["format"] = 2
+        parts = (old["hyper_parameters"], old["config"], old["config"]["model"])
+        for options in {id(part["backbone"]): part for part in parts}.values():  # of a file, some may be one object
+            del options["backbone"]["library"], options["backbone"]["preprocessing"]
+        del old["config"]["data"]["interpolation"]
+        torch.save(old, path)
+    return folder
+
+
+MOBILENET = (
+    "backbone=mobilenet_v2",
+    "backbone.weights=null",
+    "backbone.grid=1",
+    "data.stored_size=36",
+    "data.image_size=32",
+)
+
+
+@pytest.mark.parametrize("backbone", ["small", pytest.param("mobilenet_v2", marks=pytest.mark.long)])
+def test_a_run_from_before_backbones_had_libraries_is_evaluated_served_and_continued(
+    backbone: str, looks: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("model.schedule=constant", *(MOBILENET if backbone == "mobilenet_v2" else ()))
+    run = train_on(looks, cache, tmp_path / "run", *words)
+    folder = make_catalogue(run, tmp_path / "catalogue")
+    old = as_format_2(run, tmp_path / "old")
+    assert (
+        read_checkpoint(checkpoint_of(old))["hyper_parameters"]
+        == read_checkpoint(checkpoint_of(run))["hyper_parameters"]
+    )
+    found = [evaluated(one, tmp_path / f"evaluated{n}", monkeypatch) for n, one in enumerate((old, run))]
+    assert found[0]["test"] == found[1]["test"]
+    photo = min((looks / "images").rglob("*.jpg"))
+    answers = [Recommender.from_checkpoint(one, folder).recommend(photo, "Shoes") for one in (old, run)]
+    assert answers[0] == answers[1]
+    (old / "results.json").unlink()
+    more = [
+        train_on(
+            looks,
+            cache,
+            tmp_path / f"more{n}",
+            f"ckpt_path={one / 'checkpoints/last.ckpt'}",
+            "trainer.max_epochs=2",
+            *words,
+        )
+        for n, one in enumerate((old, run))
+    ]
+    states = [read_checkpoint(one / "checkpoints" / "last.ckpt") for one in more]
+    assert [(one["format"], one["epoch"]) for one in states] == [(FORMAT, 1), (FORMAT, 1)]
+    assert all(torch.equal(value, states[1]["state_dict"][name]) for name, value in states[0]["state_dict"].items())
+
+
+def test_a_catalogue_of_another_preprocessing_is_refused(served: tuple[Path, Path], tmp_path: Path) -> None:
+    checkpoint = torch.load(checkpoint_of(served[0]), weights_only=True)
+    checkpoint["state_dict"]["network.backbone.mean"] += 0.01
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match=r"catalogue=.*: its vectors are of another checkpoint"):
+        Recommender.from_checkpoint(tmp_path / "other.ckpt", served[1])
+
+
 def test_what_a_newer_version_wrote_is_refused(served: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint = torch.load(checkpoint_of(served[0]), weights_only=True)
     torch.save(checkpoint | {"format": FORMAT + 1}, tmp_path / "new.ckpt")

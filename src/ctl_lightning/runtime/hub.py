@@ -86,22 +86,24 @@ def fetched_file(address: str, usual: Sequence[str], beside: Collection[str]) ->
     from huggingface_hub import hf_hub_download
 
     with hub_errors(address):
-        files = _files_of(repository)
+        files, cut_off = _files_of(repository)
         chosen = named if named in files else next((name for name in usual if name in files and named is None), None)
         if chosen is not None:
             for name in sorted({*beside} & {*files}):
-                hf_hub_download(repository, name)
-            return Path(hf_hub_download(repository, chosen))
+                hf_hub_download(repository, name, local_files_only=cut_off)
+            return Path(hf_hub_download(repository, chosen, local_files_only=cut_off))
     raise InputError(f"{address}: there is no {named or ', '.join(usual)} in it; its files are {listed(files)}")
 
 
-def _files_of(repository: str) -> list[str]:
-    """Names of the files of a repository; without a network, of those in the cache."""
+def _files_of(repository: str) -> tuple[list[str], bool]:
+    """Names of the files of a repository, and whether they are those in the cache because there is no network."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return HfApi(library_name="ctl_lightning").list_repo_files(repository)
+        # Not `list_repo_files`, which tries for half a minute to reach a Hub that is not there.
+        found = HfApi(library_name="ctl_lightning").model_info(repository)
+        return [one.rfilename for one in found.siblings or []], False
     except Exception as error:  # which HTTP library raises differs from release to release
         cut_off = isinstance(error, (OfflineModeIsEnabled, ConnectionError)) or _is_of_network(error)
         if isinstance(error, HfHubHTTPError) or not cut_off:  # the Hub has answered
@@ -110,7 +112,7 @@ def _files_of(repository: str) -> list[str]:
             folder = Path(snapshot_download(repository, local_files_only=True))
         except LocalEntryNotFoundError:
             raise error from None
-        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()], True
 
 
 def pushed(folder: Path, repository: str, private: bool, files: Sequence[str]) -> str:

