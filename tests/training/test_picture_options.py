@@ -16,7 +16,7 @@ from ctl_lightning.models.components.libraries.small import SmallNetwork
 from ctl_lightning.runtime.config import resolved
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.train import train
-from ctl_lightning.training.picture_options import warn_if_small, with_preprocessing
+from ctl_lightning.training.picture_options import warn_of_sizes, with_preprocessing
 
 PHOTOS = ("data=stl_fashion", "data.root=nowhere")
 
@@ -60,12 +60,8 @@ def test_synthetic_looks_stay_as_they_are(compose: Compose) -> None:
     assert sizes(filled(compose)) == [56, 64, "bilinear"]
 
 
-def test_a_network_for_any_size_wants_to_be_told(compose: Compose) -> None:
-    with pytest.raises(InputError, match=r"^data\.image_size has no value; .* give data\.image_size=N$"):
-        filled(compose, *PHOTOS, "backbone=small")
-    assert sizes(filled(compose, *PHOTOS, "backbone=small", "data.image_size=96")) == [96, 110, "bilinear"]
-    other = filled(compose, *PHOTOS, "backbone=small", "data.image_size=96", "data.interpolation=lanczos")
-    assert sizes(other)[2] == "lanczos"
+def test_a_network_for_any_size_has_the_papers(compose: Compose) -> None:
+    assert sizes(filled(compose, *PHOTOS, "backbone=small")) == [224, 256, "bilinear"]
 
 
 def test_another_interpolation_than_that_of_the_weights_is_refused(compose: Compose) -> None:
@@ -83,7 +79,7 @@ def test_without_weights_nothing_is_contradicted(compose: Compose, caplog: pytes
     words = ("backbone=siglip2_b16", "backbone.weights=null", "data.interpolation=bilinear", "data.image_size=64")
     options = filled(compose, *PHOTOS, *words)
     assert sizes(options)[2] == options["backbone"]["preprocessing"]["interpolation"] == "bilinear"
-    warn_if_small(options)
+    warn_of_sizes(options)
     assert caplog.messages == []
 
 
@@ -100,9 +96,18 @@ def test_without_weights_nothing_is_contradicted(compose: Compose, caplog: pytes
 def test_smaller_pictures_than_those_of_the_weights_are_a_warning(
     compose: Compose, caplog: pytest.LogCaptureFixture, words: list[str], says: str | None
 ) -> None:
-    warn_if_small(filled(compose, *PHOTOS, "backbone=mobilenet_v2", *words))
+    warn_of_sizes(filled(compose, *PHOTOS, "backbone=mobilenet_v2", *words))
     way_out = "leave both out, or give data.image_size=224 data.stored_size=256"
     assert caplog.messages == ([] if says is None else [f"{says}; {way_out}"])
+
+
+def test_no_room_for_random_parts_is_a_warning(compose: Compose, caplog: pytest.LogCaptureFixture) -> None:
+    words = (*PHOTOS, "backbone=mobilenet_v2", "data.stored_size=224", "data.image_size=224")
+    warn_of_sizes(filled(compose, *words, "data.augment=none"))
+    assert caplog.messages == []
+    warn_of_sizes(filled(compose, *words, "data.augment=crop"))
+    assert "data.augment=crop: pictures are stored at the 224 pixels" in caplog.messages[-1]
+    assert "data.stored_size=256 leaves room" in caplog.messages[-1]
 
 
 def sidecar(folder: Path, **values: Any) -> Path:
@@ -134,7 +139,7 @@ def test_data_options_that_contradict_the_file_are_told(
     weights = sidecar(tmp_path, size=96, interpolation="bicubic")
     with pytest.raises(InputError, match=r"^data\.interpolation=lanczos: .*resized by bicubic; leave it out, or say"):
         filled(compose, *PHOTOS, f"backbone.weights={weights}", "data.interpolation=lanczos")
-    warn_if_small(filled(compose, *PHOTOS, "backbone=small", f"backbone.weights={weights}", "data.image_size=64"))
+    warn_of_sizes(filled(compose, *PHOTOS, "backbone=small", f"backbone.weights={weights}", "data.image_size=64"))
     assert caplog.messages[-1].startswith(
         "data.image_size=64 data.stored_size=73: the weights of small were trained on 96"
     )

@@ -64,8 +64,8 @@ def _picture_options(data: Config, found: Preprocessing) -> dict[str, Any]:
     return {"stored_size": stored, "image_size": seen, "interpolation": resampled or found.interpolation}
 
 
-def warn_if_small(options: Config) -> None:
-    """Warns if the pictures of a resolved config are smaller than those that the backbone's weights were trained on."""
+def warn_of_sizes(options: Config) -> None:
+    """Warns if the pictures of a resolved config are smaller than those of the backbone's weights, or leave no room to cut."""
     data, backbone = options["data"], options["backbone"]
     size, share = backbone["preprocessing"]["size"], backbone["preprocessing"]["crop_share"]
     if _has_weights(options) and size is not None and data["image_size"] < size:
@@ -73,4 +73,10 @@ def warn_if_small(options: Config) -> None:
             "data.image_size=%s data.stored_size=%s: the weights of %s were trained on %s pixels; leave both out, or give "
             "data.image_size=%s data.stored_size=%s",
             *(data["image_size"], data["stored_size"], backbone["name"], size, size, round(size / share)),
+        )
+    if data["augment"] != "none" and data["stored_size"] == data["image_size"]:
+        log.warning(
+            "data.augment=%s: pictures are stored at the %s pixels that the network sees, so a random part of one is all of it, mirrored "
+            "or not; data.stored_size=%s leaves room",
+            *(data["augment"], data["image_size"], round(data["image_size"] / IMAGENET.crop_share)),
         )

@@ -13,7 +13,7 @@ from ctl_lightning.training.compilation import compile_network
 from ctl_lightning.training.feature_cache import cache_features, uses_cache
 from ctl_lightning.training.module import CompleteTheLook
 from ctl_lightning.training.options import short_form
-from ctl_lightning.training.picture_options import warn_if_small
+from ctl_lightning.training.picture_options import warn_of_sizes
 from ctl_lightning.training.run_directory import RunDirectory
 from ctl_lightning.training.seen_scenes import seen_scenes
 from ctl_lightning.training.starting_point import StartingPoint, in_words
@@ -34,7 +34,7 @@ def make_data_and_module(run: RunDirectory) -> tuple[TripletDataModule, Complete
     data.read_table()
     module: CompleteTheLook = build(options["model"], "model", categories=data.categories)
     if module.sees:
-        warn_if_small(options)
+        warn_of_sizes(options)
         module.network.backbone.check_size(options["data"]["image_size"])
     if start is not None:
         module.origin = start.give(module)
