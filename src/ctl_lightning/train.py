@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from ctl_lightning.runtime.config import resolved
 from ctl_lightning.runtime.program import program
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ def train(config: DictConfig) -> float | None:
     # Imported here, as in every program: what is wrong with the options is told before torch is there.
     from ctl_lightning.reports.dashboards import has_page
     from ctl_lightning.reports.watch import Watch
-    from ctl_lightning.runtime.config import resolved
     from ctl_lightning.runtime.console import quiet_lightning, silence_other_ranks
     from ctl_lightning.runtime.launch import is_first
     from ctl_lightning.runtime.memory import keep_freed_memory
@@ -57,8 +57,7 @@ def train(config: DictConfig) -> float | None:
     skip_deterministic_fill()
     with noted_failure(Path(config.paths.run_dir)):
         check(config)  # first, as it reads no file
-        config = with_preprocessing(config)
-        options = resolved(config)
+        options = resolved(config := with_preprocessing(config))
         if options["keep_memory"]:
             keep_freed_memory()
     with RunDirectory.enter(config, options) as run:

@@ -182,9 +182,8 @@ def _recipe(trained: Trained, results: Mapping[str, Any]) -> Iterator[str]:
     yield "## Training\n"
     command = _command(results.get("environment", {}).get("command", ""))
     if command is None:
-        command = f"python -m ctl_lightning.train +experiment={trained.method} protocol={trained.protocol}"
         yield "With these options in place of those of the protocol (the command itself is not known, or was that of a sweep):\n"
-    yield f"    {command}\n"
+    yield f"    {command or f'python -m ctl_lightning.train +experiment={trained.method} protocol={trained.protocol}'}\n"
     data, trainer = trained.config["data"], trained.config["trainer"]
     model = {name: value for name, value in trained.options.items() if name not in ("categories", "backbone", "loss")}
     backbone = trained.options["backbone"]
