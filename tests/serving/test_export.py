@@ -158,7 +158,8 @@ def test_these_are_all_methods_with_a_catalogue(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_of_backbones_is_exported(tmp_path: Path, name: str, frozen: bool) -> None:
     pooled, regions = FAMILIES[name]
-    backbone = {"name": name, "pooled_layer": pooled, "region_layer": regions, "grid": 2, "frozen": frozen}
+    layers = {"pooled_layer": pooled, "region_layer": regions}
+    backbone = {"library": "torchvision", "name": name, **layers, "grid": 2, "frozen": frozen}
     encoder = Encoder(untrained(tmp_path, "hybrid", {}, backbone, size=64))
     export(encoder, tmp_path / "exported", onnx=True)
     assert_equal_to_the_network(encoder, tmp_path / "exported", onnx=True)

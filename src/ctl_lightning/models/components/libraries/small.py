@@ -41,7 +41,9 @@ class Small(TracedLibrary):
     def network(self, name: str) -> nn.Module:
         """See `TracedLibrary.network`."""
         if name != "small":
-            raise InputError(f"backbone.name={name}: backbone.library=small has one network, small")
+            raise InputError(
+                f"backbone.name={name}: backbone.library=small has one network, small; give backbone=resnet50 backbone.name=NAME for one of torchvision, backbone=timm for one of timm"
+            )
         return SmallNetwork()
 
     def preprocessing(self, options: BackboneOptions) -> Preprocessing:
