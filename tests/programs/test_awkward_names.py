@@ -184,7 +184,15 @@ def counted(plain: int) -> dict[str, int]:
 @pytest.mark.long
 def test_prepare_counts_every_category(home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     prepare(
-        composed("prepare", tmp_path, "data=folder", f"data.root={home}", f"paths.cache_dir={home.parent / 'cache'}")
+        composed(
+            "prepare",
+            tmp_path,
+            "data=folder",
+            f"data.root={home}",
+            f"paths.cache_dir={home.parent / 'cache'}",
+            "data.stored_size=16",  # as small as the photos, or a warning says that they are
+            "data.image_size=16",
+        )
     )
     assert json.loads((tmp_path / "summary.json").read_text())["by_category"] == counted(4)
     assert not caplog.records

@@ -55,7 +55,7 @@ WHERE: dict[str, tuple[str, ...]] = {
 def text_of(node: ast.AST) -> str:
     """A string as a user reads it, with `{}` where a value comes in."""
     if isinstance(node, ast.Constant):
-        return node.value if isinstance(node.value, str) else ""
+        return re.sub("%[sd]", "{}", node.value) if isinstance(node.value, str) else ""
     return "".join(
         "{}" if isinstance(part, ast.FormattedValue) else text_of(part) for part in getattr(node, "values", [])
     )

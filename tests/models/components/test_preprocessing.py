@@ -147,7 +147,7 @@ def test_a_preprocessor_without_the_sense_of_one_is_passed_over(tmp_path: Path, 
 
 
 def test_a_preprocessor_with_a_value_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"preprocessor_config\.json: size=0: must be a number of pixels"):
+    with pytest.raises(InputError, match=r"preprocessor_config\.json: size is 0, and must be a number of pixels"):
         beside(written(tmp_path, preprocessor_config=SIGLIP | {"size": 0}))
 
 
@@ -162,14 +162,14 @@ def test_a_preprocessor_with_a_value_that_is_none_is_refused(tmp_path: Path) -> 
         ({"mean": [0.5, "0.5", 0.5]}, "mean=[0.5, '0.5', 0.5]: must be three numbers"),
         ({"std": [0.5, 0, 0.5]}, "std=[0.5, 0, 0.5]: must be three numbers"),
         ({"std": [0.5, float("nan"), 0.5]}, "std=[0.5, nan, 0.5]: must be three numbers"),
-        ({"size": 0}, "size=0: must be a number of pixels, such as 224"),
-        ({"size": 224.0}, "size=224.0: must be a number of pixels"),
-        ({"size": True}, "size=True: must be a number of pixels"),
-        ({"size": 1 << 40}, "size=1099511627776: must be a number of pixels"),
-        ({"interpolation": "box"}, "interpolation='box': must be nearest, bilinear, bicubic, lanczos"),
-        ({"interpolation": ["bicubic"]}, "interpolation=['bicubic']: must be nearest"),
-        ({"crop_share": 0}, "crop_share=0: must be above 0 and at most 1, such as 0.875"),
-        ({"crop_share": 1.2}, "crop_share=1.2: must be above 0 and at most 1"),
+        ({"size": 0}, "size is 0, and must be a number of pixels, such as 224"),
+        ({"size": 224.0}, "size is 224.0, and must be a number of pixels"),
+        ({"size": True}, "size is True, and must be a number of pixels"),
+        ({"size": 1 << 40}, "size is 1099511627776, and must be a number of pixels"),
+        ({"interpolation": "box"}, "interpolation is 'box', and must be nearest, bilinear, bicubic, lanczos"),
+        ({"interpolation": ["bicubic"]}, "interpolation is ['bicubic'], and must be nearest"),
+        ({"crop_share": 0}, "crop_share is 0, and must be above 0 and at most 1, such as 0.875"),
+        ({"crop_share": 1.2}, "crop_share is 1.2, and must be above 0 and at most 1"),
     ],
 )  # fmt: skip
 def test_a_value_that_is_none_is_one_line(values: dict[str, Any], says: str) -> None:
@@ -197,7 +197,7 @@ def test_options_take_the_place_of_what_the_file_says(tmp_path: Path) -> None:
     changed = {"mean": [0.4, 0.4, 0.4], "std": None, "size": None, "interpolation": None, "crop_share": 1.0}
     found = preprocessing_of(BACKBONE | {"weights": str(weights), "preprocessing": changed})
     assert found == Preprocessing((0.4, 0.4, 0.4), (0.5, 0.5, 0.5), 384, "bicubic", 1.0)
-    with pytest.raises(InputError, match=r"backbone\.preprocessing: crop_share=2: must be above 0"):
+    with pytest.raises(InputError, match=r"backbone\.preprocessing: crop_share is 2, and must be above 0"):
         preprocessing_of(BACKBONE | {"preprocessing": {"crop_share": 2}})
 
 
@@ -216,7 +216,7 @@ def test_where_nothing_is_written_what_is_assumed_is_told(tmp_path: Path, caplog
     assert (
         "taken as for mobilenet_v2: mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225), 224 pixels, bilinear" in line
     )
-    assert line.endswith("if that is wrong, give backbone.preprocessing.mean=[...] and so on, or weights.json")
+    assert line.endswith("if that is wrong, set the options of backbone.preprocessing, or write weights.json")
     caplog.clear()
     written(tmp_path, weights={"mean": HALF})
     with caplog.at_level(logging.INFO):

@@ -198,7 +198,7 @@ def preprocessing_of(options: BackboneOptions) -> Preprocessing:
         elif found.size is not None and path.is_file():
             log.info(
                 "backbone.weights=%s: nothing beside the file says how its pictures were made; taken as for %s: mean %s, "
-                "std %s, %s pixels, %s; if that is wrong, give backbone.preprocessing.mean=[...] and so on, or %s",
+                "std %s, %s pixels, %s; if that is wrong, set the options of backbone.preprocessing, or write %s",
                 *(weights, options["name"], found.mean, found.std, found.size, found.interpolation),
                 path.with_suffix(".json").name,
             )

@@ -76,11 +76,11 @@ def of_values(values: Mapping[str, Any], where: str) -> Preprocessing:
     mean, std = (_colour(whole[name], f"{where}: {name}", least) for name, least in (("mean", 0.0), ("std", 1e-6)))
     size, kind, share = whole["size"], whole["interpolation"], whole["crop_share"]
     if size is not None and not (isinstance(size, int) and not isinstance(size, bool) and 0 < size < 2**14):
-        raise InputError(f"{where}: size={size!r}: must be a number of pixels, such as 224")
+        raise InputError(f"{where}: size is {size!r}, and must be a number of pixels, such as 224")
     if kind not in get_args(Interpolation):
-        raise InputError(f"{where}: interpolation={kind!r}: must be {', '.join(get_args(Interpolation))}")
+        raise InputError(f"{where}: interpolation is {kind!r}, and must be {', '.join(get_args(Interpolation))}")
     if not (_is_number(share) and 0 < share <= 1):
-        raise InputError(f"{where}: crop_share={share!r}: must be above 0 and at most 1, such as 0.875")
+        raise InputError(f"{where}: crop_share is {share!r}, and must be above 0 and at most 1, such as 0.875")
     return Preprocessing(mean, std, size, kind, float(share))
 
 
