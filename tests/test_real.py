@@ -91,8 +91,8 @@ def test_weights_of_the_registry_put_a_product_beside_one_of_its_category() -> N
     catalogue = source.read(SUBSET).catalogue
     names = sorted(catalogue)
     found = []
-    for start in range(0, len(names), 16):
-        items = [ImageItem(name, source.image_path(SUBSET, name), None) for name in names[start : start + 16]]
+    for start in range(0, len(names), 4):  # small batches: fresh memory costs more than they do
+        items = [ImageItem(name, source.image_path(SUBSET, name), None) for name in names[start : start + 4]]
         pixels = np.stack([decode(item, 224, "stretch", preprocessing.interpolation) for item in items])
         with torch.inference_mode():
             found.append(backbone(torch.from_numpy(pixels).permute(0, 3, 1, 2)).pooled)
