@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from ctl_lightning.models.components.preprocessing import Preprocessing, PreprocessingOptions
+from ctl_lightning.runtime.errors import InputError
 
 LibraryName = Literal["small", "torchvision", "timm"]
 
@@ -72,13 +73,13 @@ class Library(ABC):
     def preprocessing(self, options: BackboneOptions) -> Preprocessing:
         """What the named weights were trained on, if no file says otherwise. Raises InputError: unknown network."""
 
-    @abstractmethod
     def named_weights(self, name: str) -> list[str]:
-        """Names of the weights that the library has of a network, for `backbone.weights`."""
+        """Names of the weights that the library has of a network, for `backbone.weights`; none unless it says so."""
+        return []
 
-    @abstractmethod
     def load_named(self, network: nn.Module, name: str, weights: str) -> None:
         """Loads the weights of this name, one of `named_weights`. Raises InputError: they cannot be had."""
+        raise InputError(f"backbone.weights={weights}: there are no weights of {name} by a name; give a file")
 
     def in_file(self, network: nn.Module) -> nn.Module:
         """The part of the network whose names a file of weights has."""

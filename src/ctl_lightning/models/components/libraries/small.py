@@ -49,11 +49,3 @@ class Small(TracedLibrary):
     def preprocessing(self, options: BackboneOptions) -> Preprocessing:
         """See `Library.preprocessing`."""
         return IMAGENET._replace(size=None)
-
-    def named_weights(self, name: str) -> list[str]:
-        """See `Library.named_weights`: there are none."""
-        return []
-
-    def load_named(self, network: nn.Module, name: str, weights: str) -> None:
-        """See `Library.load_named`; nothing has a name here."""
-        raise NotImplementedError
