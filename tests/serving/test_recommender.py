@@ -253,7 +253,7 @@ def test_a_sheet_shows_the_categories_with_the_most_products_and_says_so(
 ) -> None:
     shown = Recommended(1, "p", tmp_path / "p.jpg", 1.0, {"global": 1.0}, 0.5)
     answers = [Answer(f"Kind {number}", [shown], None, number % 50) for number in range(100)]
-    look = Look(photo_of("RGB"), None, (0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 1.0), answers)
+    look = Look(photo_of("RGB"), None, (0.0, 0.0, 1.0, 1.0), [(0.0, 0.0, 1.0, 1.0)], (0.0, 0.0, 1.0, 1.0), answers)
     write_look(tmp_path / "look.png", "scene", look)
     write_look(tmp_path / "few.png", "scene", replace(look, answers=answers[:10]))
     with Image.open(tmp_path / "look.png") as many, Image.open(tmp_path / "few.png") as few:
@@ -365,7 +365,7 @@ def test_names_with_signs_of_mathematics_and_markup_are_shown_as_they_are(
         None,
         1,
     )
-    look = Look(photo_of("RGB"), None, (0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 1.0), [answer])
+    look = Look(photo_of("RGB"), None, (0.0, 0.0, 1.0, 1.0), [(0.0, 0.0, 1.0, 1.0)], (0.0, 0.0, 1.0, 1.0), [answer])
     for ending in ("png", "html", "json"):
         write_look(tmp_path / f"look.{ending}", name, look)
     page = (tmp_path / "look.html").read_text()

@@ -111,7 +111,7 @@ def _of_rank(folder: str, variant: str, batch: PairBatch, state: Any, rank: int)
     # Evaluation mode, which Lightning leaves: BatchNorm's statistics of half a batch are not those of the whole.
     model = module(Recording, loss=LOSSES[variant]).eval()
     model.load_state_dict(state)
-    half = [part[rank * 4 : rank * 4 + 4] for part in batch]
+    half = [part[rank * 4 : rank * 4 + 4] for part in batch if part is not None]
     loader: Any = DataLoader([PairBatch(*half)], batch_size=None)  # type: ignore[arg-type]
     strategy = DDPStrategy(process_group_backend="gloo")
     trainer(Path(folder), devices=2, strategy=strategy, use_distributed_sampler=False).fit(

@@ -1,31 +1,26 @@
 """How a source on disk becomes batches of triplets and of evaluation pictures: the LightningDataModule."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from lightning import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ctl_lightning.data.crop import crop_key
-from ctl_lightning.data.evaluation_set import EvaluationSet
-from ctl_lightning.data.images import Aspect, ImageItem, Interpolation
+from ctl_lightning.data.images import Aspect, Interpolation
 from ctl_lightning.data.negatives import Negatives, NegativeSampler
 from ctl_lightning.data.prepared import PreparedData
 from ctl_lightning.data.samplers import DealtBatches, EpochSampler, Share, check_processes
+from ctl_lightning.data.scene_inputs import SceneInput
+from ctl_lightning.data.shown import ShownData
 from ctl_lightning.data.sources.registry import make_source, source_hints
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.data.splits import Split
 from ctl_lightning.data.store.factory import StoreKind
-from ctl_lightning.data.store.features import FeaturePlan, FeatureType, FeatureViews, open_features
-from ctl_lightning.data.store.views import Augment, PictureViews, Views
+from ctl_lightning.data.store.views import Augment
 from ctl_lightning.data.transforms import jitter_batch
 from ctl_lightning.data.triplets import (
     EvaluationImage,
-    EvaluationImages,
     PairBatch,
     PairDataset,
     Triplet,
@@ -39,7 +34,7 @@ LEFT_TO_WEIGHTS = ("stored_size", "image_size", "interpolation")
 """Options that a config may leave to the weights of the backbone."""
 
 
-class TripletDataModule(PreparedData, LightningDataModule):
+class TripletDataModule(ShownData, LightningDataModule):
     """Batches of triplets (or pairs) for training; of scene crops and catalogue products for validation and test.
 
     Args:
@@ -59,6 +54,8 @@ class TripletDataModule(PreparedData, LightningDataModule):
         min_area: smallest area of a scene crop, as a share of the scene, such as 0.2; pairs below it are dropped.
         exclude_categories: names of categories to leave out, with their products and pairs.
         max_bad_images: largest share of unreadable images, such as 0.01, up to which the run goes on without them.
+        scene: what a method is shown of a scene: "crop", "strips", "box" or "geometry"; see `SceneInput`.
+        boxes: whether batches of pairs also hold the features of their boxes, for the box loss.
         negatives: source of negatives: "uniform" (the paper's) or "pairs": see NegativeSampler; "in_batch": none are
             drawn, batches are of pairs.
         same_category: size of the groups of "in_batch": the pairs of a group follow each other, are of one category,
@@ -89,6 +86,8 @@ class TripletDataModule(PreparedData, LightningDataModule):
         min_area: float,
         exclude_categories: list[str],
         max_bad_images: float,
+        scene: SceneInput,
+        boxes: bool,
         negatives: Negatives,
         same_category: int,
         batch_size: int,
@@ -122,16 +121,14 @@ class TripletDataModule(PreparedData, LightningDataModule):
             triplets_file,
             batch_size,
         )
-        self.image_size = image_size
-        self.augment: Augment = augment
+        self.image_size, self.augment = image_size, augment
+        self.scene, self.boxes = scene, boxes
         self.negatives: Negatives = negatives
         self.same_category = same_category
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self._features: FeatureViews | None = None
-        self._whole: PictureViews | None = None
         self._first = (0, 0)
 
     @staticmethod
@@ -146,81 +143,18 @@ class TripletDataModule(PreparedData, LightningDataModule):
         of_source = source_hints(source) if isinstance(source, Mapping) else dict[str, Any]
         return {name: hint for name, hint in hints.items() if name != "return"} | {"source": of_source}
 
-    @property
-    def pictures(self) -> PictureViews:
-        """The part of every stored picture that the backbone sees."""
-        return PictureViews(self.store, self.image_size, self.augment, self.seed)
-
-    @property
-    def _views(self) -> Views:
-        return self._features or self.pictures
-
-    def feature_plan(self, backbone: Mapping[str, Any], views: int, dtype: FeatureType) -> FeaturePlan:
-        """Says what a file with the features of all pictures of this data has to hold.
-
-        Args:
-            backbone: values that identify the backbone: name, hash of its weights, layers, grid.
-            views: number of random views of each picture that training chooses from; 0: it uses the centres.
-            dtype: type of the stored numbers, such as "float16".
-        """
-        crops = {crop_key(pair.scene, pair.box) for pairs in self.pairs.values() for pair in pairs}
-        return FeaturePlan(self.store.content, self.image_size, backbone, sorted(crops), self.products, views, dtype)
-
-    def use_features(self, plan: FeaturePlan, encode: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Path:
-        """From now on batches hold a frozen backbone's features, not pictures; computed now if the cache has none.
-
-        Args:
-            plan: return value of `feature_plan`.
-            encode: function, pictures uint8 (B, 3, S, S) -> pooled (B, F) and regions (B, R, C).
-
-        Returns:
-            Path of the features file.
-
-        Raises:
-            InputError: no room on the disk; numbers too large for the type.
-        """
-        self._features = open_features(
-            plan, self.cache_dir, self.pictures.fixed, encode, self.eval_batch_size, self.num_workers, self.seed
-        )
-        return self._features.path
-
-    @contextmanager
-    def whole_scenes(self) -> Iterator[None]:
-        """In this context a test query sees its whole scene, product included, in place of the scene crop: a control.
-
-        What a method gains from the whole scene is look-alike search, not completing a look.
-        """
-        scenes = sorted({pair.scene for pair in self.pairs["test"]})
-        items = [ImageItem(scene, self.source.image_path(self.root, scene), None) for scene in scenes]
-        self._whole = PictureViews(self.store_of(items, 0.0), self.image_size, "none", self.seed)
-        try:
-            yield
-        finally:
-            self._whole = None
-
-    def query_images(self, task: EvaluationSet) -> EvaluationImages:
-        """The scene crops (in `whole_scenes` the scenes) of the queries of an evaluation set."""
-        keys, categories = zip(*task.queries, strict=True)
-        if self._whole is None:
-            return EvaluationImages(keys, categories, self._views)
-        scene_of = {crop_key(pair.scene, pair.box): pair.scene for pair in task.pairs}
-        return EvaluationImages([scene_of[key] for key in keys], categories, self._whole)
-
-    def product_images(self, task: EvaluationSet) -> EvaluationImages:
-        """The catalogue products of an evaluation set."""
-        return EvaluationImages(task.products, task.product_category.tolist(), self._views)
-
     def train_dataloader(self) -> DataLoader[Any]:
         """Loader of Triplet batches; of PairBatch batches if `negatives` is "in_batch"."""
         pairs = self.pairs["train"]
         dataset: Dataset[Any]
         if self.negatives == "in_batch":
-            dataset = PairDataset(pairs, self.table, self._views)
+            dataset = PairDataset(pairs, self.table, self.product_views, self.scene_views, self.box_views)
         else:
             negatives = NegativeSampler(self.table, frozenset(self.products), pairs, self.negatives)
             # With negatives=pairs a pair can have no negative although its category has other products.
             pairs = [pair for pair in pairs if negatives.exists(pair)]
-            dataset = TripletDataset(pairs, self.categories, self._views, negatives, self.seed)
+            views = self.product_views, self.scene_views
+            dataset = TripletDataset(pairs, self.categories, views[0], negatives, self.seed, views[1])
         same = self.same_category if self.negatives == "in_batch" else 1
         sampler = EpochSampler(
             [pair.category for pair in pairs], self.seed, self._next_batch, self.batch_size, same, self._share

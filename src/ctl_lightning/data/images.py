@@ -114,6 +114,30 @@ def to_square(image: Image.Image, crop: Box | None, size: int, aspect: Aspect, i
     return np.asarray(image)
 
 
+STEP = 32
+"""Sides of pictures that are not square are multiples of it, in pixels, as most networks ask for."""
+
+
+def at_own_proportions(image: Image.Image, crop: Box | None, short_side: int, interpolation: Interpolation) -> Pixels:
+    """Crops an upright picture and resizes the part as if the whole picture's shorter side became `short_side` pixels.
+
+    Args:
+        image: picture of any Pillow mode.
+        crop: part of the picture to keep, normalised to [0, 1]; None: all of it.
+        short_side: length of the shorter side of the whole picture after resizing, in pixels.
+        interpolation: filter that resizes it.
+
+    Returns:
+        uint8 (H, W, 3), RGB; sides are rounded to multiples of STEP, at least one, at most eight times `short_side`.
+    """
+    image = to_rgb(image)
+    scale = short_side / min(image.size)
+    if crop is not None:
+        image = image.crop(to_pixels(crop, image.width, image.height))
+    width, height = (STEP * max(1, min(round(side * scale / STEP), 8 * short_side // STEP)) for side in image.size)
+    return np.asarray(image.resize((width, height), Image.Resampling[interpolation.upper()], reducing_gap=2.0))
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """A picture of any mode as 8-bit RGB; transparent parts become white, like the background of catalogue photos."""
     if image.mode.startswith(("I", "F")):

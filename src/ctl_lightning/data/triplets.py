@@ -35,6 +35,7 @@ class PairBatch(NamedTuple):
         category: category index of each pair, (B,).
         identity: number of each product, (B,); equal numbers are equal products.
         named: numbers of all products that any pair of the scene names, (B, N), padded with -1; never negatives.
+        box: features of the boxes that the scene crops were cut beside: the products as they are worn; None: not asked for.
     """
 
     scene: Tensor | CachedFeatures
@@ -42,6 +43,7 @@ class PairBatch(NamedTuple):
     category: Tensor
     identity: Tensor
     named: Tensor
+    box: Tensor | CachedFeatures | None = None
 
 
 class _TrainingPairs(Dataset[Batch], Generic[Batch], ABC):
@@ -50,10 +52,13 @@ class _TrainingPairs(Dataset[Batch], Generic[Batch], ABC):
     So a batch is copied from the store once and not collated. It depends only on those keys and the run's random seed.
     """
 
-    def __init__(self, pairs: Sequence[Pair], categories: Iterable[str], views: Views) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], categories: Iterable[str], views: Views, scenes: Views | None = None
+    ) -> None:
         self.pairs = pairs
         self._category = {category: index for index, category in enumerate(categories)}
         self._views = views
+        self._scene_views = views if scenes is None else scenes
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -67,8 +72,11 @@ class _TrainingPairs(Dataset[Batch], Generic[Batch], ABC):
         """A batch of the items with these keys, (epoch, index) each."""
 
     def _scenes(self, keys: Keys) -> Tensor | CachedFeatures:
+        return self._scene_views.training(self._crops(keys), [("scene", *key) for key in keys])
+
+    def _crops(self, keys: Keys) -> list[str]:
         pairs = (self.pairs[index] for _, index in keys)
-        return self._seen("scene", [crop_key(pair.scene, pair.box) for pair in pairs], keys)
+        return [crop_key(pair.scene, pair.box) for pair in pairs]
 
     def _positives(self, keys: Keys) -> Tensor | CachedFeatures:
         return self._seen("positive", [self.pairs[index].product for _, index in keys], keys)
@@ -89,12 +97,19 @@ class TripletDataset(_TrainingPairs[Triplet]):
         views: views of scene crops and products.
         negatives: sampler that draws the negatives.
         seed: random seed of the run.
+        scenes: views of scenes, if they are others than `views`.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], categories: Sequence[str], views: Views, negatives: NegativeSampler, seed: int
+        self,
+        pairs: Sequence[Pair],
+        categories: Sequence[str],
+        views: Views,
+        negatives: NegativeSampler,
+        seed: int,
+        scenes: Views | None = None,
     ) -> None:
-        super().__init__(pairs, categories, views)
+        super().__init__(pairs, categories, views, scenes)
         self._negatives = negatives
         self._seed = seed
 
@@ -115,10 +130,20 @@ class PairDataset(_TrainingPairs[PairBatch]):
         pairs: the training pairs.
         table: all pairs of the source; a product that any of them names for a scene is never a negative of that scene.
         views: views of scene crops and products.
+        scenes: views of scenes, if they are others than `views`.
+        boxes: features of the boxes, by the keys of the scene crops; None: batches have none.
     """
 
-    def __init__(self, pairs: Sequence[Pair], table: PairTable, views: Views) -> None:
-        super().__init__(pairs, table.products_of_category, views)
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        table: PairTable,
+        views: Views,
+        scenes: Views | None = None,
+        boxes: Views | None = None,
+    ) -> None:
+        super().__init__(pairs, table.products_of_category, views, scenes)
+        self._boxes = boxes
         self._identity = {product: number for number, product in enumerate(sorted(table.catalogue))}
         self._named = {
             scene: [self._identity[product] for product in sorted(table.products_of_scene[scene])]
@@ -132,7 +157,8 @@ class PairDataset(_TrainingPairs[PairBatch]):
         named = pad_sequence(
             [torch.tensor(self._named[pair.scene]) for pair in pairs], batch_first=True, padding_value=-1
         )
-        return PairBatch(self._scenes(keys), self._positives(keys), self._categories(keys), identity, named)
+        box = None if self._boxes is None else self._boxes.evaluation(self._crops(keys))
+        return PairBatch(self._scenes(keys), self._positives(keys), self._categories(keys), identity, named, box)
 
 
 class EvaluationImage(NamedTuple):

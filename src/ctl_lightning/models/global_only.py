@@ -16,6 +16,8 @@ class GlobalOnly(StyleNetwork):
         squared: whether distances are squared Euclidean, as in the paper's equations, or plain Euclidean.
     """
 
+    scene_inputs = ("crop", "strips", "box")
+
     def __init__(
         self,
         backbone: Backbone,

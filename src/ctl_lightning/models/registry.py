@@ -17,12 +17,14 @@ from ctl_lightning.models.components.losses import (
     Loss,
 )
 from ctl_lightning.models.components.network import Network
+from ctl_lightning.models.geometry import Geometry
 from ctl_lightning.models.global_only import GlobalOnly
 from ctl_lightning.models.hybrid import Hybrid
 from ctl_lightning.models.ibr import LowRankMahalanobis
 from ctl_lightning.models.imagenet import RawFeatures
 from ctl_lightning.models.local_only import LocalOnly
 from ctl_lightning.models.popularity import Popularity
+from ctl_lightning.models.recipe import Recipe
 from ctl_lightning.models.siamese import Siamese
 from ctl_lightning.runtime.errors import InputError, suggestion
 
@@ -35,6 +37,8 @@ METHODS: dict[str, type[Network]] = {
     "bpr_dae": DualAutoEncoder,
     "imagenet": RawFeatures,
     "popularity": Popularity,
+    "geometry": Geometry,
+    "recipe": Recipe,
 }
 
 LOSSES: dict[str, type[Loss]] = {

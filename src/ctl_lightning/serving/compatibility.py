@@ -70,7 +70,7 @@ class Compatibility:
         encoder = self._encoder
         found = []
         with torch.inference_mode():
-            style = encoder.scene(scene, encoder.crop(box), [category])
+            style = encoder.scene(scene, box, [category])
             for start in range(0, len(candidates), BATCH):
                 vectors = encoder.products(map(encoder.square, candidates[start : start + BATCH]))
                 found.append(encoder.network.distances(style, vectors)[0])

@@ -10,16 +10,18 @@ from PIL import Image
 from torch import Tensor
 
 from ctl_lightning.data.category_names import last_part
-from ctl_lightning.data.crop import area, scene_crop, to_pixels
+from ctl_lightning.data.crop import area, scene_crop, strips, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.images import UNNAMED, Pixels, open_upright, placed, reason, to_square, upright
-from ctl_lightning.data.pairs import Box
+from ctl_lightning.data.pairs import NO_BOX, Box
 from ctl_lightning.data.pictures.folder import pictures_in
 from ctl_lightning.data.pictures.opening import ENDINGS
 from ctl_lightning.data.splits import read_split, split_of
+from ctl_lightning.data.store.scene_pictures import Cut, strips_of
 from ctl_lightning.data.store.views import centre
 from ctl_lightning.models.components.backbone import Features, hash_of_weights
 from ctl_lightning.models.components.network import SceneStyle
+from ctl_lightning.models.components.strips import pooled_strips
 from ctl_lightning.runtime.errors import InputError, listed, suggestion
 from ctl_lightning.serving.trained import Trained
 
@@ -27,6 +29,9 @@ Photo = Path | str | Image.Image
 """An image file, or a picture that is open already."""
 
 log = logging.getLogger(__name__)
+
+CONTROLS = ("box", "geometry")
+"""What a network can be shown of a scene to find out what others are worth; nobody is served by it."""
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
@@ -55,6 +60,11 @@ class Encoder:
             raise InputError(
                 f"ckpt_path={self.trained.path}: {self.trained.method} sees no pictures; give a checkpoint of another method"
             )
+        if (scene := self.trained.config["data"]["scene"]) in CONTROLS:
+            raise InputError(
+                f"ckpt_path={self.trained.path}: it was trained with data.scene={scene}, which is to compare others with; give a "
+                "checkpoint of another run"
+            )
         try:
             network.to(device)
             torch.zeros(1, device=device).cpu()  # refuses a device that holds no numbers, such as meta
@@ -65,6 +75,16 @@ class Encoder:
         self.device = device
         self.categories = self.trained.categories
         self._options: dict[str, Any] = self.trained.config["data"]
+
+    @property
+    def _shows_strips(self) -> bool:
+        return self._options["scene"] == "strips"
+
+    @property
+    def _cut(self) -> Cut:
+        options = self._options
+        sizes = options["stored_size"], options["image_size"]
+        return Cut(options["margin"], *sizes, options["aspect"], options["interpolation"])
 
     @property
     def size(self) -> int:
@@ -113,15 +133,29 @@ class Encoder:
             )
         return crop
 
+    def kept(self, box: Box | None) -> list[Box]:
+        """The parts of a scene that the network is shown, beside a box that is cut away; all of it without a box."""
+        return strips(box or NO_BOX, self._options["margin"]) if self._shows_strips else [self.crop(box)]
+
     @torch.inference_mode()
-    def scene(self, photo: Photo, crop: Box, categories: Sequence[str]) -> SceneStyle:
-        """The style of one scene for n categories, from one backbone pass.
+    def scene(self, photo: Photo, box: Box | None, categories: Sequence[str]) -> SceneStyle:
+        """The style of one scene for n categories: one backbone pass, or one for each strip.
+
+        Args:
+            photo: photo of the scene.
+            box: box that is cut away, normalised; None: nothing is.
+            categories: names of n categories.
 
         Raises:
-            InputError: an unreadable picture, an unknown category.
+            InputError: an unreadable picture, an unknown category, a box that is no box or leaves nothing.
         """
         indices = torch.tensor([self.categories.index(self.category(name)) for name in categories], device=self.device)
-        features = self.network.backbone(self._batch([self.square(photo, crop)]))
+        crop, backbone = self.crop(box), self.network.backbone
+        if self._shows_strips:
+            pooled = pooled_strips(backbone, [strips_of(opened(photo), box or NO_BOX, self._cut)], self.device)
+            features = Features(pooled, pooled.new_empty(1, 0, 0))
+        else:
+            features = backbone(self._batch([self.square(photo, crop)]))
         every = Features(*(part.expand(len(indices), *part.shape[1:]) for part in features))
         return self.network.embed_scene(every, indices)
 

@@ -73,7 +73,7 @@ def scene_pictures(look: Look) -> Scene:
     """Draws the pictures of a look's scene."""
     scene = thumbnail(look.photo, SCENE)
     return Scene(
-        scene if look.box is None else boxed(scene, look.box, look.crop),
+        scene if look.box is None else boxed(scene, look.box, look.kept),
         [None if one.attention is None else attended(scene, look.seen, one.attention) for one in look.answers],
     )
 

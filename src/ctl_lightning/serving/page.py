@@ -114,7 +114,7 @@ class _Desk:
         if len(corners) == 1:
             x, y = corner
             mark = max(0.0, x - 0.03), max(0.0, y - 0.02), min(1.0, x + 0.03), min(1.0, y + 0.02)
-            marked = self._shown(boxed(scene, mark, (0.0, 0.0, 1.0, 1.0)))
+            marked = self._shown(boxed(scene, mark, [(0.0, 0.0, 1.0, 1.0)]))
             return asked, marked, self._gradio.skip(), _note(ONE_CORNER), self._gradio.skip()
         return self.complete(asked, categories, count)
 
@@ -128,7 +128,7 @@ class _Desk:
         except InputError as error:
             return self._refused(asked, error)
         if look.box is not None:
-            scene = boxed(scene, look.box, look.crop)
+            scene = boxed(scene, look.box, look.kept)
         said = _note(HOW_TO if look.box is None else BOXED)
         return asked, self._shown(scene), look_html(look), said, self._forget(asked)
 

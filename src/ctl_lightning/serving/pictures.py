@@ -53,13 +53,14 @@ def attended(scene: Pixels, seen: Box, weights: NDArray[np.float64]) -> Pixels:
     return picture.round().astype(np.uint8)
 
 
-def boxed(scene: Pixels, box: Box, kept: Box) -> Pixels:
-    """A scene, (H, W, 3), with a box drawn in it, and pale outside the part that is kept."""
+def boxed(scene: Pixels, box: Box, kept: Sequence[Box]) -> Pixels:
+    """A scene, (H, W, 3), with a box drawn in it, and pale outside the parts that are kept."""
     height, width = scene.shape[:2]
-    inside = [round(edge * side) for edge, side in zip(kept, (width, height, width, height), strict=True)]
     picture = (255 - (255 - scene.astype(float)) * 0.3).astype(np.uint8)
-    rows, columns = slice(inside[1], inside[3]), slice(inside[0], inside[2])
-    picture[rows, columns] = scene[rows, columns]
+    for part in kept:
+        inside = [round(edge * side) for edge, side in zip(part, (width, height, width, height), strict=True)]
+        rows, columns = slice(inside[1], inside[3]), slice(inside[0], inside[2])
+        picture[rows, columns] = scene[rows, columns]
     return outlined(picture, box, KNOWN)
 
 

@@ -78,6 +78,7 @@ class Look:
         photo: picture of the scene, upright, RGB.
         box: box that was cut away, normalised; None: nothing was.
         crop: the scene crop, normalised.
+        kept: parts of the scene that the network was shown, normalised: the scene crop, or all strips beside the box.
         seen: part of the scene that the attention's regions cover, normalised; it can reach beyond the scene.
         answers: one answer per category.
     """
@@ -85,6 +86,7 @@ class Look:
     photo: Image.Image
     box: Box | None
     crop: Box
+    kept: Sequence[Box]
     seen: Box
     answers: Sequence[Answer]
 
@@ -167,7 +169,7 @@ class Recommender:
         names = self.categories if categories is None else [self._with_products(name) for name in categories]
         crop = self.encoder.crop(box)
         picture = to_rgb(opened(photo))
-        style = self.encoder.scene(picture, crop, names)
+        style = self.encoder.scene(picture, box, names)
         with torch.inference_mode():
             query = self._network.query(style)
         assert query is not None
@@ -181,7 +183,7 @@ class Recommender:
             )
             for row, name in enumerate(names)
         ]
-        return Look(picture, box, crop, self.encoder.seen(*picture.size, crop), answers)
+        return Look(picture, box, crop, self.encoder.kept(box), self.encoder.seen(*picture.size, crop), answers)
 
     def _with_products(self, name: str) -> str:
         category = self.encoder.category(name)

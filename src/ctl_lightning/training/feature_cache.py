@@ -1,13 +1,19 @@
 """Does a run train on features that a frozen backbone computed once, and how are they computed?"""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.scene_inputs import FEATURES_ONLY
 from ctl_lightning.data.store.features import features_file
+from ctl_lightning.data.store.scene_pictures import Strip
 from ctl_lightning.models.components.libraries.library import BackboneOptions
+from ctl_lightning.models.components.network import Network
+from ctl_lightning.models.components.strips import pooled_strips
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.training.module import CompleteTheLook
 
@@ -25,18 +31,7 @@ def uses_cache(backbone: BackboneOptions, augment: str) -> bool:
         InputError: `cache` is "always", but the features of a picture would not stay the same; `cache_views` asks for
             views that would never be used.
     """
-    reason = None
-    if backbone["cache"] == "never":
-        reason = "backbone.cache=never"
-    elif not backbone["frozen"]:
-        reason = "the backbone is tuned, so its features change; give backbone.frozen=true"
-    elif augment == "colour":
-        reason = "data.augment=colour changes pictures anew in each step; give data.augment=crop or none"
-    elif augment == "crop" and not backbone["cache_views"]:
-        reason = (
-            "data.augment=crop cuts pictures anew in each step; give data.augment=none, or backbone.cache_views=4 for a choice of "
-            "four random views"
-        )
+    reason = _why_not(backbone, augment)
     if reason and backbone["cache"] == "always":
         raise InputError(f"backbone.cache=always: {reason}, or backbone.cache=auto")
     if backbone["cache_views"] > 0 and (reason or augment == "none"):
@@ -44,6 +39,53 @@ def uses_cache(backbone: BackboneOptions, augment: str) -> bool:
             f"backbone.cache_views={backbone['cache_views']}: nobody would see them: {reason or 'data.augment=none asks for centres'}"
         )
     return reason is None
+
+
+def _why_not(backbone: BackboneOptions, augment: str) -> str | None:
+    """Why features cannot be computed once, and the way out; None: they can."""
+    if backbone["cache"] == "never":
+        return "backbone.cache=never"
+    if not backbone["frozen"]:
+        return "the backbone is tuned, so its features change; give backbone.frozen=true"
+    if augment == "colour":
+        return "data.augment=colour changes pictures anew in each step; give data.augment=crop or none"
+    if augment == "crop" and not backbone["cache_views"]:
+        return (
+            "data.augment=crop cuts pictures anew in each step; give data.augment=none, or backbone.cache_views=4 for a choice of "
+            "four random views"
+        )
+    return None
+
+
+def check_scene_inputs(method: type[Network], name: str, backbone: BackboneOptions, data: Mapping[str, Any]) -> None:
+    """Checks that a method can be shown what `data.scene` and `data.boxes` say.
+
+    Args:
+        method: class of the method.
+        name: its name.
+        backbone: options of the backbone.
+        data: options of the data.
+
+    Raises:
+        InputError: it cannot; or that takes cached features, and there are to be none.
+    """
+    scene, boxes = data["scene"], data["boxes"]
+    if scene not in method.scene_inputs:
+        raise InputError(
+            f"data.scene={scene}: method={name} cannot be shown that of a scene; give data.scene={' or '.join(method.scene_inputs)}"
+        )
+    if boxes and data["negatives"] != "in_batch":
+        raise InputError(
+            "data.boxes=true: the box loss is one of batches of pairs; give loss=info_nce, or data.boxes=false"
+        )
+    needs = {
+        f"method={name}": method.features_only,
+        f"data.scene={scene}": scene in FEATURES_ONLY,
+        "data.boxes=true": boxes,
+    }
+    wants = next((what for what, needed in needs.items() if needed), None)
+    if wants is not None and (reason := _why_not(backbone, data["augment"])):
+        raise InputError(f"{wants}: it takes features that a frozen backbone computes once, but {reason}")
 
 
 def cache_features(
@@ -55,7 +97,8 @@ def cache_features(
         module: module with the backbone.
         data: data module, already set up.
         device: torch device that computes the features.
-        only_if_there: whether to compute none, as for a run that only measures and needs few of them.
+        only_if_there: whether to compute none, as for a run that only measures and needs few of them; parts of scenes
+            that no store has are always computed.
 
     Returns:
         File of the features; None if they are not there and are not to be computed.
@@ -70,8 +113,13 @@ def cache_features(
     def encode(pictures: Tensor) -> tuple[Tensor, Tensor]:
         return backbone(pictures.to(device, non_blocking=True))
 
+    @torch.inference_mode()
+    def encode_strips(scenes: Sequence[Sequence[Strip]]) -> Tensor:
+        return pooled_strips(backbone, scenes, device)
+
     views = options["cache_views"] if data.augment != "none" else 0
     plan = data.feature_plan(backbone.identity(), views, options["cache_dtype"])
+    only_if_there = only_if_there and data.scene not in FEATURES_ONLY
     if only_if_there and not features_file(plan, data.cache_dir).exists():
         return None
-    return data.use_features(plan, encode)
+    return data.use_features(plan, encode, encode_strips)

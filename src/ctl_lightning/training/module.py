@@ -1,6 +1,6 @@
 """How a method is trained and measured: the LightningModule with network, loss, exact ranking metrics and optimiser."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -15,7 +15,7 @@ from ctl_lightning.metrics.ranking import CatalogueRanking, FixedRanking, Incomp
 from ctl_lightning.models.checkpoint import FORMAT, fits_this_revision
 from ctl_lightning.models.components.libraries.library import BackboneOptions
 from ctl_lightning.models.components.losses import Loss, in_batch_negatives
-from ctl_lightning.models.components.network import Network, require_positive
+from ctl_lightning.models.components.network import Network, require_positive, without_regions
 from ctl_lightning.models.components.triplet_statistics import observations
 from ctl_lightning.models.registry import make_loss, make_network, model_hints
 from ctl_lightning.runtime.errors import InputError
@@ -158,32 +158,44 @@ class CompleteTheLook(LightningModule):
 
     def triplet_loss(self, batch: Triplet) -> Tensor:
         """The loss of triplets with sampled negatives."""
-        style, (near, far), penalty = self.network(batch.scene, (batch.positive, batch.negative), batch.category)
-        positive, negative = self.network.distance(style, near), self.network.distance(style, far)
-        self._distances = positive.detach(), negative.detach(), torch.ones_like(negative, dtype=torch.bool)
-        value: Tensor = self.loss(positive, negative, penalty)
-        return value
+        style, products, penalty = self.network(batch.scene, (batch.positive, batch.negative), batch.category)
+        values = []
+        for scene, (near, far) in self.network.separately(style, products):
+            positive, negative = self.network.distance(scene, near), self.network.distance(scene, far)
+            self._distances = positive.detach(), negative.detach(), torch.ones_like(negative, dtype=torch.bool)
+            values.append(self.loss(positive, negative, penalty))
+        return mean_of(values)
 
     def in_batch_loss(self, batch: PairBatch) -> Tensor:
         """The loss of pairs whose products are each other's negatives, over the products of all processes.
 
         Each process takes its own queries, and gradients flow back to the process that a product came from. The
         gradients are averaged over the processes; the loss is scaled so that this is the mean over all queries that
-        have negatives.
+        have negatives. With boxes the box loss is added: the scene's box, which shows its product as it is worn, is a
+        further view of the product, free of wrong labels; a scene has to find it, and it has to find the product.
         """
-        style, (products,), _ = self.network(batch.scene, (batch.product,), batch.category)
-        category, identity, first = batch.category, batch.identity, 0
+        kinds = (batch.product,) if batch.box is None else (batch.product, batch.box)
+        style, own, _ = self.network(batch.scene, kinds, batch.category)
+        products, category, identity, first = own, batch.category, batch.identity, 0
         if several_processes():
             first = self.global_rank * len(identity)
-            products = of_all(self, products, sync_grads=True)
+            products = tuple(of_all(self, one, sync_grads=True) for one in own)
             category, identity = of_all(self, category), of_all(self, identity)
         negatives = in_batch_negatives(batch.category, batch.named, category, identity)
-        positive = torch.arange(first, first + len(batch.identity), device=products.device)
-        distance = self.network.distances(style, products)
-        self._distances = distance.detach().gather(1, positive[:, None]), distance.detach(), negatives
-        share = mean_factor(self, negatives.any(1).sum(dtype=distance.dtype))
-        value: Tensor = share * self.loss(distance, positive, negatives)
-        return value
+        positive = torch.arange(first, first + len(batch.identity), device=negatives.device)
+        values = []
+        for scene, parts in self.network.separately(style, (*products, *own[1:])):
+            distance = self.network.distances(scene, parts[0])
+            self._distances = distance.detach().gather(1, positive[:, None]), distance.detach(), negatives
+            value: Tensor = self.loss(distance, positive, negatives)
+            if batch.box is not None:
+                found = self.network.distances(scene, parts[1])
+                worn = self.network.distances(without_regions(parts[2]), parts[0])
+                both = self.loss(found, positive, negatives) + self.loss(worn, positive, negatives)
+                value = value + self.loss.box_weight * both
+            values.append(value)
+        share = mean_factor(self, negatives.any(1).sum(dtype=style.scene.dtype))
+        return share * mean_of(values)
 
     def on_train_epoch_end(self) -> None:
         """Stops if the network is no longer finite; runs before the checkpoint callbacks, so that it is not saved."""
@@ -251,6 +263,11 @@ class CompleteTheLook(LightningModule):
         self.ranking = ranking_of(self.network, task, self.embedded)
         self.scores = score_pairs(task, self.ranking.distances)
         self.log_dict({f"{prefix}/{name}": value for name, value in logged_values(self.scores, task.seen).items()})
+
+
+def mean_of(losses: Sequence[Tensor]) -> Tensor:
+    """The mean of the losses of a network's members, a scalar; that of a single one is itself, bit for bit."""
+    return losses[0] if len(losses) == 1 else torch.stack(list(losses)).mean()
 
 
 def ranking_of(network: Network, task: EvaluationSet, embedded: CatalogueRanking) -> Ranked:

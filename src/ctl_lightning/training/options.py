@@ -9,7 +9,7 @@ from ctl_lightning.models.registry import LOSSES, METHODS
 from ctl_lightning.runtime.config import Config, check_options, check_switches, resolved
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.training.distributed import check_launched
-from ctl_lightning.training.feature_cache import uses_cache
+from ctl_lightning.training.feature_cache import check_scene_inputs, uses_cache
 from ctl_lightning.training.logger_options import check_loggers
 from ctl_lightning.training.run_directory import is_multirun
 from ctl_lightning.training.trainer_options import check_trainer
@@ -40,6 +40,8 @@ def check(config: DictConfig) -> Config:
         raise InputError(f"loss={loss}: its negatives are data.negatives={wanted}, not {negatives}")
     if METHODS[options["model"]["method"]].sees:
         uses_cache(options["backbone"], options["data"]["augment"])
+        method = options["model"]["method"]
+        check_scene_inputs(METHODS[method], method, options["backbone"], options["data"])
     elif options["init_from"] is not None:
         raise InputError(f"init_from: method={options['model']['method']} has no weights to start with; leave it out")
     return options

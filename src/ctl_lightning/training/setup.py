@@ -68,6 +68,8 @@ def make_ready(run: RunDirectory, data: TripletDataModule, module: CompleteTheLo
         path = cache_features(module, data, trainer.strategy.root_device)
         seconds = time.monotonic() - began
         console.print(f"trains on the features in {path}, ready after {seconds:.0f} s")
+        if module.network.features_only and run.resumed is None and options["init_from"] is None:
+            module.network.fit_inputs(*data.pooled_features())
     elif module.learns and uses_cache(options["backbone"], "none"):
         console.print(
             "the backbone is frozen, but random pictures keep it at work; data.augment=none, or data.augment=crop with "

@@ -77,7 +77,7 @@ class Given(torch.nn.Module):
 
 
 def info_nce(tau: Tensor) -> InfoNCELoss:
-    loss = InfoNCELoss(0.1, False)
+    loss = InfoNCELoss(0.1, False, 0.5)
     loss.temperature = Given(tau)  # type: ignore[assignment]
     return loss
 

@@ -104,7 +104,7 @@ def test_distances_are_those_of_the_paper_region_by_region(served: tuple[Path, P
     photo = next((looks / "images").rglob("*.jpg"))
     network = recommender.encoder.network
     assert isinstance(network, StyleNetwork)
-    style = recommender.encoder.scene(photo, (0.0, 0.0, 1.0, 1.0), [SHOES])
+    style = recommender.encoder.scene(photo, None, [SHOES])
     for one in recommender.recommend(photo, "Shoes", 4):
         vector = torch.from_numpy(np.frombuffer(contents(folder)[one.product][1], np.float32).copy())[None]
         for name, distance in {"hybrid": one.distance, **one.parts}.items():

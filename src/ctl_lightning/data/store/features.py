@@ -53,6 +53,8 @@ class FeaturePlan(NamedTuple):
         products: keys of the products, which have only pooled vectors.
         views: number of random views of each picture beside its centre.
         dtype: type of the stored numbers, such as "float16".
+        part: what is shown of scenes whose keys are among `products`, as only their pooled vectors are kept: "strips",
+            "box" or "whole"; None: all keys are of squares of the store.
     """
 
     store: str
@@ -62,6 +64,7 @@ class FeaturePlan(NamedTuple):
     products: Sequence[str]
     views: int
     dtype: FeatureType
+    part: str | None = None
 
     @property
     def keys(self) -> list[str]:
@@ -70,7 +73,8 @@ class FeaturePlan(NamedTuple):
 
     def fingerprint(self) -> str:
         """A hash of the whole plan and the format version."""
-        return hashlib.sha256(json.dumps([FORMAT, *self]).encode()).hexdigest()[:20]
+        named = [one for one in self if one is not None]  # those of squares are named as before there were parts
+        return hashlib.sha256(json.dumps([FORMAT, *named]).encode()).hexdigest()[:20]
 
 
 class FeatureViews:
@@ -144,8 +148,8 @@ def features_file(plan: FeaturePlan, cache_dir: Path) -> Path:
 def open_features(
     plan: FeaturePlan,
     cache_dir: Path,
-    pictures: Callable[[Sequence[str], int], Tensor],
-    encode: Callable[[Tensor], tuple[Tensor, Tensor]],
+    pictures: Callable[[Sequence[str], int], Any],
+    encode: Callable[[Any], tuple[Tensor, Tensor]],
     batch_size: int,
     num_workers: int,
     seed: int,
@@ -159,8 +163,9 @@ def open_features(
     Args:
         plan: what the features file has to hold.
         cache_dir: folder in which features are kept.
-        pictures: function, (keys, views) -> centre and random views of each image, uint8 (B · (1 + views), 3, S, S).
-        encode: function, pictures -> pooled (B, F) and regions (B, R, C), all finite.
+        pictures: function, (keys, views) -> centre and random views of each image, uint8 (B · (1 + views), 3, S, S), or
+            whatever else `encode` takes.
+        encode: function, what `pictures` gives -> pooled (B, F) and regions (B, R, C), all finite.
         batch_size: number of pictures encoded at a time.
         num_workers: number of processes that read pictures.
         seed: random seed of the run.
@@ -173,18 +178,18 @@ def open_features(
     return FeatureViews(path, plan, seed)
 
 
-class _Blocks(Dataset[Tensor]):
+class _Blocks(Dataset[Any]):
     """The pictures of blocks (start, end) of a plan's rows, read in loader processes: a GPU need not wait for them."""
 
     def __init__(
-        self, plan: FeaturePlan, pictures: Callable[[Sequence[str], int], Tensor], blocks: Sequence[tuple[int, int]]
+        self, plan: FeaturePlan, pictures: Callable[[Sequence[str], int], Any], blocks: Sequence[tuple[int, int]]
     ) -> None:
         self._keys, self._views, self._pictures, self._blocks = plan.keys, plan.views, pictures, blocks
 
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Any:
         start, end = self._blocks[index]
         return self._pictures(self._keys[start:end], self._views)
 
@@ -202,8 +207,8 @@ def _blocks(plan: FeaturePlan, done: int, size: int) -> list[tuple[int, int]]:
 def _compute(
     plan: FeaturePlan,
     path: Path,
-    pictures: Callable[[Sequence[str], int], Tensor],
-    encode: Callable[[Tensor], tuple[Tensor, Tensor]],
+    pictures: Callable[[Sequence[str], int], Any],
+    encode: Callable[[Any], tuple[Tensor, Tensor]],
     batch_size: int,
     num_workers: int,
 ) -> None:
@@ -217,7 +222,7 @@ def _compute(
     if not done:
         check_room(path, "the features need", sum(sizes), _other_ways(sum(sizes)))
     begin = array_file(partial, (sum(sizes) // 2,), np.int16, keep=done > 0)
-    places = [(begin, sizes[0] // len(keys)), (begin + sizes[0], sizes[1] // len(plan.crops))]
+    places = [(begin, sizes[0] // len(keys)), (begin + sizes[0], sizes[1] // max(1, len(plan.crops)))]
     before = f", {done:,} of them done before" if done else ""
     log.info("features of %d images, %.2f GB, once%s", len(keys), sum(sizes) / 1e9, before)
 

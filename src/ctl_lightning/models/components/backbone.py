@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ctl_lightning.models.components.libraries.library import BackboneOptions
+from ctl_lightning.models.components.colours import WIDTH, colour_histogram
+from ctl_lightning.models.components.libraries.library import BackboneOptions, Maps, PooledPart, pooled_parts
 from ctl_lightning.models.components.libraries.registry import LIBRARIES
 from ctl_lightning.models.components.preprocessing import (
     READERS,
@@ -41,14 +42,14 @@ class Backbone(nn.Module):
     """An image network of a library, chosen by name, with the preprocessing of its weights.
 
     Args:
-        options: `library` and `name` of the network, and its layers, see the library; `preprocessing`, what is not None
-            takes the place of ImageNet's; `grid`, the side of the grid of regions: the region map is averaged down to
+        options: `library` and `name` of the network, and its layers, see the library; `pooled`, the parts of the pooled
+            vector, see `PooledPart`; `preprocessing`, what is not None takes the place of ImageNet's; `grid`, the side of the grid of regions: the region map is averaged down to
             grid x grid regions; `frozen`, whether it is not trained: no gradients, always eval mode, and BatchNorm
             statistics do not move; `checkpointing`, whether training computes activations again instead of keeping them.
 
     Raises:
         InputError: unknown network or layer; a network that refuses pictures; a layer of another shape.
-        ValueError: a grid below 1.
+        ValueError: a grid below 1; a pooled vector of no parts, or of one part twice.
     """
 
     mean: Tensor
@@ -58,11 +59,14 @@ class Backbone(nn.Module):
         super().__init__()
         if options["grid"] < 1:
             raise ValueError(f"backbone.grid must be at least 1, not {options['grid']}")
-        self._options = options
+        self._options, self._parts = options, pooled_parts(options)
+        if not self._parts or len({*self._parts}) < len(self._parts):
+            raise ValueError(f"backbone.pooled must be some of final, stages and colours, each once, not {self._parts}")
         self._library = LIBRARIES[options["library"]]
         self.network = self._library.make(options)
         self._memory_format = self._library.memory_format(options["frozen"])
         self.network.to(memory_format=self._memory_format)
+        self._stages = self._library.stages(self.network)
         self.grid, self.frozen = options["grid"], options["frozen"]
         self.to_grid = nn.AdaptiveAvgPool2d(self.grid)
         self._recomputed = self._library.recomputed(self.network) if options["checkpointing"] else None
@@ -96,7 +100,12 @@ class Backbone(nn.Module):
                 f"backbone.region_layer={layers.get('region_layer')}: of {name} it gives {tuple(regions)}, not a map (B, C, H, W); give "
                 "another layer"
             )
-        return pooled[1], regions[1]
+        widths = {
+            "final": pooled[1],
+            "stages": sum(2 * maps[name].shape[1] for name in self._stages),
+            "colours": WIDTH,
+        }
+        return sum(widths[part] for part in self._parts), regions[1]
 
     def _probed(self, size: int) -> dict[str, Tensor]:
         with torch.no_grad(), redirect_stderr(StringIO()):  # where torch.fx prints tracebacks
@@ -129,21 +138,38 @@ class Backbone(nn.Module):
         Raises:
             InputError: the region layer gives fewer regions than the grid asks for.
         """
-        pixels = self.pixels(images)
-        network = self._recomputed if self._recomputed is not None and self.training else self.network
-        # No word about gradients: no parameter of a frozen network asks for any, and torch.export refuses such words.
-        maps = network(pixels)
+        maps = self._maps(images)
         found = maps["regions"]
-        pooled = maps.get("pooled", found)  # one layer may give both
         if min(found.shape[2:]) < self.grid:
             raise InputError(
                 f"backbone.grid={self.grid}: pictures of {images.shape[3]} pixels have only {found.shape[2]} x "
                 f"{found.shape[3]} regions in this layer; give a smaller grid, or a larger data.image_size"
             )
-        regions = self.to_grid(found)
-        if pooled.ndim == 4:
-            pooled = pooled.mean((2, 3))
-        return Features(pooled, regions.flatten(2).transpose(1, 2))
+        return Features(self._pooled(images, maps), self.to_grid(found).flatten(2).transpose(1, 2))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """uint8 RGB pictures of any proportions that the network takes, (B, 3, H, W) -> pooled (B, F)."""
+        return self._pooled(images, self._maps(images))
+
+    def _maps(self, images: Tensor) -> Maps:
+        network = self._recomputed if self._recomputed is not None and self.training else self.network
+        # No word about gradients: no parameter of a frozen network asks for any, and torch.export refuses such words.
+        maps: Maps = network(self.pixels(images))
+        return maps
+
+    def _pooled(self, images: Tensor, maps: Maps) -> Tensor:
+        parts = [self._part(part, images, maps) for part in self._parts]
+        return parts[0] if len(parts) == 1 else torch.cat([part.float() for part in parts], 1)
+
+    def _part(self, part: PooledPart, images: Tensor, maps: Maps) -> Tensor:
+        """A part of the pooled vector, (B, ·)."""
+        if part == "colours":
+            return colour_histogram(images)
+        if part == "stages":
+            flat = [maps[name].flatten(2).float() for name in self._stages]
+            return torch.cat([moment for one in flat for moment in (one.mean(2), one.std(2, correction=0))], 1)
+        pooled = maps.get("pooled", maps["regions"])  # one layer may give both
+        return pooled.mean((2, 3)) if pooled.ndim == 4 else pooled
 
     def pixels(self, images: Tensor) -> Tensor:
         """uint8 pictures (B, 3, S, S) -> normalised pixels, as the network was trained, in its memory format."""
@@ -153,7 +179,11 @@ class Backbone(nn.Module):
 
     def identity(self) -> dict[str, Any]:
         """All that the features depend on, as plain values: name, layers, grid, hash of weights, mean and deviation."""
-        return self._library.identity(self._options) | {"grid": self.grid, "weights": hash_of_weights(self)}
+        # The final part alone is not named, as it was not before there were others: caches and catalogues still count.
+        parts: dict[str, Any] = {} if self._parts == ["final"] else {"pooled": self._parts}
+        if self._stages:
+            parts["stages"] = self._options.get("stage_layers")
+        return self._library.identity(self._options) | parts | {"grid": self.grid, "weights": hash_of_weights(self)}
 
     def load_weights(self, weights: str) -> None:
         """Loads pretrained weights. Their preprocessing is in the options that the backbone was made with.

@@ -149,9 +149,14 @@ def in_batch_negatives(query_category: Tensor, named: Tensor, category: Tensor, 
 
 
 class InBatchLoss(Loss):
-    """A loss that takes queries; the products of other queries are their negatives."""
+    """A loss that takes queries; the products of other queries are their negatives.
+
+    Attributes:
+        box_weight: weight of the box loss, if batches have boxes: of scenes against boxes, and of boxes against products.
+    """
 
     in_batch = True
+    box_weight: float = 0.5
 
     @abstractmethod
     def forward(self, distance: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
@@ -209,11 +214,15 @@ class InfoNCELoss(InBatchLoss):
     Args:
         temperature: temperature τ, or its initial value if it is learned.
         learn_temperature: whether the temperature is learned.
+        box_weight: see `InBatchLoss`.
     """
 
-    def __init__(self, temperature: float, learn_temperature: bool) -> None:
+    def __init__(self, temperature: float, learn_temperature: bool, box_weight: float) -> None:
         require_positive(temperature=temperature)
+        if box_weight < 0:
+            raise ValueError(f"box_weight must not be negative, not {box_weight}")
         super().__init__()
+        self.box_weight = box_weight
         self.temperature = Temperature(temperature, learn_temperature)
 
     def forward(self, distance: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:

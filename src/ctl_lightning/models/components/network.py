@@ -1,6 +1,6 @@
 """The contract of a method: what training, evaluation and serving may ask of any network (docs/add_a_method.md)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import torch
@@ -58,11 +58,15 @@ class Network(nn.Module):
         losses: names of the losses that can train it; empty if it learns nothing.
         sees: whether it looks at pictures.
         attends: whether its attention differs from region to region.
+        scene_inputs: what it can be shown of a scene (`data.scene`), see `data.scene_inputs.SceneInput`.
+        features_only: whether it is trained on a frozen backbone's cached features alone, see `fit_inputs`.
     """
 
     losses: tuple[str, ...] = ()
     sees: ClassVar[bool] = True
     attends: bool = False
+    scene_inputs: ClassVar[tuple[str, ...]] = ("crop",)
+    features_only: ClassVar[bool] = False
     backbone: Backbone
 
     def __init__(self, backbone: Backbone | None) -> None:
@@ -80,6 +84,24 @@ class Network(nn.Module):
             category: index of each product's category, (B,).
         """
         self._cannot("learns nothing")
+
+    def fit_inputs(self, scenes: Iterable[Tensor], products: Iterable[Tensor]) -> None:
+        """Learns, before a training, what its inputs look like. Called if `features_only`.
+
+        Args:
+            scenes: pooled features of all scenes to train on, in blocks, (B, F) each.
+            products: those of all products, in blocks, (B, F) each.
+        """
+        self._cannot("does not look at its inputs before it is trained")
+
+    def separately(self, style: SceneStyle, products: Sequence[Tensor]) -> list[tuple[SceneStyle, tuple[Tensor, ...]]]:
+        """The embeddings that have a loss of their own: of each member if several are averaged, else all at once.
+
+        Args:
+            style: style embeddings of B scenes.
+            products: style embeddings f_p of each kind of product, (M, D) each.
+        """
+        return [(style, tuple(products))]
 
     def embed_scene(self, images: Images, category: Tensor) -> SceneStyle:
         """uint8 scene crops (B, 3, S, S), or features, and category indices (B,) -> SceneStyle. One backbone pass at most."""

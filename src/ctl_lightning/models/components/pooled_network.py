@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ class PooledNetwork(Network, ABC):
     """
 
     losses: tuple[str, ...] = ("triplet", "contrastive", "logistic", "bpr")
+    scene_inputs: ClassVar[tuple[str, ...]] = ("crop", "strips", "box")
 
     @abstractmethod
     def scene_vector(self, pooled: Tensor) -> Tensor:

@@ -17,6 +17,10 @@ from ctl_lightning.runtime.errors import InputError
 
 LibraryName = Literal["small", "torchvision", "timm"]
 
+PooledPart = Literal["final", "stages", "colours"]
+"""Part of the pooled vector: what the network pools at its end; mean and standard deviation of the map of each of its
+stages, early ones being fine and plain; the colours of the picture (`components.colours`)."""
+
 
 class BackboneOptions(TypedDict):
     """Options of conf/backbone, as plain values.
@@ -33,7 +37,9 @@ class BackboneOptions(TypedDict):
     preprocessing: PreprocessingOptions
     pooled_layer: NotRequired[str]  # of small and torchvision
     region_layer: NotRequired[str]
+    stage_layers: NotRequired[list[str] | None]
     layers: NotRequired[list[int] | None]  # of timm
+    pooled: NotRequired[list[PooledPart]]  # none in checkpoints from before there was a choice
     grid: int
     frozen: bool
     checkpointing: bool
@@ -42,8 +48,14 @@ class BackboneOptions(TypedDict):
     cache_dtype: Literal["float16", "bfloat16"]
 
 
+def pooled_parts(options: BackboneOptions) -> list[PooledPart]:
+    """The parts that a backbone's pooled vector is made of, in their order."""
+    return options.get("pooled") or ["final"]
+
+
 Maps = dict[str, Tensor]
-"""Outputs of a network for pictures: `pooled` (B, F) or a map (B, F, H, W), and `regions` (B, C, H, W)."""
+"""Outputs of a network for pictures: `pooled` (B, F) or a map (B, F, H, W), and `regions` (B, C, H, W); and, if the
+pooled vector has the stages, a map (B, C, H, W) of each of `Library.stages`."""
 
 
 class Library(ABC):
@@ -56,6 +68,10 @@ class Library(ABC):
         Raises:
             InputError: unknown network or layer.
         """
+
+    @abstractmethod
+    def stages(self, network: nn.Module) -> list[str]:
+        """Names in `Maps` of the maps of its stages, from the first to the last; empty unless the options ask for them."""
 
     @abstractmethod
     def probed_size(self, network: nn.Module) -> int:

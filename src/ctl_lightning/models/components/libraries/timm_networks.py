@@ -1,5 +1,6 @@
 """The library `timm`: any of its image networks by name, CNN, ViT or hybrid; nobody has to name a layer."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctl_lightning.models.components.libraries.installed import INSTALLED, load_installed
-from ctl_lightning.models.components.libraries.library import BackboneOptions, Library, Maps
+from ctl_lightning.models.components.libraries.library import BackboneOptions, Library, Maps, pooled_parts
 from ctl_lightning.models.components.preprocessing import Preprocessing, of_timm, of_values
 from ctl_lightning.runtime.errors import InputError, suggestion
 
@@ -23,6 +24,9 @@ STRIDE = 16
 ALL_THE_WAY: dict[str, Any] = {"output_fmt": "NCHW", "stop_early": False}
 """Options of `forward_intermediates`; some networks else stop at the last map that is asked for, before their end."""
 
+MOST_STAGES = 6
+"""Of a network with more maps, such as a ViT with one for each block, every so many-th stands for a stage."""
+
 
 class TimmNetwork(nn.Module):
     """A network of timm -> its pooled vector, and the maps of some of its layers side by side.
@@ -34,12 +38,13 @@ class TimmNetwork(nn.Module):
         model: network without classifier.
         layers: numbers of the maps, as `forward_intermediates` counts them; None: the last with a stride of 16 or less.
         name: name of the network, for messages.
+        staged: whether it also gives a map of each of its stages.
 
     Raises:
         InputError: a network that gives no maps; a number that no map has.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[int] | None, name: str) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[int] | None, name: str, staged: bool = False) -> None:
         super().__init__()
         self.model: Any = model
         self.size = _size_of(model)
@@ -57,6 +62,8 @@ class TimmNetwork(nn.Module):
         if not layers:
             raise InputError("backbone.layers=[]: give at least one number, or null")
         self.layers = [number % len(maps) for number in layers]
+        step = math.ceil(len(maps) / MOST_STAGES)
+        self.stages = list(range(len(maps) - 1, -1, -step))[::-1] if staged else []
 
     def _maps(self, pixels: Tensor, name: str) -> list[Tensor]:
         """All maps that the network can give; finds out whether it can put its final norm on them."""
@@ -71,15 +78,15 @@ class TimmNetwork(nn.Module):
         raise InputError(f"backbone.name={name}: timm gives no maps of this network; choose another one")
 
     def forward(self, pixels: Tensor) -> Maps:
-        """Normalised pixels (B, 3, S, S) -> `pooled` (B, F) and `regions` (B, C, H, W)."""
-        features, maps = self.model.forward_intermediates(
-            pixels, indices=sorted({*self.layers}), norm=self.norm, **ALL_THE_WAY
-        )
-        by_number = dict(zip(sorted({*self.layers}), maps, strict=True))
+        """Normalised pixels (B, 3, S, S) -> `pooled` (B, F), `regions` (B, C, H, W), and a map of each stage."""
+        wanted = sorted({*self.layers, *self.stages})
+        features, maps = self.model.forward_intermediates(pixels, indices=wanted, norm=self.norm, **ALL_THE_WAY)
+        by_number = dict(zip(wanted, maps, strict=True))
         chosen = [by_number[number] for number in self.layers]
         smallest = min((one.shape[2:] for one in chosen), key=tuple)
         same = [one if one.shape[2:] == smallest else F.adaptive_avg_pool2d(one, smallest) for one in chosen]
-        return {"pooled": self.model.forward_head(features), "regions": torch.cat(same, 1)}
+        stages = {f"stage{number}": by_number[number] for number in self.stages}
+        return {"pooled": self.model.forward_head(features), "regions": torch.cat(same, 1), **stages}
 
 
 class Timm(Library):
@@ -89,7 +96,12 @@ class Timm(Library):
         """See `Library.make`."""
         name = options["name"]
         config(name)
-        return TimmNetwork(_network(name), options.get("layers"), name)
+        return TimmNetwork(_network(name), options.get("layers"), name, "stages" in pooled_parts(options))
+
+    def stages(self, network: nn.Module) -> list[str]:
+        """See `Library.stages`."""
+        assert isinstance(network, TimmNetwork)
+        return [f"stage{number}" for number in network.stages]
 
     def probed_size(self, network: nn.Module) -> int:
         """See `Library.probed_size`: the size that it was trained at."""

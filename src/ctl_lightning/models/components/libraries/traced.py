@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from ctl_lightning.models.components.gradient_checkpointing import Recomputed
-from ctl_lightning.models.components.libraries.library import BackboneOptions, Library, Maps
+from ctl_lightning.models.components.libraries.library import BackboneOptions, Library, Maps, pooled_parts
 from ctl_lightning.runtime.errors import InputError
 
 
@@ -21,16 +21,24 @@ class TracedLibrary(Library):
 
     def make(self, options: BackboneOptions) -> nn.Module:
         """See `Library.make`."""
-        name, pooled, regions = options["name"], options["pooled_layer"], options["region_layer"]
+        name, outputs = options["name"], {options["pooled_layer"]: "pooled", options["region_layer"]: "regions"}
+        stages = _stage_layers(options)
+        for number, layer in enumerate(stages):
+            outputs.setdefault(layer, f"stage{number}")  # an extractor gives each layer once
         network = self.network(name)
         try:
-            cut: nn.Module = create_feature_extractor(network, {pooled: "pooled", regions: "regions"})
+            cut: nn.Module = create_feature_extractor(network, outputs)
         except ValueError:
             layers = ", ".join(layer for layer, _ in network.named_children())
             raise InputError(
-                f"backbone: {name} has no layer {pooled!r} or {regions!r}; its outermost layers are {layers}"
+                f"backbone: {name} has no layer {' or '.join(map(repr, outputs))}; its outermost layers are {layers}"
             ) from None
+        cut.stages = [outputs[layer] for layer in stages]  # type: ignore[assignment]
         return cut
+
+    def stages(self, network: nn.Module) -> list[str]:
+        """See `Library.stages`."""
+        return list(network.stages)  # type: ignore[arg-type]
 
     def probed_size(self, network: nn.Module) -> int:
         """See `Library.probed_size`."""
@@ -44,3 +52,14 @@ class TracedLibrary(Library):
     def recomputed(self, network: nn.Module) -> Callable[[Tensor], Maps]:
         """See `Library.recomputed`."""
         return Recomputed(network)  # type: ignore[arg-type]
+
+
+def _stage_layers(options: BackboneOptions) -> list[str]:
+    if "stages" not in pooled_parts(options):
+        return []
+    if not (layers := options.get("stage_layers")):
+        raise InputError(
+            f"backbone.pooled: nobody has said which layers of {options['name']} its stages are; name them with "
+            "backbone.stage_layers=[layer1,layer2], or leave stages out of backbone.pooled"
+        )
+    return layers
