@@ -85,6 +85,8 @@ def data_module(root: Path, cache: Path, **options: Any) -> TripletDataModule:
         "min_area": 0.2,
         "exclude_categories": [],
         "max_bad_images": 0.01,
+        "scene": "crop",
+        "boxes": False,
         "negatives": "uniform",
         "same_category": 4,
         "batch_size": 4,
@@ -152,6 +154,7 @@ BACKBONE: Any = {
     "preprocessing": IMAGENET.plain(),
     "pooled_layer": "pooled",
     "region_layer": "regions",
+    "pooled": ["final"],
     "grid": 4,
     "frozen": False,
     "checkpointing": False,
@@ -292,7 +295,7 @@ LOSSES: dict[str, Any] = {
     "all": {"name": "in_batch_triplet", "margin": MARGIN, "mining": "all"},
     "semi_hard": {"name": "in_batch_triplet", "margin": MARGIN, "mining": "semi_hard"},
     "hardest": {"name": "in_batch_triplet", "margin": MARGIN, "mining": "hardest"},
-    "info_nce": {"name": "info_nce", "temperature": 0.1, "learn_temperature": True},
+    "info_nce": {"name": "info_nce", "temperature": 0.1, "learn_temperature": True, "box_weight": 0.5},
 }
 
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ctl_lightning.data.crop import area, scene_crop, to_pixels
-from ctl_lightning.data.pairs import Box
+from ctl_lightning.data.crop import LEAST, area, scene_crop, strips, to_pixels
+from ctl_lightning.data.pairs import NO_BOX, Box
 
 side = st.floats(0, 1)
 
@@ -13,6 +13,7 @@ side = st.floats(0, 1)
 def boxes(draw: st.DrawFn) -> Box:
     left, right = sorted((draw(side), draw(side)))
     top, bottom = sorted((draw(side), draw(side)))
+    assume((left, top, right, bottom) != NO_BOX)  # means that there is no box
     return left, top, right, bottom
 
 
@@ -51,3 +52,22 @@ def test_no_strip_is_larger_than_the_crop(box: Box, margin: float) -> None:
     left, top, right, bottom = box
     strips = [top - margin, 1 - bottom - margin, left - margin, 1 - right - margin]
     assert area(scene_crop(box, margin)) == pytest.approx(max(0, *strips), abs=1e-9)
+
+
+def test_the_strips_are_those_that_are_worth_a_look_the_scene_crop_first() -> None:
+    beside = {"above": (0, 0, 1, 0.35), "below": (0, 0.75, 1, 1), "left": (0, 0, 0.25, 1), "right": (0.95, 0, 1, 1)}
+    found = strips((0.3, 0.4, 0.9, 0.7), 0.05)
+    assert found == [pytest.approx(beside[name]) for name in ("above", "below", "left")]  # the right one is thin
+    assert strips(NO_BOX, 0.05) == [(0, 0, 1, 1)]
+
+
+@given(boxes(), st.floats(0, 0.3))
+def test_strips_keep_off_the_grown_box_and_are_large_enough(box: Box, margin: float) -> None:
+    first, *others = strips(box, margin)
+    assert first == scene_crop(box, margin)
+    for left, top, right, bottom in others:
+        assert min(right - left, bottom - top, area((left, top, right, bottom))) >= LEAST
+        apart = (
+            right <= box[0] - margin or left >= box[2] + margin or bottom <= box[1] - margin or top >= box[3] + margin
+        )
+        assert apart or box == NO_BOX

@@ -68,7 +68,9 @@ def make_ready(run: RunDirectory, data: TripletDataModule, module: CompleteTheLo
         path = cache_features(module, data, trainer.strategy.root_device)
         seconds = time.monotonic() - began
         console.print(f"trains on the features in {path}, ready after {seconds:.0f} s")
-        if module.network.features_only and run.resumed is None and options["init_from"] is None:
+        # Heads of another run go with what its inputs looked like.
+        given = run.resumed is not None or "scene_scale" in (module.origin or {}).get("taken", ())
+        if module.network.features_only and not given:
             module.network.fit_inputs(*data.pooled_features())
     elif module.learns and uses_cache(options["backbone"], "none"):
         console.print(

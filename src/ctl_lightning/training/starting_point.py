@@ -171,7 +171,7 @@ def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 def _features(backbone: Any) -> dict[str, Any]:
     """The options of a backbone that make its features what they are."""
-    values = backbone if isinstance(backbone, Mapping) else {}
+    values = {"pooled": ["final"], **backbone} if isinstance(backbone, Mapping) else {}
     return {name: value for name, value in values.items() if name not in SAME_FEATURES}
 
 

@@ -130,7 +130,7 @@ class FeatureViews:
             numbers = mapped_array(self.path)
             border = math.prod(self._shapes[0])
             pooled, regions = (
-                part.reshape(-1, *shape[2:])
+                part.reshape(shape[0] * shape[1], *shape[2:])
                 for part, shape in zip((numbers[:border], numbers[border:]), self._shapes, strict=True)
             )
             self._arrays = pooled, regions

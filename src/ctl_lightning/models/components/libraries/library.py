@@ -50,7 +50,8 @@ class BackboneOptions(TypedDict):
 
 def pooled_parts(options: BackboneOptions) -> list[PooledPart]:
     """The parts that a backbone's pooled vector is made of, in their order."""
-    return options.get("pooled") or ["final"]
+    alone: list[PooledPart] = ["final"]
+    return options.get("pooled", alone)
 
 
 Maps = dict[str, Tensor]
