@@ -64,10 +64,11 @@ def print_results(results: Results, console: Console) -> None:
             f"in {whole:,} of the {pairs['all']:,} pairs the product is visible: they have no box, so their scenes are used whole"
         )
     categories = Table(title="by category")
-    for name in ("category", "auc", "lift", "hit@10"):
+    shown = ("auc", "lift", "lift_geometry", "hit@10")
+    for name in ("category", *shown):
         categories.add_column(name, justify="left" if name == "category" else "right")
     for category, metrics in test["by_category"].items():
-        categories.add_row(category, *(as_text(metrics[name]) for name in ("auc", "lift", "hit@10")))
+        categories.add_row(category, *(as_text(metrics[name]) for name in shown))
     console.print(categories)
     if "oracle" in results:
         ceilings = ", ".join(f"{name} alone {as_text(found)}" for name, found in results["ceilings"].items())

@@ -224,7 +224,7 @@ def _of_truth(data: TripletDataModule, test: ScoredSplit) -> Results:
 def exhibit(test: ScoredSplit, classifier: Classifier, results: Results, pictures: Mapping[str, Path]) -> Exhibit:
     """What is shown at the end in a logger with a page: the pictures, and the numbers behind them."""
     by_category = results["test"]["by_category"]
-    columns = ["auc", "auc_matched", "lift", "hit@10"]
+    columns = ["auc", "auc_matched", "lift", "lift_geometry", "hit@10"]
     categories = [
         [
             category,
