@@ -49,7 +49,18 @@ def run(tmp_path: Path, *overrides: str) -> Results:
 def test_the_checkpoint_alone_gives_the_numbers_of_its_training_and_more(runs: Path, tmp_path: Path) -> None:
     found = run(tmp_path, f"ckpt_path={runs / 'hybrid'}", f"against={runs / 'global'}")
     trained = json.loads((runs / "hybrid" / "results.json").read_text())
-    for part in ("protocol", "method", "seed", "test", "pairs", "classifier", "reranking", "oracle", "attention"):
+    for part in (
+        "protocol",
+        "method",
+        "seed",
+        "test",
+        "pairs",
+        "classifier",
+        "hubs",
+        "reranking",
+        "oracle",
+        "attention",
+    ):
         assert found[part] == trained[part], part
     assert (tmp_path / "evaluated" / "pairs.csv").read_bytes() == (runs / "hybrid" / "pairs.csv").read_bytes()
     assert found["controls"]["product_visible"]["all"]["auc"]["value"] != found["test"]["all"]["auc"]["value"]

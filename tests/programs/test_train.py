@@ -113,6 +113,10 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
         for lift in ("lift", "lift_geometry"):
             assert found["test"]["all"][lift] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert found["classifier"]["pairs"] > 5
+    assert found["hubs"].keys() == {"share", "skewness", "coverage"}
+    assert 0 < found["hubs"]["coverage"] < 1
+    if experiment == "popularity":
+        assert found["hubs"]["share"] == 1
     assert found["reranking"].keys() == {"shuffled", "popularity"}
     assert torch.__version__.startswith(found["versions"]["torch"])
     pictures = (
