@@ -6,7 +6,7 @@ import pytest
 from factories import table_distances, task
 from sklearn.metrics import roc_auc_score
 
-from ctl_lightning.data.evaluation_set import EvaluationSet, Integers
+from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.metrics.intervals import Floats
 from ctl_lightning.metrics.pair_metrics import PairScores, metric_values, score_pairs, summarise
 
@@ -68,38 +68,11 @@ def test_popularity_wins_the_seen_pairs_but_has_no_lift() -> None:
     scores = score_pairs(given, table_distances(popularity))
     seen, unseen = scores.auc[given.seen].mean(), scores.auc[~given.seen].mean()
     assert seen > 0.7 > 0.5 > unseen
-    known = ~np.isnan(scores.auc_shuffled)
-    assert known.sum() > 50
-    assert (scores.auc[known] == scores.auc_shuffled[known]).all()  # exactly
+    for other in (scores.auc_shuffled, scores.auc_geometry):
+        known = ~np.isnan(other)
+        assert known.sum() > 50
+        assert (scores.auc[known] == other[known]).all()  # exactly
     np.testing.assert_allclose(scores.auc_matched[~given.seen], 0.5)
-
-
-def test_shuffled_auc_gives_a_pair_only_other_scenes_of_its_category() -> None:
-    given = task()
-    asked: list[tuple[int, int]] = []
-
-    def distances(queries: Integers, products: Integers) -> Floats:
-        asked.extend((int(query), int(given.product_category[products[0]])) for query in queries)
-        return np.ones((len(queries), len(products)))
-
-    score_pairs(given, distances)
-    assert all(given.category[query] == category for query, category in asked)
-
-    def by_scene(queries: Integers, products: Integers) -> Floats:
-        return np.where(given.scene[queries][:, None] == 3, 1.0, 0.0) * products
-
-    with_three = score_pairs(given, by_scene)
-    rows = np.flatnonzero(given.scene == 3)
-    assert len(rows)
-    # All other scenes' rows tie everywhere: exactly one half, so no row of scene 3 was used for scene 3.
-    np.testing.assert_allclose(with_three.auc_shuffled[rows], 0.5)
-
-
-def test_a_pair_alone_in_its_category_has_no_shuffled_auc() -> None:
-    given = task(pairs=1)
-    scores = score_pairs(given, table_distances(np.random.default_rng(7).normal(size=(1, 40))))
-    assert np.isnan(scores.auc_shuffled).all()
-    assert not np.isnan(scores.auc).any()
 
 
 def test_a_perfect_ranking_scores_one_everywhere() -> None:
@@ -148,6 +121,7 @@ def test_lift_and_categories_by_hand() -> None:
         auc=np.array([0.9, 0.5, 0.7]),
         auc_matched=np.full(3, 0.5),
         auc_shuffled=np.array([0.4, 0.5, 0.6]),
+        auc_geometry=np.array([0.6, np.nan, 0.8]),
         rank=np.array([1.0, 2.0, 6.0]),
         correct=np.array([1.0, 0.0, 1.0]),
         positive=np.zeros(3),
@@ -155,6 +129,8 @@ def test_lift_and_categories_by_hand() -> None:
     )
     result: Any = summarise(given, scores)
     assert result["all"]["lift"]["value"] == pytest.approx((0.5 + 0.0 + 0.1) / 3)
+    assert result["all"]["lift_geometry"]["value"] == pytest.approx((0.3 - 0.1) / 2)
+    assert result["by_category"]["c1"]["lift_geometry"] == {"value": None, "low": None, "high": None}
     assert result["by_category"]["c0"]["auc"]["value"] == pytest.approx(0.8)
     assert result["by_category"]["c1"]["auc"]["value"] == pytest.approx(0.5)
     assert result["by_category"]["c0"]["hit@5"]["value"] == pytest.approx(0.5)

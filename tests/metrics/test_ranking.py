@@ -15,7 +15,7 @@ from torch import Tensor
 
 import ctl_lightning.metrics
 from ctl_lightning.metrics.batch_metrics import HitRate, Lift, MatchedAUC
-from ctl_lightning.metrics.pair_metrics import PERMUTATIONS, score_pairs
+from ctl_lightning.metrics.pair_metrics import score_pairs
 from ctl_lightning.metrics.ranking import CatalogueRanking, IncompleteError, Ranking
 from ctl_lightning.models.components.network import SceneStyle
 from ctl_lightning.runtime.errors import InputError
@@ -127,7 +127,7 @@ def test_metrics_over_batches_are_those_of_the_whole_split() -> None:
 
 def test_the_lift_is_that_of_a_slow_loop() -> None:
     random = np.random.default_rng(3)
-    distance, others = random.normal(size=(4, 6)), random.normal(size=(PERMUTATIONS, 4, 6))
+    distance, others = random.normal(size=(4, 6)), random.normal(size=(10, 4, 6))
     others[2, 1] = np.nan  # no other scene in that turn
     positive = [0, 3, 5, 2]
 

@@ -186,6 +186,6 @@ def test_popularity_is_the_share_of_the_categorys_training_pairs_and_its_lift_is
         others = given.product_category == given.product_category[product]
         share = given.train_count[product] / given.train_count[others].sum()
         assert table[0, product] == table[1, product] == pytest.approx(-share)
-    lift = summarise(given, score_pairs(given, ranking.distances))["all"]["lift"]
-    assert lift == {"value": 0.0, "low": 0.0, "high": 0.0}
+    found = summarise(given, score_pairs(given, ranking.distances))["all"]
+    assert found["lift"] == found["lift_geometry"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert ranking.attention().shape == (len(given.queries), 0)

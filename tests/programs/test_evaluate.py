@@ -49,7 +49,18 @@ def run(tmp_path: Path, *overrides: str) -> Results:
 def test_the_checkpoint_alone_gives_the_numbers_of_its_training_and_more(runs: Path, tmp_path: Path) -> None:
     found = run(tmp_path, f"ckpt_path={runs / 'hybrid'}", f"against={runs / 'global'}")
     trained = json.loads((runs / "hybrid" / "results.json").read_text())
-    for part in ("protocol", "method", "seed", "test", "pairs", "classifier", "reranking", "oracle", "attention"):
+    for part in (
+        "protocol",
+        "method",
+        "seed",
+        "test",
+        "pairs",
+        "classifier",
+        "hubs",
+        "reranking",
+        "oracle",
+        "attention",
+    ):
         assert found[part] == trained[part], part
     assert (tmp_path / "evaluated" / "pairs.csv").read_bytes() == (runs / "hybrid" / "pairs.csv").read_bytes()
     assert found["controls"]["product_visible"]["all"]["auc"]["value"] != found["test"]["all"]["auc"]["value"]
@@ -72,7 +83,7 @@ def test_pairs_csv_averages_to_the_table(runs: Path) -> None:
         rows = list(csv.DictReader(lines))
     table = json.loads((runs / "hybrid" / "results.json").read_text())["test"]
     for group, chosen in (("all", ("0", "1")), ("seen", ("1",)), ("unseen", ("0",))):
-        for metric in ("auc", "mrr", "binary_accuracy", "hit@10", "lift"):
+        for metric in ("auc", "mrr", "binary_accuracy", "hit@10", "lift", "lift_geometry"):
             values = np.array([float(row[metric]) for row in rows if row["seen"] in chosen])
             assert np.nanmean(values) == pytest.approx(table[group][metric]["value"]), (group, metric)
 
@@ -82,7 +93,8 @@ def test_a_method_that_sees_nothing_has_no_lift_no_control_and_no_difference_to_
 ) -> None:
     monkeypatch.setattr(RunReport, "draw", lambda *_: {})
     found = run(tmp_path, f"ckpt_path={runs / 'popularity'}", f"against={runs / 'popularity'}")
-    assert found["test"]["all"]["lift"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    for lift in ("lift", "lift_geometry"):
+        assert found["test"]["all"][lift] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert "controls" not in found
     assert found["against"]["difference"]["unseen"]["auc"]["value"] == 0
     assert found["reranking"]["popularity"]["gain"]["value"] == 0

@@ -39,6 +39,8 @@ METRICS = {
     "auc_matched",
     "auc_shuffled",
     "lift",
+    "auc_geometry",
+    "lift_geometry",
     "binary_accuracy",
     "hit@1",
     "hit@5",
@@ -107,10 +109,14 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
     assert 0 < auc["low"] <= auc["value"] <= auc["high"] < 1
     assert found["oracle"]["auc"]["value"] > max(found["ceilings"][name]["value"] for name in ("global", "local"))
     assert ("attention" in found) == (experiment in ("hybrid", "hybrid_uniform", "local"))
-    lift = found["test"]["all"]["lift"]
     if experiment == "popularity":
-        assert lift == {"value": 0.0, "low": 0.0, "high": 0.0}
+        for lift in ("lift", "lift_geometry"):
+            assert found["test"]["all"][lift] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert found["classifier"]["pairs"] > 5
+    assert found["hubs"].keys() == {"share", "skewness", "coverage"}
+    assert 0 < found["hubs"]["coverage"] < 1
+    if experiment == "popularity":
+        assert found["hubs"]["share"] == 1
     assert found["reranking"].keys() == {"shuffled", "popularity"}
     assert torch.__version__.startswith(found["versions"]["torch"])
     pictures = (

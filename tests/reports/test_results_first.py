@@ -112,10 +112,12 @@ def test_a_category_that_is_called_as_a_group_has_rows_of_its_own() -> None:
         return {"auc": {"value": value, "low": value, "high": value}}
 
     groups = {"all": metrics(0.1), "seen": metrics(0.2), "unseen": metrics(0.3)}
-    rows = flat_table({"test": groups | {"by_category": {"all": metrics(0.4), "Sofas": metrics(0.5)}}})
+    categories = {"all": metrics(0.4), "Sofas": metrics(0.5), "hubs": metrics(0.6)}
+    rows = flat_table({"test": groups | {"by_category": categories}, "hubs": {"share": 0.7}})
     assert [row[:3] for row in rows] == [
         *(("all", "auc", 0.1), ("seen", "auc", 0.2), ("unseen", "auc", 0.3)),
-        *(("category all", "auc", 0.4), ("Sofas", "auc", 0.5)),
+        *(("category all", "auc", 0.4), ("Sofas", "auc", 0.5), ("category hubs", "auc", 0.6)),
+        ("hubs", "share", 0.7),
     ]
 
 

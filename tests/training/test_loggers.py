@@ -59,6 +59,7 @@ def inspect(run: Path, *flags: str) -> Any:
 CURVES = {
     *("train/loss", "train/active_triplets", "train/order_violations", "train/distance_positive"),
     *("train/distance_negative", "train/images_per_second", "train/data_wait", "val/auc", "val/lift", "test/auc"),
+    *("val/lift_geometry", "test/lift_geometry"),
 }
 PICTURES = ("retrieval", "attention", "classifier", "categories", "distances", "confusion", "embedding", "curves")
 TABLES = ("test/table", "test/categories", "test/confusion", "val/categories", "embedding")
@@ -100,7 +101,7 @@ def test_wandb_offline_gets_all_that_a_person_wants_to_see(
     assert {path.suffix for path in media} == {".png", ".jpg"}
     assert max(path.stat().st_size for path in media) < 600_000
     text = inspect(runs[0], "--summary") + json.dumps(records)
-    for word in ("batch_size", "environment", "command", "test/all/lift"):
+    for word in ("batch_size", "environment", "command", "test/all/lift_geometry", "test/hubs/share"):
         assert word in text, word
 
 

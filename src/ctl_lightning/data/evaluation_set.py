@@ -51,6 +51,11 @@ class EvaluationSet:
         """Whether each pair's product is in a training pair, (N,)."""
         return self.train_count[self.positive] > 0
 
+    @property
+    def boxes(self) -> NDArray[np.float64]:
+        """Box of each pair, (N, 4); NO_BOX for a pair that has none."""
+        return np.array([pair.box for pair in self.pairs], dtype=np.float64).reshape(-1, 4)
+
 
 def evaluation_set(
     table: PairTable,

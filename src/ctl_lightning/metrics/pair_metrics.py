@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from ctl_lightning.data.evaluation_set import EvaluationSet, Integers
 from ctl_lightning.metrics.intervals import Floats, Interval, interval, paired_difference
+from ctl_lightning.metrics.other_scenes import auc_of_other_scenes
 
 Distances = Callable[[Integers, Integers], Floats]
 """Query indices (n,) and product indices (m,) -> distances (n, m)."""
 
 HITS = (1, 5, 10, 50)
-PERMUTATIONS = 10
 CHUNK = 256
 """Number of pairs ranked at a time: limits the memory to CHUNK x products of a category."""
 
@@ -32,8 +32,10 @@ class PairScores:
         auc: share of the negatives that are farther than the positive; ties count half.
         auc_matched: the same against negatives of the positive's kind: for a seen positive the seen ones, weighted by
             their training frequency; for an unseen one the unseen ones. NaN where there are none.
-        auc_shuffled: mean `auc` when the pair is given the scene crops of other scenes' pairs of its category. NaN
-            where there are none.
+        auc_shuffled: mean `auc` when the pair is given the scene crop of every pair of its category that has another
+            scene. NaN where there are none.
+        auc_geometry: the same over those pairs alone whose boxes are most like its own, see `most_alike`. NaN where
+            there are none: no box, or a small category.
         rank: 1 + number of nearer negatives + half of the ties.
         correct: whether the positive of the seeded triplet is nearer than its negative; ½ for a tie.
         positive: distance of the positive of the seeded triplet.
@@ -43,28 +45,26 @@ class PairScores:
     auc: Floats
     auc_matched: Floats
     auc_shuffled: Floats
+    auc_geometry: Floats
     rank: Floats
     correct: Floats
     positive: Floats
     negative: Floats
 
 
-def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0) -> PairScores:
+def score_pairs(task: EvaluationSet, distances: Distances) -> PairScores:
     """Ranks every pair's product against all products of its category, the scene's other products masked.
 
     Args:
         task: pairs and catalogue.
         distances: function that gives the distances of queries to products.
-        shuffle_seed: random seed for choosing the other scenes that stand in for a pair's own in `auc_shuffled`.
     """
-    auc, matched, shuffled, rank, near, far = (np.full(len(task.pairs), np.nan) for _ in range(6))
-    for category in range(len(task.categories)):
+    auc, matched, shuffled, geometry, rank, near, far = (np.full(len(task.pairs), np.nan) for _ in range(7))
+    for category in np.unique(task.category):
         products = np.flatnonzero(task.product_category == category)
         pairs = np.flatnonzero(task.category == category)
-        donors = _donors(task.scene[pairs], shuffle_seed)
         for start in range(0, len(pairs), CHUNK):
-            rows = slice(start, start + CHUNK)
-            at = pairs[rows]
+            at = pairs[start : start + CHUNK]
             positive = np.searchsorted(products, task.positive[at])
             negative = np.searchsorted(products, task.negative[at])
             allowed, like_positive = _weights(task, at, products)
@@ -73,17 +73,9 @@ def score_pairs(task: EvaluationSet, distances: Distances, shuffle_seed: int = 0
             matched[at] = weighted_auc(distance, positive, like_positive)
             rank[at] = 1 + nearer(distance, positive, allowed)
             near[at], far[at] = distance[np.arange(len(at)), positive], distance[np.arange(len(at)), negative]
-            foreign = np.full((PERMUTATIONS, len(at)), np.nan)
-            for turn, donor in enumerate(donors[:, rows]):
-                given = donor >= 0
-                if not given.any():
-                    continue
-                other = distances(task.query[pairs[donor[given]]], products)
-                foreign[turn, given] = weighted_auc(other, positive[given], allowed[given])
-            # Through the differences: a method that ignores the scene loses exactly nothing, whatever a mean rounds.
-            shuffled[at] = auc[at] - mean_over_first(auc[at] - foreign)
+        shuffled[pairs], geometry[pairs] = auc_of_other_scenes(task, pairs, products, auc[pairs], distances)
     correct = (near < far) + 0.5 * (near == far)
-    return PairScores(auc, matched, shuffled, rank, correct, near, far)
+    return PairScores(auc, matched, shuffled, geometry, rank, correct, near, far)
 
 
 def _weights(task: EvaluationSet, pairs: Integers, products: Integers) -> tuple[Floats, Floats]:
@@ -123,13 +115,6 @@ def nearer(distance: Floats, positive: Integers, allowed: Floats) -> Floats:
     """Number of negatives that are nearer than the positive, ties counted half, (n,)."""
     own = np.take_along_axis(distance, positive[:, None], axis=1)
     return (((distance < own) + 0.5 * (distance == own)) * allowed).sum(1)
-
-
-def _donors(scenes: Integers, seed: int) -> Integers:
-    """Index of the pair that gives each of n pairs its scene crop, (permutations, n); -1 if it has the same scene."""
-    generator = np.random.Generator(np.random.PCG64(seed))
-    donors = np.stack([generator.permutation(len(scenes)) for _ in range(PERMUTATIONS)])
-    return np.where(scenes[donors] == scenes, -1, donors)
 
 
 def mean_over_first(values: Floats) -> Floats:
@@ -187,6 +172,8 @@ def metric_values(scores: PairScores) -> dict[str, Floats]:
         "auc_matched": scores.auc_matched,
         "auc_shuffled": scores.auc_shuffled,
         "lift": scores.auc - scores.auc_shuffled,
+        "auc_geometry": scores.auc_geometry,
+        "lift_geometry": scores.auc - scores.auc_geometry,
         "binary_accuracy": scores.correct,
         **{f"hit@{k}": (scores.rank <= k).astype(float) for k in HITS},
         "mrr": 1 / scores.rank,

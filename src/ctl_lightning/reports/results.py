@@ -37,16 +37,18 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def flat_table(results: Results) -> list[ResultRow]:
-    """All test metrics as rows, one per group and metric."""
+    """All test metrics as rows, one per group and metric, and the hub figures, which have no interval."""
     test = results["test"]
     groups = {name: test[name] for name in GROUPS}
     # A category may be called as a group is.
-    groups |= {f"category {name}" if name in GROUPS else name: found for name, found in test["by_category"].items()}
-    return [
+    taken = (*GROUPS, "hubs")
+    groups |= {f"category {name}" if name in taken else name: found for name, found in test["by_category"].items()}
+    rows: list[ResultRow] = [
         (group, metric, found["value"], found["low"], found["high"])
         for group, metrics in groups.items()
         for metric, found in metrics.items()
     ]
+    return rows + [("hubs", name, value, None, None) for name, value in results.get("hubs", {}).items()]
 
 
 def print_results(results: Results, console: Console) -> None:
@@ -64,11 +66,17 @@ def print_results(results: Results, console: Console) -> None:
             f"in {whole:,} of the {pairs['all']:,} pairs the product is visible: they have no box, so their scenes are used whole"
         )
     categories = Table(title="by category")
-    for name in ("category", "auc", "lift", "hit@10"):
+    shown = ("auc", "lift", "lift_geometry", "hit@10")
+    for name in ("category", *shown):
         categories.add_column(name, justify="left" if name == "category" else "right")
     for category, metrics in test["by_category"].items():
-        categories.add_row(category, *(as_text(metrics[name]) for name in ("auc", "lift", "hit@10")))
+        categories.add_row(category, *(as_text(metrics[name]) for name in shown))
     console.print(categories)
+    share, skewness = (_plain(results["hubs"][name]) for name in ("share", "skewness"))
+    console.print(
+        f"hubs: {share} of a category's scenes have its most frequent product among their four nearest (skewness of the ten nearest "
+        f"{skewness}); {results['hubs']['coverage']:.3f} of the catalogue is ever among the four"
+    )
     if "oracle" in results:
         ceilings = ", ".join(f"{name} alone {as_text(found)}" for name, found in results["ceilings"].items())
         console.print(f"best possible auc (oracle): {as_text(results['oracle']['auc'])}; ceilings: {ceilings}")
@@ -103,6 +111,10 @@ def print_results(results: Results, console: Console) -> None:
         for metric in other["difference"]["all"]:
             table.add_row(metric, *(_difference(other["difference"][group][metric]) for group in GROUPS))
         console.print(table)
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _difference(found: Interval) -> str:

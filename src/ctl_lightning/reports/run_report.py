@@ -16,6 +16,7 @@ from ctl_lightning.data.pairs import NO_BOX, Box
 from ctl_lightning.data.sources.drawing import SCENE_SIZE
 from ctl_lightning.metrics.classification import Classifier, Samples, classifier_results, fit_classifier, samples_of
 from ctl_lightning.metrics.ground_truth import attention_results, truth_results
+from ctl_lightning.metrics.hubs import hub_results
 from ctl_lightning.metrics.intervals import Floats
 from ctl_lightning.metrics.pair_metrics import PairScores, metric_values, score_pairs
 from ctl_lightning.metrics.ranking import Ranked, Ranking
@@ -115,6 +116,7 @@ class RunReport:
         classifier = fit_classifier(validation.judged)
         results: Results = {key: config[key] for key in IDENTITY} | test_results(test.task, test.scores)
         results["classifier"] = classifier_results(classifier, test.judged, len(validation.task.pairs))
+        results["hubs"] = hub_results(test.task, test.ranking.distances)
         results["reranking"] = reranking_results(test.task, test.ranking.distances)
         results |= _of_truth(data, test)
         if whole := sum(pair.box == NO_BOX for pair in test.task.pairs):
@@ -224,7 +226,7 @@ def _of_truth(data: TripletDataModule, test: ScoredSplit) -> Results:
 def exhibit(test: ScoredSplit, classifier: Classifier, results: Results, pictures: Mapping[str, Path]) -> Exhibit:
     """What is shown at the end in a logger with a page: the pictures, and the numbers behind them."""
     by_category = results["test"]["by_category"]
-    columns = ["auc", "auc_matched", "lift", "hit@10"]
+    columns = ["auc", "auc_matched", "lift", "lift_geometry", "hit@10"]
     categories = [
         [
             category,
