@@ -28,7 +28,7 @@ from ctl_lightning.runtime.words import quoted
 WITHOUT_SEEDS = ("popularity",)
 """Methods that draw nothing at random, and so need no seeds."""
 
-VARIANT = re.compile(r"[^\W_]\w*")
+VARIANT = re.compile(r"[^\W_][\w-]*")
 """Names that a variant may have."""
 
 OF_THE_TABLE = frozenset(
@@ -158,7 +158,7 @@ def _words_of_methods(plain: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         if name in words:
             raise InputError(f"variants.{name}: there is a method of that name; give the variant another")
         if not VARIANT.fullmatch(name):
-            raise InputError(f"variants.{name}: a folder gets that name; give one of letters, digits and _ alone")
+            raise InputError(f"variants.{name}: a folder gets that name; give one of letters, digits, _ and - alone")
         if name not in plain["methods"]:
             raise InputError(f"variants.{name} is no row of the table; put its name into methods, too")
         _check_known("experiment", [*words], given[:1])
