@@ -3,7 +3,7 @@
 import hashlib
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from ctl_lightning.metrics.intervals import Floats
 from ctl_lightning.models.components.backbone import Backbone
 from ctl_lightning.models.components.preprocessing import IMAGENET
 from ctl_lightning.models.registry import METHODS, own_options
+from ctl_lightning.reports.paper_rows import METRICS
 from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.config import config_dir
+from ctl_lightning.runtime.csv_files import csv_text
 from ctl_lightning.runtime.words import spelled_out
 from ctl_lightning.serving.recommender import Recommender
 from ctl_lightning.train import train
@@ -324,3 +326,20 @@ def served_ranks(run: Path, folder: Path) -> list[float]:
         assert (np.diff(all_distances) >= 0).all()
         ranks.append(1 + float((all_distances < own).sum()) + float((all_distances == own).sum() - 1) / 2)
     return ranks
+
+
+def write_ranked(folder: Path, pairs: Sequence[Mapping[str, object]], **results: Any) -> Path:
+    """A run directory of made-up pairs, each with a "scene" and a "product"; metrics that a pair does not name are its auc."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ["scene", "bbox", "product", "category", "seen", *METRICS]
+    names += [name for name in ("group",) if name in pairs[0]]
+    rows = [
+        [
+            ({"bbox": "0,0,1,1", "category": "c", "seen": 1} | dict.fromkeys(METRICS, pair["auc"]) | dict(pair))[name]
+            for name in names
+        ]
+        for pair in pairs
+    ]
+    (folder / "pairs.csv").write_text(csv_text([names, *rows]))
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from ctl_lightning.paper import paper
 from ctl_lightning.reports.cells import Cell, _why, cells_of
+from ctl_lightning.reports.paper_markdown import markdown_table
 from ctl_lightning.reports.paper_rows import METRICS, MethodRow, read_row
-from ctl_lightning.reports.paper_table import check_docs, markdown_table, write_paper_table
+from ctl_lightning.reports.paper_table import check_docs, write_paper_table
 from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError
 

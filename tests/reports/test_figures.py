@@ -68,7 +68,9 @@ def found(value: float | None, half: float = 0.05) -> dict[str, float | None]:
 
 def test_methods_and_categories_without_a_value_leave_a_gap(tmp_path: Path) -> None:
     auc = {name: {"all": found(0.6), "seen": found(0.7), "unseen": found(None)} for name in ("hybrid", "global")}
-    method_intervals(tmp_path / "m.png", auc, {"hybrid": found(0.1), "global": found(None)}, {"oracle": found(0.9)})
+    method_intervals(
+        tmp_path / "m.png", auc, {"lift": {"hybrid": found(0.1), "global": found(None)}}, {"oracle": found(0.9)}
+    )
     assert count(tmp_path / "m.png", (31, 119, 180)) > 30  # seen
     assert count(tmp_path / "m.png", (255, 127, 14)) < count(
         tmp_path / "m.png", (31, 119, 180)

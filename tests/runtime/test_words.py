@@ -106,7 +106,7 @@ def test_several_values_of_a_multirun_are_texts_each() -> None:
 # Neither ids nor names nor paths: choices that a config lists, or numbers that may be null.
 OTHERS = {
     *(f"backbone.preprocessing.{name}" for name in ("mean", "std", "size", "interpolation", "crop_share")),
-    *("backbone.library", "backbone.layers"),
+    *("backbone.library", "backbone.layers", "folds", "variants"),
     *("accelerator", "box", "change", "max_bad_images", "method", "precision", "protocol", "what", "watch_epochs"),
     *(
         "catalogue.backend",

@@ -1,6 +1,7 @@
 """How certain is a number or a difference? Intervals and p-values that resample scenes, as pairs of one scene depend on each other."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +103,7 @@ def as_text(found: Interval) -> str:
     return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
+@lru_cache(maxsize=4)  # a table asks hundreds of times for those of the same scenes, and they take longer than the rest
 def _draws(count: int, seed: int) -> Integers:
     """How often each of `count` scenes is drawn in each resample, (RESAMPLES, count)."""
     generator = np.random.Generator(np.random.PCG64(seed))

@@ -5,6 +5,7 @@ Each cell is one training, in a process and a folder of its own.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,24 @@ from ctl_lightning.runtime.words import quoted
 WITHOUT_SEEDS = ("popularity",)
 """Methods that draw nothing at random, and so need no seeds."""
 
+VARIANT = re.compile(r"[^\W_][\w-]*")
+"""Names that a variant may have."""
+
+OF_THE_TABLE = frozenset(
+    {
+        "experiment",
+        "model",
+        "protocol",
+        "seed",
+        "data.folds",
+        "data.fold",
+        "paths.cache_dir",
+        "hydra.run.dir",
+        "ckpt_path",
+    }
+)
+"""Options of a training that the table sets."""
+
 POLL_SECONDS = 0.2
 
 EVALUATION = "evaluation"
@@ -45,10 +64,11 @@ class Cell:
 
     Attributes:
         protocol: name of a file in conf/protocol.
-        method: name of a file in conf/experiment, or else in conf/model.
+        method: name of a file in conf/experiment, or else in conf/model; or of a variant.
         seed: random seed of the run.
         folder: run directory.
         commands: words after `python -m` of each program that is run, one program after the other.
+        fold: number of the fold that is the test split; None: there is one split.
     """
 
     protocol: str
@@ -56,11 +76,13 @@ class Cell:
     seed: int
     folder: Path
     commands: tuple[tuple[str, ...], ...]
+    fold: int | None = None
 
     @property
     def name(self) -> str:
         """Name of the cell on the terminal."""
-        return f"{self.protocol} {self.method} seed {self.seed}"
+        fold = "" if self.fold is None else f" fold {self.fold}"
+        return f"{self.protocol} {self.method} seed {self.seed}{fold}"
 
     def is_finished(self) -> bool:
         """Whether all of its commands have ended well."""
@@ -90,45 +112,87 @@ def cells_of(plain: Mapping[str, Any], run_dir: Path) -> list[Cell]:
     """The trainings that a table needs.
 
     Args:
-        plain: options of the program `paper`. A method is a file of conf/experiment, or, if there is none of that name,
-            of conf/model.
+        plain: options of the program `paper`. A method is a variant, a file of conf/experiment, or, if there is none of
+            that name, of conf/model.
         run_dir: folder in which each training gets its own.
 
     Raises:
-        InputError: no such method or protocol.
+        InputError: no such method or protocol; a variant that cannot be one.
     """
-    experiments = _choices("experiment")
-    methods = [*experiments, *(name for name in _choices("model") if name not in experiments)]
-    for group, known, chosen in (
-        ("experiment", methods, plain["methods"]),
-        ("protocol", _choices("protocol"), plain["protocols"]),
-    ):
-        for name in chosen:
-            if name not in known:
-                raise InputError(
-                    f"there is no {group}={name}{suggestion(str(name), known)}; there are: {', '.join(known)}"
-                )
+    words_of = _words_of_methods(plain)
+    _check_known("protocol", _choices("protocol"), plain["protocols"])
+    folds = plain["folds"]
     cells = []
     for protocol in plain["protocols"]:
         for seed in plain["seeds"]:
             for method in plain["methods"]:
-                first = seed == plain["seeds"][0]
-                if method in WITHOUT_SEEDS and not first:
+                words = words_of[method]
+                first, seedless = seed == plain["seeds"][0], words[0].partition("=")[2] in WITHOUT_SEEDS
+                if seedless and not first:
                     continue
-                folder = run_dir / protocol / method / f"seed{seed}"
-                chosen_by = f"+experiment={method}" if method in experiments else f"model={method}"
-                cache = f"paths.cache_dir={quoted(literal(str(plain['paths']['cache_dir'])))}"
-                train = [
-                    *("ctl_lightning.train", chosen_by, f"protocol={protocol}", f"seed={seed}", cache),
-                    *("callbacks=quiet", "trainer.enable_progress_bar=false", *plain["overrides"].get(protocol, [])),
-                    *(f"hydra.run.dir={quoted(literal(str(folder)))}", "ckpt_path=auto"),
-                ]
-                commands = [tuple(train)]
-                if plain["product_visible"] and first and method not in WITHOUT_SEEDS:
-                    evaluation = f"hydra.run.dir={quoted(literal(str(folder / EVALUATION)))}"
-                    commands.append(("ctl_lightning.evaluate", f"ckpt_path={quoted(literal(str(folder)))}", evaluation))
-                cells.append(Cell(protocol, method, seed, folder, tuple(commands)))
+                seed_folder = run_dir / protocol / method / f"seed{seed}"
+                visible = plain["product_visible"] and first and not seedless and folds is None
+                for fold, folder in enumerate(fold_folders(seed_folder, folds)):
+                    number = None if folds is None else fold
+                    commands = _commands_of(plain, protocol, seed, words, folder, number)
+                    cells.append(Cell(protocol, method, seed, folder, commands if visible else commands[:1], number))
     return cells
+
+
+def fold_folders(seed_folder: Path, folds: int | None) -> list[Path]:
+    """The run directories of one seed: one for each fold, or the folder itself if there is one split."""
+    return [seed_folder] if folds is None else [seed_folder / f"fold{fold}" for fold in range(folds)]
+
+
+def _words_of_methods(plain: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Name of each method that there is -> the words that choose it for `train`.
+
+    Raises:
+        InputError: no such method; a variant with a name that is taken or no folder's, or with words of the table's own.
+    """
+    experiments = _choices("experiment")
+    words: dict[str, tuple[str, ...]] = {name: (f"+experiment={name}",) for name in experiments}
+    words |= {name: (f"model={name}",) for name in _choices("model") if name not in experiments}
+    made: dict[str, tuple[str, ...]] = {}
+    for name, given in (plain["variants"] or {}).items():
+        if name in words:
+            raise InputError(f"variants.{name}: there is a method of that name; give the variant another")
+        if not VARIANT.fullmatch(name):
+            raise InputError(f"variants.{name}: a folder gets that name; give one of letters, digits, _ and - alone")
+        if name not in plain["methods"]:
+            raise InputError(f"variants.{name} is no row of the table; put its name into methods, too")
+        _check_known("experiment", [*words], given[:1])
+        for word in given[1:]:
+            if word.lstrip("+").partition("=")[0] in OF_THE_TABLE:
+                raise InputError(
+                    f"variants.{name}: {word!r} is not a variant's to say; seeds, protocols, folds and folders are the table's"
+                )
+        made[name] = (*words[given[0]], *given[1:])
+    words |= made
+    for chosen in (plain["methods"], plain["compared"]):
+        _check_known("experiment", [*words], chosen)
+    return words
+
+
+def _check_known(group: str, known: Sequence[str], chosen: Sequence[str]) -> None:
+    for name in chosen:
+        if name not in known:
+            raise InputError(f"there is no {group}={name}{suggestion(str(name), known)}; there are: {', '.join(known)}")
+
+
+def _commands_of(
+    plain: Mapping[str, Any], protocol: str, seed: int, words: Sequence[str], folder: Path, fold: int | None
+) -> tuple[tuple[str, ...], ...]:
+    """The training of a cell, and the control *product visible* after it."""
+    cache = f"paths.cache_dir={quoted(literal(str(plain['paths']['cache_dir'])))}"
+    train = [
+        *("ctl_lightning.train", words[0], f"protocol={protocol}", f"seed={seed}", cache),
+        *("callbacks=quiet", "trainer.enable_progress_bar=false", *plain["overrides"].get(protocol, []), *words[1:]),
+        *([] if fold is None else [f"data.folds={plain['folds']}", f"data.fold={fold}"]),
+        *(f"hydra.run.dir={quoted(literal(str(folder)))}", "ckpt_path=auto"),
+    ]
+    evaluation = f"hydra.run.dir={quoted(literal(str(folder / EVALUATION)))}"
+    return tuple(train), ("ctl_lightning.evaluate", f"ckpt_path={quoted(literal(str(folder)))}", evaluation)
 
 
 def run_cells(cells: Sequence[Cell], workers: int) -> dict[Cell, str]:

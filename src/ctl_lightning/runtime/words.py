@@ -23,7 +23,18 @@ NAMES = frozenset(
 """Options that name something of the user's data; "${" in them is two letters like any others."""
 
 TEXTS = NAMES | {
-    *("against", "candidates", "catalogue.dir", "catalogue.url", "ckpt_path", "device", "docs", "examples", "folder"),
+    *(
+        "against",
+        "candidates",
+        "catalogue.dir",
+        "catalogue.url",
+        "ckpt_path",
+        "clean_by",
+        "device",
+        "docs",
+        "examples",
+        "folder",
+    ),
     *("host", "hub", "images", "init_from", "license", "max_upload", "output", "picture", "products"),
     *("backbone.name", "backbone.pooled_layer", "backbone.region_layer", "backbone.weights"),
     *(

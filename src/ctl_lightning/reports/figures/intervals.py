@@ -41,15 +41,15 @@ def category_intervals(
 def method_intervals(
     path: Path,
     auc: Mapping[str, Mapping[str, Mapping[str, float | None]]],
-    lift: Mapping[str, Mapping[str, float | None]],
+    lifts: Mapping[str, Mapping[str, Mapping[str, float | None]]],
     lines: Mapping[str, Mapping[str, float | None]],
 ) -> None:
-    """Draws the methods from top to bottom: AUC over all, seen and unseen products | lift; dots with 95 % intervals.
+    """Draws the methods from top to bottom: AUC over all, seen and unseen products | lifts; dots with 95 % intervals.
 
     Args:
         path: PNG file to write.
         auc: method -> group of pairs -> {"value", "low", "high"}.
-        lift: method -> {"value", "low", "high"}.
+        lifts: "lift" and what is measured beside it -> method -> {"value", "low", "high"}; a method can be missing.
         lines: name -> {"value", ...}: best possible AUC, drawn as a dashed line.
     """
     figure = Figure(figsize=(11, 1.6 + 0.42 * len(auc)), layout="constrained")
@@ -59,7 +59,10 @@ def method_intervals(
     for number, (group, colour) in enumerate(colours.items()):
         rows = [(row + 0.22 * (number - 1), found[group]) for row, found in enumerate(auc.values())]
         _dots(left, rows, colour, f"{group} products")
-    _dots(right, list(enumerate(lift.values())), "black", "lift")
+    for number, (name, values) in enumerate(lifts.items()):
+        shift = 0.22 * (number - (len(lifts) - 1) / 2)
+        rows = [(row + shift, values[method]) for row, method in enumerate(auc) if method in values]
+        _dots(right, rows, ("black", "tab:green")[number], name)
     for place, (name, found) in enumerate(lines.items()):
         if found["value"] is not None:
             left.axvline(found["value"], color=f"{0.2 + 0.2 * place:.1f}", linestyle="--", linewidth=1, label=name)
@@ -68,7 +71,9 @@ def method_intervals(
     left.set_yticks(range(len(auc)), list(auc))
     left.invert_yaxis()
     left.set(title="test AUC", xlabel="mean over seeds, 95 % interval over scenes")
-    right.set(title="lift: what looking at the scene gains", xlabel="AUC minus AUC of shuffled scenes")
+    right.set(title="lift: what looking at the scene gains", xlabel="AUC minus AUC of other scenes")
+    if len(lifts) > 1:
+        right.legend(fontsize=8, frameon=False)
     figure.legend(*left.get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=3)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
