@@ -34,7 +34,9 @@ def evaluate(config: DictConfig) -> None:
     Raises:
         InputError: what the user can mend.
     """
+    from ctl_lightning.metrics.look_alikes import look_alikes
     from ctl_lightning.metrics.pair_metrics import compare, summarise
+    from ctl_lightning.metrics.ranking import Ranking
     from ctl_lightning.reports.results import IDENTITY
     from ctl_lightning.reports.run_report import RunReport
     from ctl_lightning.runtime.console import console, quiet_lightning, silence_other_ranks
@@ -53,7 +55,7 @@ def evaluate(config: DictConfig) -> None:
 
     test, validation = ours.score("test"), ours.score("validation")
     visible = None
-    if options["product_visible"] and ours.module.sees:
+    if options["product_visible"] and ours.module.sees and ours.data.scene in ("crop", "strips"):
         with ours.data.whole_scenes():
             visible = ours.score("test")
     theirs = other.score("test") if other is not None else None
@@ -63,6 +65,8 @@ def evaluate(config: DictConfig) -> None:
     told.results["ckpt_path"] = str(ours.trained.path)
     if visible is not None:
         told.results["controls"] = {"product_visible": summarise(visible.task, visible.scores)}
+        if isinstance(visible.ranking, Ranking):
+            told.results["controls"]["product_visible"]["look_alikes"] = look_alikes(visible.task, visible.ranking)
     shown = {}
     if other is not None and theirs is not None:
         told.results["against"] = {key: other.trained.config[key] for key in IDENTITY} | {

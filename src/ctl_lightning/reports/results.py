@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ctl_lightning.data.evaluation_set import EvaluationSet
-from ctl_lightning.metrics.intervals import Interval, as_text
+from ctl_lightning.metrics.intervals import NOTHING, Interval, as_text
 from ctl_lightning.metrics.pair_metrics import PairScores, summarise
 from ctl_lightning.runtime.files import write_text
 
@@ -100,7 +100,9 @@ def print_results(results: Results, console: Console) -> None:
     for control, found in results.get("controls", {}).items():
         console.print(
             f"control {control}: auc {as_text(found['all']['auc'])}, seen {as_text(found['seen']['auc'])}, "
-            f"unseen {as_text(found['unseen']['auc'])}"
+            f"unseen {as_text(found['unseen']['auc'])}, lift {as_text(found['all']['lift'])}; look-alikes of what is worn "
+            f"{as_text(found.get('look_alikes', NOTHING)) or '-'}, where it is cut away "
+            f"{as_text(results.get('look_alikes', NOTHING)) or '-'}"
         )
     if "against" in results:
         other = results["against"]

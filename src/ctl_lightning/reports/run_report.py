@@ -18,6 +18,7 @@ from ctl_lightning.metrics.classification import Classifier, Samples, classifier
 from ctl_lightning.metrics.ground_truth import attention_results, truth_results
 from ctl_lightning.metrics.hubs import hub_results
 from ctl_lightning.metrics.intervals import Floats
+from ctl_lightning.metrics.look_alikes import look_alikes
 from ctl_lightning.metrics.pair_metrics import PairScores, metric_values, score_pairs
 from ctl_lightning.metrics.ranking import Ranked, Ranking
 from ctl_lightning.metrics.reranking import reranking_results
@@ -117,6 +118,8 @@ class RunReport:
         results: Results = {key: config[key] for key in IDENTITY} | test_results(test.task, test.scores)
         results["classifier"] = classifier_results(classifier, test.judged, len(validation.task.pairs))
         results["hubs"] = hub_results(test.task, test.ranking.distances)
+        if isinstance(test.ranking, Ranking):
+            results["look_alikes"] = look_alikes(test.task, test.ranking)
         results["reranking"] = reranking_results(test.task, test.ranking.distances)
         results |= _of_truth(data, test)
         if whole := sum(pair.box == NO_BOX for pair in test.task.pairs):
