@@ -60,7 +60,7 @@ class ShownData(PreparedData):
 
     @property
     def _boxes(self) -> dict[str, Box]:
-        return boxes_by_key(pair for pairs in self.pairs.values() for pair in pairs)
+        return boxes_by_key(self.usable)  # not those of the splits alone: other folds and shares find their features
 
     def feature_plan(self, backbone: Mapping[str, Any], views: int, dtype: FeatureType) -> FeaturePlan:
         """Says what a file with the features of all pictures of this data has to hold.
@@ -97,8 +97,7 @@ class ShownData(PreparedData):
         self._cached = CachedInputs(plan, self.pictures.fixed, encode, encode_strips, cut, *where)
         shown = {
             crop_key(pair.scene, pair.box): ScenePart(self.source.image_path(self.root, pair.scene), pair.box)
-            for pairs in self.pairs.values()
-            for pair in pairs
+            for pair in self.usable
         }
         for part in sorted({self.scene, "box"} if self.boxes else {self.scene}):
             if part in FEATURES_ONLY:

@@ -49,11 +49,14 @@ SOURCES = {
 }
 """Class that a checkpoint of format 1 names as its data source -> name of that source today. No class is imported."""
 
-LATER_OF_DATA = {"interpolation": "bilinear", "scene": "crop", "boxes": False}
-"""Options of the data that came later, at what they were before there was a choice."""
+DATA_BEFORE = {
+    **{"interpolation": "bilinear", "twins": "keep", "folds": None, "fold": 0, "train_share": 1.0},
+    **{"scene": "crop", "boxes": False},
+}
+"""Options of the data that came later than some checkpoints, at what they were before there was a choice."""
 
-LATER_OF_LOSSES = {"info_nce": {"box_weight": 0.5}}
-"""Loss -> options of it that came later."""
+LOSSES_BEFORE = {"info_nce": {"box_weight": 0.5}}
+"""Loss -> such options of it."""
 
 LAST = Path("checkpoints/last.ckpt")
 """Path of the last checkpoint within a run directory."""
@@ -165,13 +168,13 @@ def _named_as_in_2(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def _completed(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint with the options that came later, at what they were before there was a choice."""
     options = checkpoint["hyper_parameters"]
-    if isinstance(loss := options.get("loss"), dict) and loss.get("name") in LATER_OF_LOSSES:
-        options = options | {"loss": LATER_OF_LOSSES[loss["name"]] | loss}
+    if isinstance(loss := options.get("loss"), dict) and loss.get("name") in LOSSES_BEFORE:
+        options = options | {"loss": LOSSES_BEFORE[loss["name"]] | loss}
     checkpoint = checkpoint | {"hyper_parameters": options}
     config = checkpoint.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         return checkpoint
-    return checkpoint | {"config": config | {"data": LATER_OF_DATA | config["data"]}}
+    return checkpoint | {"config": config | {"data": DATA_BEFORE | config["data"]}}
 
 
 @contextmanager

@@ -97,13 +97,7 @@ def print_results(results: Results, console: Console) -> None:
             f"re-ranking {found['candidates']:.0f} candidates in {system} order: nDCG {found['given']['value']:.3f} -> "
             f"{found['reranked']['value']:.3f}, gain {as_text(found['gain'])}"
         )
-    for control, found in results.get("controls", {}).items():
-        console.print(
-            f"control {control}: auc {as_text(found['all']['auc'])}, seen {as_text(found['seen']['auc'])}, "
-            f"unseen {as_text(found['unseen']['auc'])}, lift {as_text(found['all']['lift'])}; look-alikes of what is worn "
-            f"{as_text(found.get('look_alikes', NOTHING)) or '-'}, where it is cut away "
-            f"{as_text(results.get('look_alikes', NOTHING)) or '-'}"
-        )
+    _print_controls(results, console)
     if "against" in results:
         other = results["against"]
         table = Table(title=f"{results['method']} minus {other['method']} (seed {other['seed']}), the same pairs")
@@ -113,6 +107,16 @@ def print_results(results: Results, console: Console) -> None:
         for metric in other["difference"]["all"]:
             table.add_row(metric, *(_difference(other["difference"][group][metric]) for group in GROUPS))
         console.print(table)
+
+
+def _print_controls(results: Results, console: Console) -> None:
+    for control, found in results.get("controls", {}).items():
+        console.print(
+            f"control {control}: auc {as_text(found['all']['auc'])}, seen {as_text(found['seen']['auc'])}, "
+            f"unseen {as_text(found['unseen']['auc'])}, lift {as_text(found['all']['lift'])}; look-alikes of what is worn "
+            f"{as_text(found.get('look_alikes', NOTHING)) or '-'}, where it is cut away "
+            f"{as_text(results.get('look_alikes', NOTHING)) or '-'}"
+        )
 
 
 def _plain(value: float | None) -> str:
