@@ -82,7 +82,7 @@ def test_the_command_line_wins_over_protocol_and_experiment() -> None:
         ("trainer.max_epoch=1", r"did you mean 'trainer\.max_epochs'\?"),
         (
             "+experiment=hybird",
-            "no experiment=hybird; did you mean 'hybrid'.*there are: bpr_dae, global, hybrid, hybrid_uniform, ibr, imagenet",
+            "no experiment=hybird; did you mean 'hybrid'.*there are: bpr_dae, geometry, global, hybrid, hybrid_uniform, ibr, imagenet",
         ),
         ("experiment=hybrid", r"write \+experiment=NAME"),
         ("protocoll=stl_fashion", "no option 'protocoll'|did you mean 'protocol'"),

@@ -63,7 +63,8 @@ class PreparedData:
         as_read: the table before that.
         twins: which scenes and products are one photo; set by `setup`; None: the rule keeps them, or they are no photos.
         store: image store of all pictures; set by `setup`.
-        usable: all pairs that may be in a split, whatever the share to train on; set by `setup`.
+        stored: key of each scene crop that is in the store -> a pair that has it, whatever is merged or trained on; set by
+            `setup`.
         pairs: split -> its pairs; filled by `setup`.
         triplets: evaluation split -> its evaluation triplets, one for each pair; filled by `setup`.
         dropped: reason -> number of pairs that are in no split because of it; filled by `setup`.
@@ -118,7 +119,7 @@ class PreparedData:
         self.as_read: PairTable
         self.twins: Twins | None = None
         self.store: ImageStore
-        self.usable: list[Pair] = []
+        self.stored: dict[str, Pair] = {}
         self.pairs: dict[Split, list[Pair]] = {}
         self.triplets: dict[Split, list[EvaluationTriplet]] = {}
         self.dropped: Counter[str] = Counter()
@@ -175,6 +176,8 @@ class PreparedData:
             raise InputError(self._too_few(len(large), "train", self._least_train_pairs))
         self._warn_of_boxes(large)
         self.store = self._open_store(large)  # of all products, so that it serves whatever is merged
+        keys = {crop_key(pair.scene, pair.box): pair for pair in large}
+        self.stored = {key: pair for key, pair in keys.items() if key not in self.store.bad}
         if self.source.photos:
             self._merge_twins()
             large = self._large_crops()
@@ -186,7 +189,6 @@ class PreparedData:
         uniform = NegativeSampler(self.table, frozenset(self.products), (), "uniform")
         usable = [pair for pair in readable if uniform.exists(pair)]
         self.dropped["no possible negative"] = len(readable) - len(usable)
-        self.usable = usable
         pairs = split_pairs(usable, self.rule, self.table.group_of, self.root)
         used = [pair for pair in pairs["train"] if self.rule.trains_on(self.table.group(pair.scene))]
         self.dropped["not in train_share"] = len(pairs["train"]) - len(used)
@@ -253,6 +255,11 @@ class PreparedData:
     def products(self) -> list[str]:
         """The catalogue's products whose image can be read, in alphabetical order."""
         return [product for product in sorted(self.table.catalogue) if product not in self.store.bad]
+
+    @property
+    def stored_products(self) -> list[str]:
+        """The same before products that are one photo were merged."""
+        return [product for product in sorted(self.as_read.catalogue) if product not in self.store.bad]
 
     def _open_store(self, pairs: list[Pair]) -> ImageStore:
         items = picture_items(self.source, self.root, self.table, pairs, self.margin)

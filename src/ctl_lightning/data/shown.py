@@ -60,7 +60,7 @@ class ShownData(PreparedData):
 
     @property
     def _boxes(self) -> dict[str, Box]:
-        return boxes_by_key(self.usable)  # not those of the splits alone: other folds and shares find their features
+        return {key: pair.box for key, pair in self.stored.items()}
 
     def feature_plan(self, backbone: Mapping[str, Any], views: int, dtype: FeatureType) -> FeaturePlan:
         """Says what a file with the features of all pictures of this data has to hold.
@@ -69,9 +69,11 @@ class ShownData(PreparedData):
             backbone: values that identify the backbone: name, hash of its weights, layers, grid.
             views: number of random views of each picture that training chooses from; 0: it uses the centres.
             dtype: type of the stored numbers, such as "float16".
+
+        All pictures: other folds, shares and rules for twins find the same features.
         """
         crops = sorted(self._boxes) if self.scene == "crop" else []
-        return FeaturePlan(self.store.content, self.image_size, backbone, crops, self.products, views, dtype)
+        return FeaturePlan(self.store.content, self.image_size, backbone, crops, self.stored_products, views, dtype)
 
     def use_features(
         self,
@@ -96,8 +98,7 @@ class ShownData(PreparedData):
         where = self.cache_dir, self.eval_batch_size, self.num_workers, self.seed
         self._cached = CachedInputs(plan, self.pictures.fixed, encode, encode_strips, cut, *where)
         shown = {
-            crop_key(pair.scene, pair.box): ScenePart(self.source.image_path(self.root, pair.scene), pair.box)
-            for pair in self.usable
+            key: ScenePart(self.source.image_path(self.root, pair.scene), pair.box) for key, pair in self.stored.items()
         }
         for part in sorted({self.scene, "box"} if self.boxes else {self.scene}):
             if part in FEATURES_ONLY:
