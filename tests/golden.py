@@ -2,7 +2,7 @@
 
 Equal weights, bit for bit, equal results.json, pairs.csv and metrics.csv, and the same files, in one process and in two, show that a change of the code
 changed nothing that is learned or measured. What a commit gave is kept in --keep DIR, so that the next comparison takes half the time.
-Where a change is meant to alter some numbers, say which in LAST_DIGITS or RENAMED, or compare with a later commit.
+Where a change is meant to alter some numbers, say which in LAST_DIGITS, RENAMED or REMEASURED, or compare with a later commit.
 """
 
 import argparse
@@ -57,6 +57,9 @@ CLOCKED = ("train/images_per_second", "train/data_wait")
 
 LAST_DIGITS = ("classifier.roc_auc", "classifier.average_precision")
 """Numbers that may differ by 1e-12, since torchmetrics adds in another order than scikit-learn and numpy did."""
+
+REMEASURED = ("auc_shuffled", "lift", "auc_geometry", "lift_geometry", "hubs")
+"""Metrics that are exact or new since there is `lift_geometry`: they are not compared with a commit that has none."""
 
 RENAMED = {"shift": "loss.shift", "temperature.logarithm": "loss.temperature.logarithm"}
 """Weights that have another name since version 0.1."""
@@ -164,7 +167,11 @@ def differences(reference: Path, found: Path) -> list[str]:
                 if before[name].dtype != after[name].dtype or not torch.equal(before[name], after[name])
             ]
     results = [json.loads((folder / "results.json").read_text()) for folder in (reference, found)]
-    was, now = (dict(_leaves("", result)) for result in results)
+    older = "lift_geometry" not in results[0]["test"]["all"]
+    was, now = (
+        {name: value for name, value in _leaves("", result) if not (older and {*REMEASURED} & {*name.split(".")})}
+        for result in results
+    )
     for name in sorted(was.keys() | now.keys()):
         old_value, new_value = was.get(name), now.get(name)
         near = False
@@ -172,7 +179,7 @@ def differences(reference: Path, found: Path) -> list[str]:
             near = abs(old_value - new_value) <= 1e-12
         if old_value != new_value and not near:
             told.append(f"results.json: {name} is {new_value!r}, before {old_value!r}")
-    if (reference / "pairs.csv").read_bytes() != (found / "pairs.csv").read_bytes():
+    if _pairs(reference / "pairs.csv", older) != _pairs(found / "pairs.csv", older):
         told.append("pairs.csv")
     files = [
         {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -180,16 +187,28 @@ def differences(reference: Path, found: Path) -> list[str]:
     ]
     told += [f"{name} is there in one of them alone" for name in sorted(files[0] ^ files[1])]
     logged = [folder / "metrics.csv" for folder in (reference, found)]
-    if all(path.exists() for path in logged) and _logged(logged[0]) != _logged(logged[1]):
+    if all(path.exists() for path in logged) and _logged(logged[0], older) != _logged(logged[1], older):
         told.append("metrics.csv")
     return told
 
 
-def _logged(path: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv without what is measured with a clock."""
+def _pairs(path: Path, older: bool) -> list[list[str]]:
+    """The rows of pairs.csv, its head first; beside an older one without what is measured otherwise since."""
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    compared = [place for place, name in enumerate(rows[0]) if not (older and name in REMEASURED)]
+    return [[row[place] for place in compared] for row in rows]
+
+
+def _logged(path: Path, older: bool) -> list[dict[str, str]]:
+    """The rows of metrics.csv without what is measured with a clock; beside an older one without `REMEASURED`."""
     with path.open(newline="") as file:
         return [
-            {name: value for name, value in row.items() if name not in CLOCKED and value}
+            {
+                name: value
+                for name, value in row.items()
+                if name not in CLOCKED and not (older and name.rpartition("/")[2] in REMEASURED) and value
+            }
             for row in csv.DictReader(file)
         ]
 

@@ -50,6 +50,36 @@ def test_a_weight_a_number_or_a_rank_that_differs_is_told(tmp_path: Path) -> Non
     assert told == ["hparams.yaml is there in one of them alone", "metrics.csv"]
 
 
+def test_what_is_measured_otherwise_since_is_not_compared_with_an_older_commit_but_with_a_later_one(
+    tmp_path: Path,
+) -> None:
+    def measured(lift: float, auc: float, *new: str) -> dict[str, Any]:
+        values = {"auc": auc, "lift": lift} | dict.fromkeys(new, 0.1)
+        return RESULTS | {"test": {"all": {name: {"value": value} for name, value in values.items()}}}
+
+    def made(name: str, lift: float, auc: float, *new: str) -> Path:
+        head, row = ",".join(["auc", "lift", *new]), ",".join(map(str, [auc, lift, *(0.1 for _ in new)]))
+        folder = run_directory(tmp_path / name, torch.ones(3), measured(lift, auc, *new), f"{head}\n{row}\n")
+        logged = ",".join(f"val/{metric}" for metric in ("auc", "lift", *new))
+        (folder / "metrics.csv").write_text(f"{logged}\n{row}\n")
+        return folder
+
+    older, later = made("older", 0.3, 0.7), made("later", 0.31, 0.7, "lift_geometry")
+    assert differences(older, later) == []
+    told = differences(later, made("other", 0.32, 0.7, "lift_geometry"))
+    assert [one.partition(" is ")[0] for one in told] == [
+        "results.json: test.all.lift.value",
+        "pairs.csv",
+        "metrics.csv",
+    ]
+    told = differences(older, made("worse", 0.3, 0.6, "lift_geometry"))
+    assert [one.partition(" is ")[0] for one in told] == [
+        "results.json: test.all.auc.value",
+        "pairs.csv",
+        "metrics.csv",
+    ]
+
+
 def test_every_experiment_has_a_golden_run() -> None:
     chosen = {word.removeprefix("+experiment=") for words in RUNS.values() for word in words if "experiment" in word}
     assert chosen == {path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml")}

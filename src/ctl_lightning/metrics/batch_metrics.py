@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ctl_lightning.metrics.intervals import Floats
-from ctl_lightning.metrics.pair_metrics import matched_weights, mean_over_first, nearer, weighted_auc
+from ctl_lightning.metrics.pair_metrics import matched_weights, nearer, weighted_auc
 
 
 class _Mean(Metric):
@@ -134,7 +134,7 @@ class Lift(_Mean):
         auc = weighted_auc(table, own, allowed)
         foreign = np.stack([weighted_auc(one, own, allowed) for one in _numpy(others)])
         foreign[np.isnan(_numpy(others)).any(2)] = np.nan
-        self._add(mean_over_first(auc - foreign))
+        self._add(_mean_over_first(auc - foreign))
 
 
 def _numpy(distance: Tensor) -> Floats:
@@ -146,3 +146,10 @@ def _allowed(distance: Floats, positive: Any, candidates: Tensor | None) -> Floa
     allowed = np.ones(distance.shape) if candidates is None else candidates.cpu().numpy().astype(float)
     allowed[np.arange(len(allowed)), positive] = 0
     return allowed
+
+
+def _mean_over_first(values: Floats) -> Floats:
+    """Mean over the first dimension of the values that are not NaN, (P, n) -> (n,); NaN where there are none."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(0) / known.sum(0)

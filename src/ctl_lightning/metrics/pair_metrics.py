@@ -117,13 +117,6 @@ def nearer(distance: Floats, positive: Integers, allowed: Floats) -> Floats:
     return (((distance < own) + 0.5 * (distance == own)) * allowed).sum(1)
 
 
-def mean_over_first(values: Floats) -> Floats:
-    """Mean over the first dimension of the values that are not NaN, (P, n) -> (n,); NaN where there are none."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0).sum(0) / known.sum(0)
-
-
 def summarise(
     task: EvaluationSet, scores: PairScores, seed: int = 0
 ) -> dict[str, dict[str, Interval] | dict[str, dict[str, Interval]]]:
