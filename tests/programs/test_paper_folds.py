@@ -97,7 +97,7 @@ def test_pairs_of_all_folds_are_one_row_and_finished_folds_are_not_run_again(
     table = (tmp_path / "table.md").read_text()
     assert "| `hybrid` | 2 x 4 folds | 0.575 [" in table
     assert "| `hybrid` | +0.200 [0.200, 0.200], 0.002 | +0.200 [" in table
-    assert "| method | AUC minus that of `global` [95 %], p |" in table
+    assert "| minus `global`, pair by pair: [95 %], p | AUC | matched unseen | lift | lift_geometry |" in table
     assert "| best possible (oracle) |  | 0.900 |" in table
     (head,) = [line for line in table.splitlines() if "hubs: share" in line]
     (rest,) = [line for line in table[table.index(head) :].splitlines() if line.startswith("| `hybrid`")]
