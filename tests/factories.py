@@ -95,6 +95,10 @@ def data_module(root: Path, cache: Path, **options: Any) -> TripletDataModule:
         "seed": 0,
         "salt": "0",
         "split_file": None,
+        "twins": "merge",
+        "folds": None,
+        "fold": 0,
+        "train_share": 1.0,
         "triplets_file": None,
     }
     return TripletDataModule(root=str(root), cache_dir=str(cache), **defaults | options)

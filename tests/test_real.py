@@ -20,8 +20,9 @@ from ctl_lightning.data.crop import area, scene_crop
 from ctl_lightning.data.fetching.download import Downloader
 from ctl_lightning.data.images import ImageItem, decode
 from ctl_lightning.data.pairs import read_pairs
+from ctl_lightning.data.published_splits import LISTED, read_published
 from ctl_lightning.data.sources.stl import ShopTheLook
-from ctl_lightning.data.splits import LISTED, read_published, split_of
+from ctl_lightning.data.splits import split_of
 from ctl_lightning.evaluate import evaluate
 from ctl_lightning.metrics.pair_metrics import mean, metric_values
 from ctl_lightning.models.components.backbone import Backbone, preprocessing_of

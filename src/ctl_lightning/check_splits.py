@@ -1,7 +1,8 @@
 """python -m ctl_lightning.check_splits: whether the published splits follow their rule, and fit the data that are here."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -36,7 +37,13 @@ def check_splits(config: DictConfig, name: str, needs_data: bool = False) -> Non
     Raises:
         InputError: no such file; something is wrong, all of which is printed.
     """
-    from ctl_lightning.data.splits import LISTED, read_published, split_problems, triplet_problems
+    from ctl_lightning.data.published_splits import (
+        LISTED,
+        merged_as_published,
+        read_published,
+        split_problems,
+        triplet_problems,
+    )
     from ctl_lightning.runtime.console import console
 
     check_options({"folder": config.folder}, {"folder": str | None})
@@ -48,12 +55,13 @@ def check_splits(config: DictConfig, name: str, needs_data: bool = False) -> Non
     problems = list(split_problems(content))
     listed = {scene for split in LISTED for scene in content[split]}
     console.print(f"{path}: the rule, with salt {content['salt']!r}, and {len(listed):,} listed scenes")
+    console.print(_told_of_twins(content))
     # No picture is looked at, so any size will do where the weights of a backbone would choose it.
     data: TripletDataModule = build(config.data, "data", stored_size=1, image_size=1, interpolation="bilinear")
     table = None
     if data.root.is_dir():
         data.read_table()
-        table = data.table
+        table = merged_as_published(data.table, content)
         console.print(f"{data.root}: {len(listed & table.products_of_scene.keys()):,} of them are in these data")
     elif needs_data:
         raise InputError(f"data.root={data.root}: no such folder, so nothing can be checked against data")
@@ -76,6 +84,19 @@ def check_splits(config: DictConfig, name: str, needs_data: bool = False) -> Non
         console.print("the files are well; nothing was checked against data, give data.root=DIR for that")
     else:
         console.print("all is well")
+
+
+def _told_of_twins(content: Mapping[str, Any]) -> str:
+    """One line on the twins of a published split."""
+    from ctl_lightning.data.published_splits import twins_of
+
+    if "twins" not in content:
+        return "a file of version 1: it does not say which scenes are one photo, so twins may be in two splits"
+    counts = {kind: f"{sum(map(len, groups)):,}" for kind, groups in twins_of(content).items()}
+    return (
+        f"twins are in one split: {counts['scenes']} scenes have one, {counts['products']} products, "
+        f"{counts['scenes_that_are_products']} scenes are a product's photo"
+    )
 
 
 if __name__ == "__main__":

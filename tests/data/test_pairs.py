@@ -6,7 +6,7 @@ from factories import image_id
 
 from ctl_lightning.data.crop import scene_crop
 from ctl_lightning.data.pairs import NO_BOX, Pair, PairTable, read_pairs
-from ctl_lightning.data.splits import read_split, split_of, write_split
+from ctl_lightning.data.splits import SplitRule, read_split, split_of, write_split
 from ctl_lightning.runtime.errors import InputError
 
 SHOE, VASE = image_id("shoe"), image_id("vase")
@@ -122,8 +122,9 @@ def test_the_split_is_near_80_10_10_and_changes_with_the_salt() -> None:
 
 def test_a_written_split_is_read_back_and_does_not_depend_on_order(tmp_path: Path) -> None:
     split = {image_id(f"scene{n}"): split_of(image_id(f"scene{n}"), "0") for n in range(50)}
-    write_split(tmp_path / "a.json", split, "0")
-    write_split(tmp_path / "b.json", dict(reversed(split.items())), "0")
+    rule = SplitRule("0", None, "merge", None, 0, 1.0)
+    write_split(tmp_path / "a.json", split, rule, {})
+    write_split(tmp_path / "b.json", dict(reversed(split.items())), rule, {})
     assert read_split(tmp_path / "a.json") == split
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 

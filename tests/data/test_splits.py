@@ -10,16 +10,14 @@ from hydra import compose, initialize_config_dir
 
 from ctl_lightning.check_splits import check_splits
 from ctl_lightning.data.pairs import Pair, PairTable
-from ctl_lightning.data.splits import (
-    EvaluationTriplet,
+from ctl_lightning.data.published_splits import (
     published_split,
     read_published,
-    read_triplets,
     split_problems,
     triplet_problems,
     write_published,
-    write_triplets,
 )
+from ctl_lightning.data.splits import EvaluationTriplet, read_triplets, write_triplets
 from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError
 

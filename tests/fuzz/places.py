@@ -12,7 +12,7 @@ import pyarrow
 from factories import composed, make_catalogue, save_image, train_on
 from pyarrow import parquet
 
-from ctl_lightning.data.splits import published_split, write_published
+from ctl_lightning.data.published_splits import published_split, write_published
 from ctl_lightning.reports.cells import cells_of
 from ctl_lightning.runtime.config import resolved
 from ctl_lightning.serving.publishing import write_published_model

@@ -19,10 +19,11 @@ from fuzz.trying import try_inputs
 from ctl_lightning.data.images import open_upright, size_upright
 from ctl_lightning.data.names import id_problem
 from ctl_lightning.data.products import read_products
+from ctl_lightning.data.published_splits import read_published, split_problems
 from ctl_lightning.data.sources.folder import LooksFolder
 from ctl_lightning.data.sources.stl import ShopTheLook
 from ctl_lightning.data.sources.street2shop import Street2Shop
-from ctl_lightning.data.splits import read_published, read_split, read_triplets, split_problems
+from ctl_lightning.data.splits import read_split, read_triplets
 from ctl_lightning.data.store.packing import read_index
 from ctl_lightning.reports.paper_rows import read_row
 from ctl_lightning.reports.sweep import read_sweep

@@ -1,6 +1,7 @@
 """What of a checkpoint a new run starts from: by hand, part by part and row by row."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,7 @@ def test_cached_features_are_those_of_the_taken_backbone(tmp_path: Path, make_da
 
 def checkpoint_on(data: Any, **options: Any) -> dict[str, Any]:
     """What a checkpoint says of the data that it was trained on."""
-    trained = {"salt": data.salt, "split_file": data.split_file, "source": {"name": "shop_the_look"}} | options
+    trained = asdict(data.rule) | {"source": {"name": "shop_the_look"}} | options
     return {"config": {"data": trained}, "TripletDataModule": {"pairs": data.pair_hashes()}}
 
 

@@ -18,7 +18,7 @@ from ctl_lightning.data.prepared import PreparedData
 from ctl_lightning.data.samplers import DealtBatches, EpochSampler, Share, check_processes
 from ctl_lightning.data.sources.registry import make_source, source_hints
 from ctl_lightning.data.sources.source import Source
-from ctl_lightning.data.splits import Split
+from ctl_lightning.data.splits import Split, SplitRule, TwinRule
 from ctl_lightning.data.store.factory import StoreKind
 from ctl_lightning.data.store.features import FeaturePlan, FeatureType, FeatureViews, open_features
 from ctl_lightning.data.store.views import Augment, PictureViews, Views
@@ -70,6 +70,10 @@ class TripletDataModule(PreparedData, LightningDataModule):
         seed: random seed of negatives, order and augmentation.
         salt: text hashed into split and evaluation triplets; equal salt and data give the same split and triplets.
         split_file: published split.json to use in place of the split that the salt gives; None: the salt decides.
+        twins: pictures that are one photo: "merge": count as one; "keep": are not looked for; this and the next: see SplitRule.
+        folds: number of folds, of which one is for testing; None: a tenth of the scenes is for testing.
+        fold: number of the fold that is for testing, from 0.
+        train_share: share of the training scenes that are used, such as 0.25; validation and test stay as they are.
         triplets_file: published triplets.jsonl to use in place of those that the salt gives; None: the salt decides.
     """
 
@@ -97,10 +101,13 @@ class TripletDataModule(PreparedData, LightningDataModule):
         seed: int,
         salt: str | int,
         split_file: str | None,
+        twins: TwinRule,
+        folds: int | None,
+        fold: int,
+        train_share: float,
         triplets_file: str | None,
     ) -> None:
-        if not 0 < image_size <= stored_size:
-            raise ValueError(f"image_size must be between 1 and stored_size={stored_size}, not {image_size}")
+        _check_sizes(image_size, stored_size)
         _check_batches(batch_size, eval_batch_size, num_workers, negatives, same_category)
         LightningDataModule.__init__(self)
         PreparedData.__init__(
@@ -117,8 +124,7 @@ class TripletDataModule(PreparedData, LightningDataModule):
             min_area,
             exclude_categories,
             max_bad_images,
-            salt,
-            split_file,
+            SplitRule(str(salt), split_file, twins, folds, fold, train_share),
             triplets_file,
             batch_size,
         )
@@ -126,13 +132,11 @@ class TripletDataModule(PreparedData, LightningDataModule):
         self.augment: Augment = augment
         self.negatives: Negatives = negatives
         self.same_category = same_category
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        self.seed = seed
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.num_workers, self.seed = num_workers, seed
         self._features: FeatureViews | None = None
         self._whole: PictureViews | None = None
-        self._first = (0, 0)
+        self._first = 0, 0
 
     @staticmethod
     def option_hints(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,6 +314,11 @@ class TripletDataModule(PreparedData, LightningDataModule):
             "pin_memory": on_gpu,
             "collate_fn": _as_it_is,  # the datasets make whole batches themselves
         }
+
+
+def _check_sizes(image_size: int, stored_size: int) -> None:
+    if not 0 < image_size <= stored_size:
+        raise ValueError(f"image_size must be between 1 and stored_size={stored_size}, not {image_size}")
 
 
 def _check_batches(

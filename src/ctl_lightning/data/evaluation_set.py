@@ -29,7 +29,7 @@ class EvaluationSet:
         positive: index in `products` of each pair's product, (N,).
         negative: index in `products` of the negative of each pair's seeded triplet, (N,).
         category: category index of each pair, (N,).
-        scene: scene number of each pair, (N,); pairs of one scene have equal numbers.
+        scene: scene number of each pair, (N,); pairs of one scene, or of scenes that are one photo, have equal numbers.
         masked: for each pair, indices in `products` of the other products that its scene names: neither hit nor error.
     """
 
@@ -71,7 +71,7 @@ def evaluation_set(
     categories = tuple(table.products_of_category)
     category_index = {category: index for index, category in enumerate(categories)}
     product_index = {product: index for index, product in enumerate(products)}
-    scene_index = {scene: index for index, scene in enumerate(sorted({pair.scene for pair in pairs}))}
+    scene_index = {scene: index for index, scene in enumerate(sorted({table.group(pair.scene) for pair in pairs}))}
     pair_queries = [(crop_key(pair.scene, pair.box), category_index[pair.category]) for pair in pairs]
     queries = {query: index for index, query in enumerate(dict.fromkeys(pair_queries))}
     count = Counter(pair.product for pair in train_pairs)
@@ -86,7 +86,7 @@ def evaluation_set(
         positive=_integers(product_index[pair.product] for pair in pairs),
         negative=_integers(product_index[triplet.negative] for triplet in triplets),
         category=_integers(category_index[pair.category] for pair in pairs),
-        scene=_integers(scene_index[pair.scene] for pair in pairs),
+        scene=_integers(scene_index[table.group(pair.scene)] for pair in pairs),
         masked=tuple(
             _integers(
                 sorted(

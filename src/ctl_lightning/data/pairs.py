@@ -1,7 +1,7 @@
 """What a pair and the table of all pairs are, and how their files are read and validated."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,19 +37,26 @@ class PairTable:
         pairs: every pair once, in the order of the source.
         catalogue: product -> category; with the products that are in no pair, which serve as negatives.
         left_out: reason -> number of pairs of the source that are not in `pairs` because of it.
+        group_of: scene -> the smallest id of its photo, for scenes that have a twin; see `merged`.
     """
 
     pairs: tuple[Pair, ...]
     catalogue: Mapping[str, str]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    group_of: Mapping[str, str] = field(default_factory=dict)
+
+    def group(self, scene: str) -> str:
+        """The smallest id of the photo that a scene is: its own, unless it has a twin."""
+        return self.group_of.get(scene, scene)
 
     @cached_property
     def products_of_scene(self) -> dict[str, frozenset[str]]:
-        """Scene -> every product that any of its pairs names; none of these is ever a negative for that scene."""
+        """Scene -> every product that any pair of its photo names; none of these is ever a negative for that scene."""
         products = defaultdict(set)
         for pair in self.pairs:
-            products[pair.scene].add(pair.product)
-        return {scene: frozenset(names) for scene, names in products.items()}
+            products[self.group(pair.scene)].add(pair.product)
+        named = {group: frozenset(names) for group, names in products.items()}
+        return {pair.scene: named[self.group(pair.scene)] for pair in self.pairs}
 
     @cached_property
     def products_of_category(self) -> dict[str, tuple[str, ...]]:
@@ -70,6 +77,29 @@ class PairTable:
             {product: category for product, category in self.catalogue.items() if category not in names},
             self.left_out,
         )
+
+    def merged(
+        self, group_of: Mapping[str, str], product_of: Mapping[str, str], own_photos: Collection[str]
+    ) -> "PairTable":
+        """The table in which pictures that are one photo count as one.
+
+        Args:
+            group_of: scene -> the smallest id of its photo, for scenes that have a twin.
+            product_of: product -> the product that stands for it, which has the same category; it leaves the catalogue.
+            own_photos: scenes that are the photo of a product; their pairs are left out.
+        """
+        kept: dict[Pair, None] = {}
+        left_out = Counter(self.left_out)
+        for pair in self.pairs:
+            merged = pair._replace(product=product_of.get(pair.product, pair.product))
+            if pair.scene in own_photos:
+                left_out["scene is a product's photo"] += 1
+            elif merged in kept:
+                left_out["same photo of a product twice"] += 1
+            else:
+                kept[merged] = None
+        catalogue = {product: name for product, name in self.catalogue.items() if product not in product_of}
+        return PairTable(tuple(kept), catalogue, dict(left_out), group_of)
 
 
 def check_ids(scene: object, product: object, catalogue: Mapping[str, str], ids: NameRule) -> None:

@@ -17,6 +17,7 @@ from ctl_lightning.data.splits import (
     SPLITS,
     EvaluationTriplet,
     Split,
+    SplitRule,
     evaluation_triplets,
     pair_hashes,
     split_pairs,
@@ -25,6 +26,7 @@ from ctl_lightning.data.splits import (
 )
 from ctl_lightning.data.store.factory import StoreKind, open_store, picture_items
 from ctl_lightning.data.store.packed import ImageStore
+from ctl_lightning.data.twins.groups import Twins, find_twins
 from ctl_lightning.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -52,13 +54,14 @@ class PreparedData:
         min_area: smallest area of a scene crop, as a share of the scene, such as 0.2; pairs below it are dropped.
         exclude_categories: names of categories to leave out, with their products and pairs.
         max_bad_images: largest share of unreadable images, such as 0.01, up to which the run goes on without them.
-        salt: text hashed into split and evaluation triplets; equal salt and data give the same split and triplets.
-        split_file: published split.json to use in place of the split that the salt gives; None: the salt decides.
+        rule: how scenes are split.
         triplets_file: published triplets.jsonl to use in place of those that the salt gives; None: the salt decides.
         least_train_pairs: smallest number of pairs in the training split; with fewer `setup` raises InputError.
 
     Attributes:
-        table: all pairs and the catalogue; set by `read_table`.
+        table: all pairs and the catalogue; set by `read_table`; `setup` merges what is one photo.
+        as_read: the table before that.
+        twins: which scenes and products are one photo; set by `setup`; None: the rule keeps them, or they are no photos.
         store: image store of all pictures; set by `setup`.
         pairs: split -> its pairs; filled by `setup`.
         triplets: evaluation split -> its evaluation triplets, one for each pair; filled by `setup`.
@@ -82,8 +85,7 @@ class PreparedData:
         min_area: float,
         exclude_categories: list[str],
         max_bad_images: float,
-        salt: str | int,
-        split_file: str | None,
+        rule: SplitRule,
         triplets_file: str | None,
         least_train_pairs: int,
     ) -> None:
@@ -109,15 +111,26 @@ class PreparedData:
         self.min_area = min_area
         self.exclude_categories = exclude_categories
         self.max_bad_images = max_bad_images
-        self.salt = str(salt)
-        self.split_file = split_file
+        self.rule = rule
         self.triplets_file = triplets_file
         self.table: PairTable
+        self.as_read: PairTable
+        self.twins: Twins | None = None
         self.store: ImageStore
         self.pairs: dict[Split, list[Pair]] = {}
         self.triplets: dict[Split, list[EvaluationTriplet]] = {}
         self.dropped: Counter[str] = Counter()
         self._least_train_pairs = least_train_pairs
+
+    @property
+    def salt(self) -> str:
+        """Text hashed into split and evaluation triplets."""
+        return self.rule.salt
+
+    @property
+    def split_file(self) -> str | None:
+        """Split file that is used in place of the rule."""
+        return self.rule.split_file
 
     @property
     def categories(self) -> list[str]:
@@ -134,7 +147,10 @@ class PreparedData:
         Raises:
             InputError: unreadable source, a category with a single product.
         """
-        self.table = self.source.read(self.root).without_categories(self.exclude_categories)
+        self.table = self.as_read = self.source.read(self.root).without_categories(self.exclude_categories)
+        self._check_categories()
+
+    def _check_categories(self) -> None:
         for category, products in self.table.products_of_category.items():
             if len(products) == 1:
                 raise InputError(
@@ -152,13 +168,14 @@ class PreparedData:
             return
         if not hasattr(self, "table"):
             self.read_table()
-        self.dropped.update(self.table.left_out)
-        large = [pair for pair in self.table.pairs if area(scene_crop(pair.box, self.margin)) >= self.min_area]
-        self.dropped["crop smaller than min_area"] = len(self.table.pairs) - len(large)
+        large = self._large_crops()
         if len(large) < self._least_train_pairs:  # told before images are packed, which takes long
             raise InputError(self._too_few(len(large), "train", self._least_train_pairs))
         self._warn_of_boxes(large)
-        self.store = self._open_store(large)
+        self.store = self._open_store(large)  # of all products, so that it serves whatever is merged
+        if self.source.photos:
+            self._merge_twins()
+            large = self._large_crops()
         readable = [
             pair for pair in large if not {crop_key(pair.scene, pair.box), pair.product} & self.store.bad.keys()
         ]
@@ -167,7 +184,10 @@ class PreparedData:
         uniform = NegativeSampler(self.table, frozenset(self.products), (), "uniform")
         usable = [pair for pair in readable if uniform.exists(pair)]
         self.dropped["no possible negative"] = len(readable) - len(usable)
-        pairs = split_pairs(usable, self.split_file, self.salt, self.root)
+        pairs = split_pairs(usable, self.rule, self.table.group_of, self.root)
+        used = [pair for pair in pairs["train"] if self.rule.trains_on(self.table.group(pair.scene))]
+        self.dropped["not in train_share"] = len(pairs["train"]) - len(used)
+        pairs["train"] = used
         for split in SPLITS:
             needed = self._least_train_pairs if split == "train" else 1
             if len(pairs[split]) < needed:
@@ -177,6 +197,24 @@ class PreparedData:
             for split in SPLITS[1:]
         }
         self.pairs = pairs
+
+    def _large_crops(self) -> list[Pair]:
+        """The pairs whose scene crop is large enough; counts those that are dropped until now."""
+        large = [pair for pair in self.table.pairs if area(scene_crop(pair.box, self.margin)) >= self.min_area]
+        small = {"crop smaller than min_area": len(self.table.pairs) - len(large)}
+        self.dropped = Counter({**self.table.left_out, **small})
+        return large
+
+    def _merge_twins(self) -> None:
+        if self.rule.twins == "keep":
+            log.warning(
+                "the split of %s keeps twins (data.twins=keep, as before there was a choice): one photo under several ids may be on both sides of it",
+                self.root,
+            )
+            return
+        self.twins = find_twins(self.source, self.root, self.as_read, self.cache_dir)
+        self.table = self.as_read.merged(self.twins.group_of, self.twins.product_of, self.twins.own_photos)
+        self._check_categories()
 
     def _too_few(self, found: int, split: Split, needed: int) -> str:
         """What is said where a split has not enough pairs: where the others are lost, and the way out."""
@@ -260,15 +298,16 @@ class PreparedData:
         counts = ", ".join(f"{len(self.pairs[split]):,} {split}" for split in SPLITS)
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count) or "none"
         whole = f", {count:,} of them without a box" if (count := _without_box(used)) else ""
+        twins = f"; {self.twins}" if self.twins else ""
         return (
             f"{len(areas):,} pairs{whole} ({counts}; dropped: {dropped}), {len(self.products):,} products in "
-            f"{len(self.categories)} categories, median scene crop {statistics.median(areas):.2f} of the scene"
+            f"{len(self.categories)} categories, median scene crop {statistics.median(areas):.2f} of the scene{twins}"
         )
 
     def write_protocol_files(self, folder: Path) -> None:
         """Writes split.json and triplets.jsonl, ids only, to publish, and for `split_file` and `triplets_file`."""
         split_of_scene = {pair.scene: split for split, pairs in self.pairs.items() for pair in pairs}
-        write_split(folder / "split.json", split_of_scene, None if self.split_file else self.salt)
+        write_split(folder / "split.json", split_of_scene, self.rule, self.table.group_of)
         write_triplets(folder / "triplets.jsonl", self.triplets)
 
     def evaluation(self, split: Split) -> EvaluationSet:

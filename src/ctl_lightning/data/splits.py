@@ -1,119 +1,33 @@
-"""Which pairs are for training and which for evaluation: the rule, split files, triplets, and their publication."""
+"""Which pairs are for training and which for evaluation: the rule, split files, and evaluation triplets."""
 
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from ctl_lightning.data.negatives import NegativeSampler
 from ctl_lightning.data.pairs import Box, Pair, PairTable
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.files import sha256_of, write_text
+from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.reading import json_lines, read_json
+
+log = logging.getLogger(__name__)
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-RULE = (
-    "x = the first 6 bytes of sha256('split|' + salt + '|' + scene id), as a big-endian number, / 2^48; "
-    "x < 0.8: train, x < 0.9: validation, else test"
-)
+VERSION = 2
+"""Version of split files; version 1 had no groups of scenes that are one photo."""
 
-LISTED: tuple[Split, ...] = ("validation", "test")
-"""Splits whose scenes a published split file lists; every other known scene is in the training split."""
+MOST_FOLDS = 100
+"""With more folds hardly a scene is left to be tested in each."""
 
-
-def published_split(
-    data: str, scenes: Iterable[str], salt: str, counts: Mapping[str, int], known: str, triplets: Path | None
-) -> dict[str, Any]:
-    """The content of a published split file.
-
-    Args:
-        data: name of the data set, such as "stl_fashion".
-        scenes: ids of all scenes that are known.
-        salt: salt of the split rule.
-        counts: published numbers of the whole data set, such as {"pairs": 72198}.
-        known: sentence that says from which part of the data set the ids were taken.
-        triplets: file of the published evaluation triplets; None: there are none.
-    """
-    placed = {scene: split_of(scene, salt) for scene in sorted(set(scenes))}
-    return {
-        "data": data,
-        "rule": RULE,
-        "salt": salt,
-        "published_counts": dict(counts),
-        "known": known,
-        "triplets_sha256": None if triplets is None else sha256_of(triplets),
-        "scenes": dict(Counter(placed.values())),
-        **{split: [scene for scene, own in placed.items() if own == split] for split in LISTED},
-    }
-
-
-def write_published(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a published split file."""
-    write_text(path, json.dumps(content, indent=0) + "\n")
-
-
-def read_published(path: Path) -> dict[str, Any]:
-    """Reads a published split file. Raises InputError: missing, or not such a file."""
-    try:
-        content: dict[str, Any] = read_json(path)
-        ids = [scene for split in LISTED for scene in content[split]]
-        whole = all(isinstance(scene, str) for scene in ids) and {"salt", "triplets_sha256"} <= content.keys()
-        if not whole or not isinstance(content["scenes"], dict):
-            raise ValueError("other keys or values than such a file has")
-    except (OSError, InputError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a published split file ({_why(error)})") from None
-    return content
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"it has no {error}"
-    return "other values than such a file has" if isinstance(error, (TypeError, AttributeError)) else str(error)
-
-
-def split_problems(content: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with a published split by itself: an id in the wrong split or listed twice, a wrong count."""
-    seen: Counter[str] = Counter()
-    for split in LISTED:
-        for scene in content[split]:
-            seen[scene] += 1
-            if split_of(scene, content["salt"]) != split:
-                yield f"scene {scene} is listed in {split}; the rule puts it in {split_of(scene, content['salt'])}"
-        if content["scenes"].get(split, 0) != len(content[split]):
-            yield f"{split}: {content['scenes'].get(split, 0)} scenes counted, {len(content[split])} listed"
-    for scene, count in seen.items():
-        if count > 1:
-            yield f"scene {scene} is listed {count} times"
-
-
-def triplet_problems(path: Path, content: Mapping[str, Any], table: PairTable | None) -> Iterator[str]:
-    """What is wrong with published evaluation triplets.
-
-    Args:
-        path: triplets file, as `write_triplets` wrote it.
-        content: content of the split file beside it.
-        table: all pairs of the data and the catalogue; None: the data is not here, only the file's hash is checked.
-    """
-    if sha256_of(path) != content["triplets_sha256"]:
-        yield f"{path}: its sha256 is not the one that was published"
-    if table is None:
-        return
-    pairs = {(pair.scene, pair.box, pair.product): pair for pair in table.pairs}
-    for (scene, box, positive), negative in read_triplets(path).items():
-        pair = pairs.get((scene, box, positive))
-        where = f"{path}: scene {scene}, product {positive}"
-        if pair is None:
-            yield f"{where}: there is no such pair here"
-        elif table.catalogue.get(negative) != pair.category:
-            yield f"{where}: its negative {negative} is not of category {pair.category!r}"
-        elif negative in table.products_of_scene[scene]:
-            yield f"{where}: its negative {negative} is one that the scene names"
-        elif split_of(scene, content["salt"]) == "train":
-            yield f"{where}: the scene is one to train on"
+TRAIN_OF_FOLDS = 0.9
+"""With folds, the part of the scenes beside the tested fold that is for training; the rest is for validation."""
 
 
 def hash_fraction(*key: object) -> float:
@@ -128,23 +42,113 @@ def split_of(scene: str, salt: str) -> Split:
     return "train" if fraction < 0.8 else "validation" if fraction < 0.9 else "test"
 
 
-def write_split(path: Path, split: Mapping[str, Split], salt: str | None) -> None:
-    """Writes scene -> split, sorted so that equal splits are equal files; with counts, and the salt if it was used."""
-    content = {"salt": salt, "scenes_in_split": Counter(split.values()), "split_of_scene": dict(split)}
+TwinRule = Literal["merge", "keep"]
+"""What is done with pictures that are one photo: "merge": they count as one; "keep": nothing, as before version 2."""
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How scenes, or groups of scenes that are one photo, are split.
+
+    Attributes:
+        salt: text hashed into split and evaluation triplets; equal salt and data give the same split and triplets.
+        split_file: published split.json to use in place of the rule; None: the rule decides.
+        twins: "merge": scenes that are one photo are in one split, products that are one photo are one; "keep": they are not looked for.
+        folds: number of folds, of which one is for testing; None: a tenth of the scenes is for testing.
+        fold: number of the fold that is for testing, from 0.
+        train_share: share of the training scenes that are used, such as 0.25; validation and test stay as they are.
+
+    Raises:
+        ValueError: an option out of its range, or beside a split file.
+    """
+
+    salt: str
+    split_file: str | None
+    twins: TwinRule
+    folds: int | None
+    fold: int
+    train_share: float
+
+    def __post_init__(self) -> None:
+        if self.folds is not None and not 2 <= self.folds <= MOST_FOLDS:
+            raise ValueError(f"folds must be between 2 and {MOST_FOLDS}, or null, not {self.folds}")
+        if not 0 <= self.fold < (self.folds or 1):
+            how_many = f"{self.folds} folds" if self.folds else "no folds; give data.folds=K"
+            raise ValueError(
+                f"fold must be at least 0 and less than the number of folds, not {self.fold} of {how_many}"
+            )
+        if self.folds is not None and self.split_file is not None:
+            raise ValueError("folds and split_file both say what is for testing; give one of them, the other is null")
+        if not 0 < self.train_share <= 1:
+            raise ValueError(f"train_share must be more than 0 and at most 1, not {self.train_share}")
+
+    def split_of(self, group: str) -> Split:
+        """The split of a group of scenes that are one photo, by the smallest of their ids alone; without a split file."""
+        if self.folds is None:
+            return split_of(group, self.salt)
+        if int(self.folds * hash_fraction("fold", self.salt, group)) == self.fold:
+            return "test"
+        return "validation" if hash_fraction("split", self.salt, group) >= TRAIN_OF_FOLDS else "train"
+
+    def trains_on(self, group: str) -> bool:
+        """Whether a group of the training split is among the share that is used."""
+        return self.train_share == 1 or hash_fraction("train_share", self.salt, group) < self.train_share
+
+
+def write_split(path: Path, split: Mapping[str, Split], rule: SplitRule, group_of: Mapping[str, str]) -> None:
+    """Writes scene -> split and scene -> group, sorted so that equal splits are equal files; with counts and the rule.
+
+    Args:
+        path: file to write.
+        split: scene -> its split.
+        rule: rule that made it.
+        group_of: scene -> the smallest id of its photo, for scenes that have a twin.
+    """
+    content = {
+        "version": VERSION,
+        "salt": None if rule.split_file else rule.salt,
+        "twins": rule.twins,
+        "folds": rule.folds,
+        "fold": rule.fold,
+        "train_share": rule.train_share,
+        "scenes_in_split": Counter(split.values()),
+        "split_of_scene": dict(split),
+        "group_of_scene": {scene: group_of.get(scene, scene) for scene in split},
+    }
     write_text(path, json.dumps(content, indent=0, sort_keys=True) + "\n")
+
+
+class GivenSplit(NamedTuple):
+    """A split file: scene -> split, and whether scenes that are one photo were grouped when it was made."""
+
+    split: dict[str, Split]
+    grouped: bool
 
 
 def read_split(path: Path) -> dict[str, Split]:
     """Reads scene -> split from a file of `write_split`. Raises InputError: not such a file."""
+    return read_split_file(path).split
+
+
+def read_split_file(path: Path) -> GivenSplit:
+    """Reads a file of `write_split`, of version 1 (without groups) or 2. Raises InputError: not such a file."""
     try:
-        split: dict[str, Split] = read_json(path)["split_of_scene"]
+        content = read_json(path)
+        split: dict[str, Split] = content["split_of_scene"]
         if not set(split.values()) <= set(SPLITS):
             raise ValueError("another split than train, validation and test")
+        return GivenSplit(split, "group_of_scene" in content and content.get("twins") != "keep")
     except (OSError, InputError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"data.split_file: {path} is not a split file ({_why(error)}); `train` writes one into its run directory"
+            f"data.split_file: {path} is not a split file ({why_unread(error)}); `train` writes one into its run directory"
         ) from None
-    return split
+
+
+def why_unread(error: Exception) -> str:
+    """Why a file of JSON is not what it should be, in a few words."""
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return "other values than such a file has" if isinstance(error, (TypeError, AttributeError)) else str(error)
 
 
 class EvaluationTriplet(NamedTuple):
@@ -195,25 +199,50 @@ def evaluation_triplet(pair: Pair, negatives: NegativeSampler, salt: str) -> Eva
     return EvaluationTriplet(pair.scene, pair.box, pair.product, negative)
 
 
-def split_pairs(pairs: Sequence[Pair], split_file: str | None, salt: str, root: Path) -> dict[Split, list[Pair]]:
-    """Splits pairs by their scene.
+def split_pairs(
+    pairs: Sequence[Pair], rule: SplitRule, group_of: Mapping[str, str], root: Path
+) -> dict[Split, list[Pair]]:
+    """Splits pairs by their scene, and so that scenes which are one photo stay together if the rule decides.
 
     Args:
         pairs: pairs to split.
-        split_file: split file, as `write_split` wrote it; None: the rule decides.
-        salt: salt of the split rule.
-        root: folder of the data, for error messages.
+        rule: rule, or the split file in its place; of all training pairs, not of a share of them.
+        group_of: scene -> the smallest id of its photo, for scenes that have a twin.
+        root: folder of the data, for messages.
 
     Raises:
-        InputError: the file is not readable, or lacks a scene of `pairs`.
+        InputError: the split file is not readable, or lacks a scene of `pairs`.
     """
-    given = read_split(Path(split_file)) if split_file else {}
+    given = read_split_file(Path(rule.split_file)) if rule.split_file else None
     found: dict[Split, list[Pair]] = {split: [] for split in SPLITS}
     for pair in pairs:
-        if given and pair.scene not in given:
-            raise InputError(f"data.split_file: {split_file} does not have scene {pair.scene} of {root}")
-        found[given.get(pair.scene) or split_of(pair.scene, salt)].append(pair)
+        if given and pair.scene not in given.split:
+            raise InputError(f"data.split_file: {rule.split_file} does not have scene {pair.scene} of {root}")
+        own = given.split[pair.scene] if given else rule.split_of(group_of.get(pair.scene, pair.scene))
+        found[own].append(pair)
+    if given and rule.twins == "merge":
+        _warn_of_twins(found, rule, given.grouped, group_of)
     return found
+
+
+def _warn_of_twins(
+    pairs: Mapping[Split, Sequence[Pair]], rule: SplitRule, grouped: bool, group_of: Mapping[str, str]
+) -> None:
+    splits: dict[str, set[Split]] = {}
+    for split, own in pairs.items():
+        for pair in own:
+            if pair.scene in group_of:
+                splits.setdefault(group_of[pair.scene], set()).add(split)
+    apart = sum(len(found) > 1 for found in splits.values())
+    if apart or not grouped:
+        made = "" if grouped else " was made without groups of twins (group_of_scene), so they may straddle it: it"
+        log.warning(
+            "data.split_file: %s%s has %d of %d photos that are several scenes in more than one split; without it the rule keeps them together",
+            rule.split_file,
+            made,
+            apart,
+            len(splits),
+        )
 
 
 def evaluation_triplets(

@@ -49,6 +49,9 @@ SOURCES = {
 }
 """Class that a checkpoint of format 1 names as its data source -> name of that source today. No class is imported."""
 
+DATA_BEFORE = {"interpolation": "bilinear", "twins": "keep", "folds": None, "fold": 0, "train_share": 1.0}
+"""Options of the data that came later than some checkpoints, at what they were before there was a choice."""
+
 LAST = Path("checkpoints/last.ckpt")
 """Path of the last checkpoint within a run directory."""
 
@@ -161,7 +164,7 @@ def _completed(checkpoint: dict[str, Any]) -> dict[str, Any]:
     config = checkpoint.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         return checkpoint
-    return checkpoint | {"config": config | {"data": {"interpolation": "bilinear"} | config["data"]}}
+    return checkpoint | {"config": config | {"data": DATA_BEFORE | config["data"]}}
 
 
 @contextmanager

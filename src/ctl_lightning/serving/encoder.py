@@ -1,7 +1,7 @@
 """Reads the photos and boxes that a user names, and applies a checkpoint's network to them as in training."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ctl_lightning.data.images import UNNAMED, Pixels, open_upright, placed, rea
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.pictures.folder import pictures_in
 from ctl_lightning.data.pictures.opening import ENDINGS
-from ctl_lightning.data.splits import read_split, split_of
+from ctl_lightning.data.splits import Split, read_split
 from ctl_lightning.data.store.views import centre
 from ctl_lightning.models.components.backbone import Features, hash_of_weights
 from ctl_lightning.models.components.network import SceneStyle
@@ -202,17 +202,23 @@ def photo_named(data: TripletDataModule, name: str, option: str) -> Path:
     raise InputError(f"{option}: {name} is no image file, nor {where}; give a path, or data.root=DIR")
 
 
+def _split_of_run(checkpoint: Path, data: TripletDataModule) -> Mapping[str, Split]:
+    """Scene -> split as it was in training, where a file tells: a scene may have been in the split of its twin."""
+    path = Path(data.split_file) if data.split_file else checkpoint.absolute().parents[1] / "split.json"
+    return read_split(path) if data.split_file or path.is_file() else {}
+
+
 def example_scenes(encoder: Encoder, root: str | None, count: int) -> list[Path]:
     """Photos of at most `count` test scenes, which the checkpoint was not trained on; none if its data are not here."""
     try:
         data = encoder.trained.data({"root": root})
         data.read_table()
+        split = _split_of_run(encoder.trained.path, data)
     except (InputError, OSError) as error:
         log.info("no examples: %s", error)
         return []
-    split = read_split(Path(data.split_file)) if data.split_file else {}
     scenes = sorted(
-        scene for scene in data.table.products_of_scene if (split.get(scene) or split_of(scene, data.salt)) == "test"
+        scene for scene in data.table.products_of_scene if split.get(scene, data.rule.split_of(scene)) == "test"
     )
     every = max(1, len(scenes) // count)
     paths = [data.source.image_path(data.root, scene) for scene in scenes[::every]]

@@ -126,5 +126,5 @@ class Trained:
             )
         return (
             f"{data.root} has other pairs than it was trained with; the split is the same rule, so no test scene was learned "
-            "from, but the numbers are not those of its own data"
+            f"from{' (unless a new one is the same photo as a scene of its training)' if data.twins else ''}, but the numbers are not those of its own data"
         )

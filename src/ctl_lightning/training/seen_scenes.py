@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.splits import Split, read_split
+from ctl_lightning.data.splits import Split, SplitRule, read_split
 from ctl_lightning.runtime.errors import InputError
 
 MEASURED: tuple[Split, ...] = ("validation", "test")
@@ -17,8 +18,9 @@ def seen_scenes(
 ) -> str | None:
     """Compares what a checkpoint was trained on with the validation and test scenes of a run.
 
-    By one rule a scene is in the same split whatever other scenes there are, so nothing can be seen if both runs split by the same
-    salt, or have the same test pairs. Otherwise the checkpoint's own split.json tells, if it is beside the checkpoint.
+    By one rule a scene is in the same split whatever other scenes there are (but for a new scene that is one photo with old ones), so
+    nothing can be seen if both runs split by the same rule, or have the same test pairs. Otherwise the checkpoint's own split.json tells,
+    if it is beside the checkpoint.
 
     Args:
         given: the checkpoint as the user named it.
@@ -33,13 +35,19 @@ def seen_scenes(
     try:
         trained, pairs = checkpoint["config"]["data"], checkpoint["TripletDataModule"]["pairs"]
         salt, split_file, kind = trained["salt"], trained["split_file"], trained["source"]["name"]
+        rule = SplitRule(str(salt), split_file, trained["twins"], trained["folds"], trained["fold"], 1.0)
         same_test = pairs["test"] == data.pair_hashes()["test"]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         return f"init_from={given}: it does not say how its data was split, so it may have been trained on scenes that this run is tested on"
-    same_rule = not split_file and not data.split_file and str(salt) == data.salt
+    same_rule = not split_file and rule == replace(data.rule, train_share=1.0)
     if same_rule or same_test or kind != source:
         return None
     way_out = f"data.split_file={split_file}" if split_file else f"data.salt={salt} data.split_file=null"
+    way_out += "".join(
+        f" data.{name}={'null' if theirs is None else theirs}"
+        for name in ("twins", "folds", "fold")
+        if (theirs := getattr(rule, name)) != getattr(data.rule, name)
+    )
     measured = {pair.scene for split in MEASURED for pair in data.pairs[split]}
     with suppress(InputError):
         split = read_split(path.absolute().parents[1] / "split.json")

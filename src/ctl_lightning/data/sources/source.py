@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from ctl_lightning.data.fetching.remote import Remote
 from ctl_lightning.data.pairs import PairTable
@@ -13,9 +14,11 @@ class Source:
 
     Attributes:
         published: published numbers of the data set, such as {"pairs": 72198, "products": 38111}; None: there are none.
+        photos: whether its pictures are photos, of which one may be there under several ids; drawn ones are not.
     """
 
     published: Mapping[str, int] | None = None
+    photos: ClassVar[bool] = True
 
     def read(self, root: Path) -> PairTable:
         """Reads the pairs and the catalogue. Raises InputError: files missing or malformed."""

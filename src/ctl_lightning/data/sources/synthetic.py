@@ -84,6 +84,7 @@ class SyntheticLooks(Source):
         if not 0.5 < self.loyalty < 1:
             raise ValueError(f"loyalty must lie between 0.5 (no rule at all) and 1, not {self.loyalty}")
 
+    photos = False
     _files = ShopTheLook(pairs_file="fashion.json", categories_file="fashion-cat.json")
 
     def _folder(self, root: Path) -> Path:

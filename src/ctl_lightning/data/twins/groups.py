@@ -1,0 +1,157 @@
+"""Which scenes and products of a data set are one photo: looked for once, kept in the cache, and grouped."""
+
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ctl_lightning.data.pairs import PairTable
+from ctl_lightning.data.sources.source import Source
+from ctl_lightning.data.twins.search import same_photos
+from ctl_lightning.data.twins.thumbnails import fingerprint, forget, thumbnails
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.runtime.files import write_text
+from ctl_lightning.runtime.large_files import make_once
+from ctl_lightning.runtime.reading import read_json
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Goes up when equal pictures would be grouped otherwise, so that what old versions found is not taken for new."""
+
+
+class Photo(NamedTuple):
+    """One photo that is there more than once: ids of the scenes and of the products that show it, in order."""
+
+    scenes: tuple[str, ...]
+    products: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Twins:
+    """The photos of a data set that are there under several ids.
+
+    Attributes:
+        photos: the photos, each with at least two ids.
+        catalogue: product -> category.
+    """
+
+    photos: Sequence[Photo]
+    catalogue: Mapping[str, str]
+
+    @cached_property
+    def group_of(self) -> dict[str, str]:
+        """Scene -> the smallest id of its photo, for scenes that have a twin."""
+        return {scene: photo.scenes[0] for photo in self.photos if len(photo.scenes) > 1 for scene in photo.scenes}
+
+    @cached_property
+    def product_groups(self) -> list[tuple[str, ...]]:
+        """Products of one category that are one photo, the smallest id first, for photos with at least two of them."""
+        groups = []
+        for photo in self.photos:
+            of_category = defaultdict(list)
+            for product in photo.products:
+                of_category[self.catalogue[product]].append(product)
+            groups += [tuple(own) for own in of_category.values() if len(own) > 1]
+        return groups
+
+    @cached_property
+    def product_of(self) -> dict[str, str]:
+        """Product -> the product of its category that stands for it, for those that another one stands for."""
+        return {product: first for first, *others in self.product_groups for product in others}
+
+    @cached_property
+    def own_photos(self) -> frozenset[str]:
+        """Scenes that are the photo of a product."""
+        return frozenset(scene for photo in self.photos if photo.products for scene in photo.scenes)
+
+    def plain(self) -> dict[str, list[list[str]]]:
+        """The groups of ids, for a published split."""
+        return {
+            "scenes": [list(photo.scenes) for photo in self.photos if len(photo.scenes) > 1],
+            "products": [list(group) for group in self.product_groups],
+            "scenes_that_are_products": [
+                list(photo.scenes) for photo in self.photos if photo.scenes and photo.products
+            ],
+        }
+
+    def counts(self) -> dict[str, Any]:
+        """Numbers of groups and of what is in them, as plain values for results.json and summary.json."""
+        sizes = Counter(len(photo.scenes) for photo in self.photos if len(photo.scenes) > 1)
+        return {
+            "scene_groups": sizes.total(),
+            "scenes_in_groups": len(self.group_of),
+            "sizes": {str(size): sizes[size] for size in sorted(sizes)},
+            "product_groups": len(self.product_groups),
+            "products_in_groups": sum(map(len, self.product_groups)),
+            "scenes_that_are_products": len(self.own_photos),
+        }
+
+    def __str__(self) -> str:
+        counts = self.counts()
+        return (
+            f"twins: {counts['scene_groups']:,} photos are {counts['scenes_in_groups']:,} scenes, {counts['product_groups']:,} are "
+            f"{counts['products_in_groups']:,} products, {counts['scenes_that_are_products']:,} scenes are a product's photo"
+        )
+
+
+def find_twins(source: Source, root: Path, table: PairTable, cache_dir: Path) -> Twins:
+    """Finds the scenes and products of a table that are one photo; looks at the pictures only if the cache does not know.
+
+    Of several processes one looks, and the others wait; a stopped one goes on from where it was.
+
+    Args:
+        source: format of the data.
+        root: folder of the data.
+        table: pairs and catalogue.
+        cache_dir: folder in which what was found is kept.
+
+    Raises:
+        InputError: what the cache has is not readable; it says what to delete.
+    """
+    scenes, products = sorted({pair.scene for pair in table.pairs}), sorted(table.catalogue)
+    keys = [*(f"scene {scene}" for scene in scenes), *(f"product {product}" for product in products)]
+    paths = [source.image_path(root, image) for image in (*scenes, *products)]
+    path = cache_dir / "twins" / f"{fingerprint(keys, paths)}.{FORMAT}.json"
+    make_once(path, lambda: _look(path, paths))
+    try:
+        groups: list[list[int]] = read_json(path)["groups"]
+        photos = []
+        for group in groups:
+            own = [index for index in group if index < len(scenes)]
+            others = [index - len(scenes) for index in group if index >= len(scenes)]
+            photos.append(Photo(tuple(scenes[index] for index in own), tuple(products[index] for index in others)))
+    except (OSError, InputError, KeyError, TypeError, IndexError) as error:
+        raise InputError(f"{path}: not readable ({error}); delete it: it is made anew") from None
+    return Twins(photos, table.catalogue)
+
+
+def _look(path: Path, paths: Sequence[Path]) -> None:
+    log.info("looking for twins among %d pictures, once", len(paths))
+    folder = path.with_suffix(".thumbnails")
+    pairs = same_photos(thumbnails(paths, folder))
+    write_text(path, json.dumps({"groups": connected(pairs.tolist())}) + "\n")
+    forget(folder)
+
+
+def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Groups of numbers that pairs connect, each in ascending order, by their first number."""
+    parent: dict[int, int] = {}
+
+    def top(number: int) -> int:
+        while (above := parent.setdefault(number, number)) != number:
+            parent[number] = parent[above] = parent.setdefault(above, above)
+            number = above
+        return number
+
+    for first, second in pairs:
+        one, other = sorted((top(first), top(second)))
+        parent[other] = one
+    groups = defaultdict(list)
+    for number in sorted(parent):
+        groups[top(number)].append(number)
+    return sorted(groups.values())
