@@ -1,6 +1,7 @@
 """The program `paper` with folds: every pair is tested once, what is finished is not run again, and a row says what failed."""
 
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -188,4 +189,7 @@ def test_every_pair_of_synthetic_looks_is_tested_once_by_trainings_on_one_cache_
         with (tmp_path / "run/synthetic/narrow/seed0" / f"fold{fold}" / "pairs.csv").open(newline="") as lines:
             tested.append({(line["scene"], line["bbox"], line["product"]) for line in csv.DictReader(lines)})
     assert not tested[0] & tested[1]
+    split = json.loads((tmp_path / "run/synthetic/narrow/seed0/fold1/split.json").read_text())["split_of_scene"]
+    assert {scene for scene, _, _ in tested[0] | tested[1]} == {*split}
+    assert {scene for scene, _, _ in tested[1]} == {scene for scene, own in split.items() if own == "test"}
     assert len({*(tmp_path / "cache" / "features").glob("*.npy")}) == 1
