@@ -184,6 +184,10 @@ def test_rows_are_means_over_seeds_and_differences_are_pair_by_pair(tmp_path: Pa
     assert "has other test pairs than" in mixed.why_not[0]
     assert read_row("none", [], [], []).why_not == ("no run of it is finished",)
     assert "| `imagenet` | 1 (2 failed: boom) |" in table
+    parts = markdown_table("p", [hybrid, imagenet, other], ["imagenet", "global", "hybrid"]).split("\n\n")
+    assert [part.splitlines()[0][:17] for part in parts[1:3]] == ["| minus `imagenet", "| minus `hybrid`,"]
+    assert parts[1].splitlines()[2].startswith("| `hybrid` | +0.200 [")
+    assert parts[1].splitlines()[3] == "| `other` | other pairs | other pairs | other pairs | other pairs |"
 
 
 def test_docs_keep_what_is_of_other_protocols_and_need_their_marks(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The program `paper` with folds: every pair is tested once, what is finished is not run again, and a row says what failed."""
 
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -97,7 +98,7 @@ def test_pairs_of_all_folds_are_one_row_and_finished_folds_are_not_run_again(
     table = (tmp_path / "table.md").read_text()
     assert "| `hybrid` | 2 x 4 folds | 0.575 [" in table
     assert "| `hybrid` | +0.200 [0.200, 0.200], 0.002 | +0.200 [" in table
-    assert "| method | AUC minus that of `global` [95 %], p |" in table
+    assert "| minus `global`, pair by pair: [95 %], p | AUC | matched unseen | lift | lift_geometry |" in table
     assert "| best possible (oracle) |  | 0.900 |" in table
     (head,) = [line for line in table.splitlines() if "hubs: share" in line]
     (rest,) = [line for line in table[table.index(head) :].splitlines() if line.startswith("| `hybrid`")]
@@ -188,4 +189,7 @@ def test_every_pair_of_synthetic_looks_is_tested_once_by_trainings_on_one_cache_
         with (tmp_path / "run/synthetic/narrow/seed0" / f"fold{fold}" / "pairs.csv").open(newline="") as lines:
             tested.append({(line["scene"], line["bbox"], line["product"]) for line in csv.DictReader(lines)})
     assert not tested[0] & tested[1]
+    split = json.loads((tmp_path / "run/synthetic/narrow/seed0/fold1/split.json").read_text())["split_of_scene"]
+    assert {scene for scene, _, _ in tested[0] | tested[1]} == {*split}
+    assert {scene for scene, _, _ in tested[1]} == {scene for scene, own in split.items() if own == "test"}
     assert len({*(tmp_path / "cache" / "features").glob("*.npy")}) == 1

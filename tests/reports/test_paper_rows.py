@@ -1,15 +1,18 @@
 """Rows of the paper's table whose pairs come from folds: against one file that has them all, and against slow loops."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from factories import write_ranked
+from factories import MakeData, write_ranked
 
+from ctl_lightning.metrics.pair_metrics import score_pairs
 from ctl_lightning.reports.cells import Cell
 from ctl_lightning.reports.paper_rows import METRICS, NEWER, RankedPairs, read_pairs, read_row, read_rows
+from ctl_lightning.reports.run_report import ScoredSplit, write_pairs
 from ctl_lightning.runtime.errors import InputError
 
 FOLDS = 3
@@ -146,3 +149,16 @@ def test_one_folder_is_read_as_it_is(tmp_path: Path) -> None:
     assert isinstance(found, RankedPairs)
     assert [key[2] for key in found.keys] == [pair["product"] for pair in pairs]
     assert found.seen.tolist() == [pair["seen"] == 1 for pair in pairs]
+
+
+def test_pairs_csv_names_the_photo_that_a_scene_is(make_data: MakeData, tmp_path: Path) -> None:
+    data = make_data()
+    task = data.evaluation("test")
+    twin = task.pairs[0].scene
+    scores = score_pairs(task, lambda queries, products: np.zeros((len(queries), len(products))))
+    table = replace(data.table, group_of={twin: "the photo"})
+    write_pairs(tmp_path / "pairs.csv", ScoredSplit(task, None, scores), table)  # type: ignore[arg-type]
+    found = read_pairs([tmp_path])
+    assert found.twins == tuple("the photo" if pair.scene == twin else pair.scene for pair in task.pairs)
+    assert len(set(found.twins)) > 1
+    assert [key[0] for key in found.keys] == [pair.scene for pair in task.pairs]

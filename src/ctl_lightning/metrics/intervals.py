@@ -103,7 +103,7 @@ def as_text(found: Interval) -> str:
     return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
-@lru_cache(maxsize=4)  # a table asks hundreds of times for those of the same scenes, and they take longer than the rest
+@lru_cache(maxsize=8)  # a table asks hundreds of times for those of the same scenes, and they take longer than the rest
 def _draws(count: int, seed: int) -> Integers:
     """How often each of `count` scenes is drawn in each resample, (RESAMPLES, count)."""
     generator = np.random.Generator(np.random.PCG64(seed))

@@ -33,8 +33,8 @@ def markdown_table(
     found = fifths_by(rows, clean_by)
     tables = [
         _ranking(rows),
-        *(_filled(shown, [_differences(row, other) for row in shown]) for other in shown if other.method in compared),
-        _filled(shown, [_rest(protocol, row) for row in shown]),
+        *(_differences(shown, other) for name in compared for other in shown if other.method == name),
+        _filled("method", shown, [_rest(protocol, row) for row in shown]),
         *(
             []
             if found is None
@@ -74,15 +74,15 @@ def _ranked(row: MethodRow) -> dict[str, str]:
     }
 
 
-def _differences(row: MethodRow, other: MethodRow) -> dict[str, str]:
-    return {
-        f"{name} minus that of `{other.method}` [95 %], p": _compared(row, other, metric)
-        for name, metric in DIFFERENCES.items()
-    }
+def _differences(rows: Sequence[MethodRow], other: MethodRow) -> list[Line]:
+    """How much more the rows have than another one, pair by pair; what it has itself is in the table before."""
+    rest = [row for row in rows if row.method != other.method]
+    cells = [{name: _compared(row, other, metric) for name, metric in DIFFERENCES.items()} for row in rest]
+    return _filled(f"minus `{other.method}`, pair by pair: [95 %], p", rest, cells)
 
 
 def _compared(row: MethodRow, other: MethodRow, metric: str) -> str:
-    if other.method == row.method or not {metric} <= row.values.keys() & other.values.keys():
+    if not {metric} <= row.values.keys() & other.values.keys():
         return ""
     found = row.minus(other, metric, "unseen" if metric == "auc_matched" else "all")
     if found is None:
@@ -137,11 +137,11 @@ def _without_empty(columns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]
     return [{head: cells[head] for head in filled} for cells in columns]
 
 
-def _filled(rows: Sequence[MethodRow], columns: Sequence[Mapping[str, str]]) -> list[Line]:
-    """A table without its empty columns; its head is "method" alone if nothing is left."""
+def _filled(head: str, rows: Sequence[MethodRow], columns: Sequence[Mapping[str, str]]) -> list[Line]:
+    """A table without its empty columns; `head`, that of the methods' names, is alone if nothing is left."""
     found = _without_empty(columns)
     lines = [[f"`{row.method}`", *cells.values()] for row, cells in zip(rows, found, strict=True)]
-    return [["method", *(found[0] if found else [])], *lines]
+    return [[head, *(found[0] if found else [])], *lines]
 
 
 def _markdown(lines: Sequence[Line]) -> str:

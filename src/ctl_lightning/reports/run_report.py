@@ -12,7 +12,7 @@ from ctl_lightning.data.crop import scene_crop
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import placed
-from ctl_lightning.data.pairs import NO_BOX, Box
+from ctl_lightning.data.pairs import NO_BOX, Box, PairTable
 from ctl_lightning.data.sources.drawing import SCENE_SIZE
 from ctl_lightning.metrics.classification import Classifier, Samples, classifier_results, fit_classifier, samples_of
 from ctl_lightning.metrics.ground_truth import attention_results, truth_results
@@ -128,7 +128,7 @@ class RunReport:
 
     def write(self, folder: Path) -> None:
         """Writes and prints the numbers: pairs.csv, then results.json. A run that has results.json is finished."""
-        write_pairs(folder / "pairs.csv", self.test)
+        write_pairs(folder / "pairs.csv", self.test, self.data.table)
         write_results(folder / "results.json", self.results)
         print_results(self.results, console)
 
@@ -271,13 +271,19 @@ def _thinned(points: Floats) -> Floats:
     return points[:, np.unique(np.linspace(0, count - 1, min(count, 200)).round().astype(int))]
 
 
-def write_pairs(path: Path, test: ScoredSplit) -> None:
-    """Writes pairs.csv: one row per test pair, what it is and how it was ranked; for your own tests, and for `paper`."""
+def write_pairs(path: Path, test: ScoredSplit, table: PairTable) -> None:
+    """Writes pairs.csv: one row per test pair, what it is and how it was ranked; for your own tests, and for `paper`.
+
+    Args:
+        path: file to write.
+        test: ranked test split.
+        table: table of all pairs; it knows which scenes are one photo. Their group is what is resampled.
+    """
     values = metric_values(test.scores) | {"distance": test.scores.positive, "distance_negative": test.scores.negative}
-    rows: list[list[object]] = [["scene", "bbox", "product", "category", "seen", *values]]
+    rows: list[list[object]] = [["scene", "bbox", "product", "category", "seen", "group", *values]]
     for number, pair in enumerate(test.task.pairs):
         box = ",".join(map(str, pair.box))
-        row = [pair.scene, box, pair.product, pair.category, int(test.task.seen[number])]
+        row = [pair.scene, box, pair.product, pair.category, int(test.task.seen[number]), table.group(pair.scene)]
         rows.append([*row, *(repr(float(value[number])) for value in values.values())])
     write_text(path, csv_text(rows))
 
