@@ -49,6 +49,9 @@ SOURCES = {
 }
 """Class that a checkpoint of format 1 names as its data source -> name of that source today. No class is imported."""
 
+LATER_OPTIONS = {"attention_temperature": 1.0, "learn_temperature": False}
+"""Option of a method that came after its first checkpoints -> what was so before there was a choice."""
+
 LAST = Path("checkpoints/last.ckpt")
 """Path of the last checkpoint within a run directory."""
 
@@ -158,9 +161,14 @@ def _named_as_in_2(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 def _completed(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint with the options that came later, at what they were before there was a choice."""
-    config = checkpoint.get("config")
+    options, config = checkpoint["hyper_parameters"], checkpoint.get("config")
+    own = own_options(METHODS[options["method"]]) if options["method"] in METHODS else {}
+    later = {name: value for name, value in LATER_OPTIONS.items() if name in own}
+    checkpoint = checkpoint | {"hyper_parameters": later | options}
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         return checkpoint
+    if isinstance(config.get("model"), dict):
+        config = config | {"model": later | config["model"]}
     return checkpoint | {"config": config | {"data": {"interpolation": "bilinear"} | config["data"]}}
 
 
