@@ -369,7 +369,8 @@ def test_a_learned_temperature_starts_where_it_is_told_and_its_gradient_is_that_
 
 def test_a_temperature_of_one_is_the_papers_network_to_the_last_bit() -> None:
     found = []
-    for options in ({}, {"attention_temperature": 1.0}, {"attention_temperature": 1.0, "learn_temperature": True}):
+    cases: list[dict[str, Any]] = [{}, {"attention_temperature": 1.0}, {"learn_temperature": True}]
+    for options in cases:
         torch.manual_seed(0)
         net = network(**options).eval()
         found.append(net.embed_scene(pictures(3), torch.tensor([0, 1, 2])).attention)
