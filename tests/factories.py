@@ -180,6 +180,8 @@ def module(kind: type[CompleteTheLook] = CompleteTheLook, **options: Any) -> Com
         "hidden": 8,
         "dropout": 0.0,
         "attention": "category",
+        "attention_temperature": 1.0,
+        "learn_temperature": False,
         "squared": True,
         "loss": TRIPLET,
         "learning_rate": 0.001,
@@ -189,7 +191,8 @@ def module(kind: type[CompleteTheLook] = CompleteTheLook, **options: Any) -> Com
         "seed": 0,
     }
     method = METHODS[options.get("method", "hybrid")]
-    other = {"dim", "hidden", "dropout", "attention", "squared"} - own_options(method).keys()
+    of_methods = {name for one in METHODS.values() for name in own_options(one)}
+    other = of_methods - own_options(method).keys()
     return kind(**{name: value for name, value in defaults.items() if name not in other} | options)
 
 

@@ -21,6 +21,7 @@ from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.compatibility import Compatibility
 from ctl_lightning.serving.recommender import Recommender
+from ctl_lightning.training.module import CompleteTheLook
 
 LAST_OF_0_1 = "cc2b5368303168a0efebc507718cc14465d37009"
 """The last commit of version 0.1."""
@@ -31,6 +32,9 @@ OPTIONS_OF_ALL = {"dim": 16, "hidden": 16, "dropout": 0.0, "attention": "categor
 RENAMED = {"loss.shift": "shift", "loss.temperature.logarithm": "temperature.logarithm"}
 """Name of a weight today -> in version 0.1."""
 
+LATER = ("attention_temperature", "learn_temperature")
+"""Options that no checkpoint of a time had in which the attention was the paper's alone."""
+
 SOURCE = "ctl_lightning.data.stl.ShopTheLook"
 
 
@@ -40,6 +44,7 @@ def as_0_1_wrote_it(run: Path, folder: Path) -> Path:
     for path in (folder / "checkpoints").glob("*.ckpt"):
         old: dict[str, Any] = copy.deepcopy(torch.load(path, weights_only=True))
         assert old.pop("format") == FORMAT
+        without_later_options(old)
         old["hyper_parameters"] = OPTIONS_OF_ALL | old["hyper_parameters"]
         old["state_dict"] = {RENAMED.get(name, name): value for name, value in old["state_dict"].items()}
         del old["config"]["data"]["interpolation"]
@@ -50,6 +55,14 @@ def as_0_1_wrote_it(run: Path, folder: Path) -> Path:
         old["config"]["model"] |= OPTIONS_OF_ALL | {"_target_": "ctl_lightning.module.CompleteTheLook"}
         torch.save(old, path)
     return folder
+
+
+def without_later_options(old: dict[str, Any]) -> None:
+    """Takes out of a checkpoint what `train` did not write when the attention was the paper's alone."""
+    for options in (old["hyper_parameters"], old["config"]["model"]):
+        for name in LATER:
+            options.pop(name, None)
+    old.pop("train_counts", None)  # last.ckpt has none beside a best one
 
 
 def evaluated(run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -104,12 +117,20 @@ def test_a_run_from_before_photos_had_a_choice_of_filters_is_continued_and_serve
     for path in (old / "checkpoints").glob("*.ckpt"):
         checkpoint = torch.load(path, weights_only=True)
         assert checkpoint["config"]["data"].pop("interpolation") == "bilinear"
+        assert [checkpoint["hyper_parameters"][name] for name in LATER] == [1.0, False]
+        without_later_options(checkpoint)
         torch.save(checkpoint, path)
     assert "interpolation" not in json.loads((served[1] / "catalogue.json").read_text())["identity"]["photos"]
     photo = next((looks / "images").rglob("*.jpg"))
     answers = [Recommender.from_checkpoint(run, served[1]).recommend(photo, "Shoes") for run in (old, served[0])]
     assert answers[0] == answers[1]
+    assert CompleteTheLook.load_from_checkpoint(checkpoint_of(old), weights_only=True).network.logged() == {}
     last = old / "checkpoints" / "last.ckpt"
+    with pytest.raises(InputError, match=r"trained with model.attention_temperature=1.0, this run has 0.5"):
+        train_on(
+            *(looks, cache, tmp_path / "other", f"ckpt_path={last}", "trainer.max_epochs=2"),
+            "model.attention_temperature=0.5",
+        )
     with pytest.raises(InputError, match=r"trained with data.interpolation='bilinear', this run has 'bicubic'"):
         train_on(
             *(looks, cache, tmp_path / "other", f"ckpt_path={last}", "trainer.max_epochs=2"),

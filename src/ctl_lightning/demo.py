@@ -14,6 +14,7 @@ EXAMPLES = 8
 OPTIONS: dict[str, Any] = {
     "examples": str | None,
     "k": int,
+    "popularity": float,
     "host": str,
     "port": int,
     "max_upload": str | int,

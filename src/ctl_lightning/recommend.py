@@ -14,7 +14,13 @@ from ctl_lightning.runtime.program import program
 if TYPE_CHECKING:
     from ctl_lightning.serving.recommender import Look, Recommender
 
-OPTIONS: dict[str, Any] = {"k": int, "device": str, "output": str | None, "category": str | list[str] | None}
+OPTIONS: dict[str, Any] = {
+    "k": int,
+    "popularity": float,
+    "device": str,
+    "output": str | None,
+    "category": str | list[str] | None,
+}
 
 
 @program("recommend")
@@ -74,7 +80,10 @@ def complete_folder(recommender: "Recommender", options: Config, categories: lis
         f"output={output}: another process writes there; wait for it, or choose another",
     ):
         catalogue = Path(options["catalogue"]["dir"]).expanduser()
-        done = DonePhotos(output, recommender, catalogue, [str(scene.absolute()), categories, options["k"], box])
+        made_with: list[object] = [str(scene.absolute()), categories, options["k"], box]
+        if recommender.popularity:  # notes without it are of a version that had none
+            made_with.append(options["popularity"])
+        done = DonePhotos(output, recommender, catalogue, made_with)
         for number, photo in enumerate(photos, start=1):
             path = file_for(photo, output)
             console.print(f"{number} of {len(photos)}: {photo}")
@@ -122,6 +131,7 @@ def tell(look: "Look") -> None:
             "distance",
             *(parts if len(parts) > 1 else []),
             "probability",
+            *(["bonus"] if look.popularity else []),
             title=answer.category,
             title_justify="left",
         )
@@ -132,6 +142,7 @@ def tell(look: "Look") -> None:
                 f"{one.distance:.4f}",
                 *([f"{one.parts[part]:.4f}" for part in parts] if len(parts) > 1 else []),
                 "" if one.probability is None else f"{one.probability:.3f}",
+                *([f"{one.bonus:.4f}"] if look.popularity else []),
             )
         console.print(table)
 

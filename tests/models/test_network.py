@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -335,3 +336,58 @@ def test_every_parameter_of_every_method_learns() -> None:
         )
         (positive - negative).sum().backward()  # type: ignore[no-untyped-call]
         assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("method", ["hybrid", "local"])
+def test_a_learned_temperature_starts_where_it_is_told_and_its_gradient_is_that_of_the_loss(
+    method: DistanceName,
+) -> None:
+    batch = (pictures(4), pictures(4, 1), pictures(4, 2), torch.tensor([0, 1, 2, 0]))
+
+    def made(temperature: float, learned: bool) -> StyleNetwork:
+        torch.manual_seed(0)
+        net = network(method, attention_temperature=temperature, learn_temperature=learned).double().eval()
+        assert len(net.state_dict()) == len(network(method).state_dict()) + learned  # a fixed one is no weight
+        return net
+
+    def loss(net: StyleNetwork) -> Tensor:
+        positive, negative = triplet_distances(net, *batch)
+        return (positive - negative).sum()
+
+    learned = made(0.3, True)
+    assert float(learned.logged()["attention_temperature"]) == pytest.approx(0.3)
+    assert float(loss(learned).detach()) == pytest.approx(float(loss(made(0.3, False)).detach()), rel=1e-6)
+    loss(learned).backward()  # type: ignore[no-untyped-call]
+    gradient = learned.attention_temperature.logarithm.grad
+    step = 1e-4
+    moved = [float(loss(made(0.3 * math.exp(by), False)).detach()) for by in (step, -step)]
+    assert gradient is not None
+    assert float(gradient) != 0
+    assert float(gradient) == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=1e-3)
+    assert made(0.3, False).logged() == {}
+
+
+def test_a_temperature_of_one_is_the_papers_network_to_the_last_bit() -> None:
+    found = []
+    cases: list[dict[str, Any]] = [{}, {"attention_temperature": 1.0}, {"learn_temperature": True}]
+    for options in cases:
+        torch.manual_seed(0)
+        net = network(**options).eval()
+        found.append(net.embed_scene(pictures(3), torch.tensor([0, 1, 2])).attention)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"attention_temperature": 0.0}, "attention_temperature must be positive"),
+        ({"attention_temperature": 0.001, "learn_temperature": True}, r"must start at 0\.01 at least"),
+        ({"attention": "uniform", "learn_temperature": True}, "model.attention=category"),
+        ({"attention": "uniform", "attention_temperature": 0.5}, "model.attention=category"),
+        ({"method": "global", "attention_temperature": 0.5}, "model.attention=category"),
+    ],
+)
+def test_a_temperature_that_cannot_be_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        network(**options)

@@ -189,6 +189,8 @@ HOSTILE: dict[str, tuple[BROKEN, str]] = {
     "data that are no options": (changed(*DATA, to="x"), "config.data is 'x'"),
     "pictures without end": (changed(*DATA, "stored_size", to=10**6), r"data.stored_size is 1000000; expected"),
     "pictures of no size": (changed(*DATA, "image_size", to="32"), "data.image_size is '32'"),
+    "training pairs of texts": (changed("train_counts", to={"p1": "many"}), "train_counts is"),
+    "training pairs below 1": (changed("train_counts", to={"p1": -1}), "train_counts has a number below 1"),
     "a classifier of texts": (changed("classifier", "slope", to="x"), "classifier is"),
     "hashes that are no texts": (changed("TripletDataModule", "pairs", to=[1]), "TripletDataModule.pairs is"),
 }

@@ -223,7 +223,9 @@ def test_vectors_have_unit_length_and_fill_few_dimensions_or_all() -> None:
     assert dimensions["learned"] < 40 < 110 < dimensions["random"]
 
 
-@pytest.mark.parametrize("override", ["model=global", "model.attention=uniform", "model.squared=false"])
+@pytest.mark.parametrize(
+    "override", ["model=global", "model.attention=uniform", "model.attention_temperature=0.5", "model.squared=false"]
+)
 def test_steps_of_other_methods_are_not_measured(tmp_path: Path, looks: Path, cache: Path, override: str) -> None:
     with pytest.raises(InputError, match=r"what=step: steps are measured beside a naive way.*another what"):
         run(tmp_path, looks, cache, "what=step", override)

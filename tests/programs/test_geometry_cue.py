@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,11 +25,11 @@ COLOURS = [
 
 
 def looks_with(folder: Path, cue: bool) -> Path:
-    """400 scenes of noise with a box each; the products are of eight colours, one for each place if `cue`."""
+    """1,000 scenes of noise with a box each; the products are of eight colours, one for each place if `cue`."""
     random, category = np.random.default_rng(0), "Apparel & Accessories|Hats"
     products = [(image_id(f"p{n}"), n % 8) for n in range(40)]
-    rows = []
-    for n in range(400):
+    rows: list[dict[str, Any]] = []
+    for n in range(1000):
         left, top = PLACES[n % 8]
         colour = n % 8 if cue else int(random.integers(8))
         product = products[colour + 8 * int(random.integers(5))][0]
@@ -37,7 +38,7 @@ def looks_with(folder: Path, cue: bool) -> Path:
     pictures = {row["scene"]: random.integers(0, 255, (40, 40, 3)) for row in rows}
     pictures |= {product: COLOURS[colour] + random.integers(-20, 20, (40, 40, 3)) for product, colour in products}
     for name, pixels in pictures.items():
-        path = folder / "images" / name[:2] / f"{name}.jpg"  # type: ignore[index]
+        path = folder / "images" / name[:2] / f"{name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path, quality=95)
     (folder / "fashion.json").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -69,6 +69,9 @@ def test_ids_distances_and_numbers_are_those_of_the_run(
     found = [Recommender.from_checkpoint(str(one), catalogue).look(photo) for one in (model, run)]
     assert [answer.products for answer in found[0].answers] == [answer.products for answer in found[1].answers]
     assert evaluated(model, tmp_path / "a", looks, cache) == evaluated(run, tmp_path / "b", looks, cache)
+    popular = [Recommender.from_checkpoint(str(one), catalogue, popularity=0.3).look(photo) for one in (model, run)]
+    assert [answer.products for answer in popular[0].answers] == [answer.products for answer in popular[1].answers]
+    assert any(one.bonus for answer in popular[0].answers for one in answer.products)
 
 
 @pytest.mark.parametrize("method", ["ibr", "popularity"])

@@ -1,6 +1,8 @@
 """Whole runs of the program, small ones; in this process where that is enough."""
 
+import csv
 import json
+import math
 import os
 import shlex
 import signal
@@ -179,6 +181,17 @@ def test_options_reach_the_network(compose: Compose, tmp_path: Path) -> None:
     found = results(tmp_path / "run")
     assert found["attention"]["pointing"] == found["attention"]["pointing_uniform"]
     assert not any("key_head" in name for name in weights(tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_temperature_of_the_attention_is_learned_and_logged(compose: Compose, tmp_path: Path) -> None:
+    words = ("model.attention_temperature=0.5", "model.learn_temperature=true", "trainer.log_every_n_steps=1")
+    train(compose(*TINY, *words))
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        found = [float(row["train/attention_temperature"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert found[0] == pytest.approx(0.5)  # it is logged as it was in the step
+    assert found[-1] != found[0]
+    assert math.exp(weights(tmp_path / "run")["network.attention_temperature.logarithm"]) != 0.5
 
 
 def interrupted(tmp_path: Path, *words: str) -> tuple[list[Path], str]:

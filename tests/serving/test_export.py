@@ -1,6 +1,7 @@
 """What is exported says what the network says, with any number of pictures, and runs without this package."""
 
 import json
+import math
 import runpy
 import shutil
 import subprocess
@@ -133,6 +134,19 @@ def test_every_method_with_a_catalogue_is_exported(tmp_path: Path, method: str, 
     encoder = Encoder(untrained(tmp_path, method, {}, {"frozen": frozen}))
     export(encoder, tmp_path / "exported", onnx)
     assert_equal_to_the_network(encoder, tmp_path / "exported", onnx)
+
+
+def test_a_learned_temperature_is_exported_and_never_below_its_floor(tmp_path: Path) -> None:
+    options = {"attention_temperature": 0.3, "learn_temperature": True}
+    path = untrained(tmp_path, "hybrid", options, {})
+    checkpoint = torch.load(path, weights_only=True)
+    for logarithm in (math.log(0.3), -20.0):  # the optimiser's last step can leave it below
+        checkpoint["state_dict"]["network.attention_temperature.logarithm"].fill_(logarithm)
+        torch.save(checkpoint, path)
+        encoder = Encoder(path)
+        assert float(encoder.network.logged()["attention_temperature"]) == pytest.approx(max(0.01, math.exp(logarithm)))
+        export(encoder, tmp_path / "exported", onnx=True)
+        assert_equal_to_the_network(encoder, tmp_path / "exported", onnx=True)
 
 
 def test_onnx_files_say_what_a_trained_network_says(frozen: tuple[Path, Path, Path]) -> None:

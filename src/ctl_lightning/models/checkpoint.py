@@ -58,6 +58,9 @@ DATA_BEFORE = {
 LOSSES_BEFORE = {"info_nce": {"box_weight": 0.5}}
 """Loss -> such options of it."""
 
+METHODS_BEFORE = {"attention_temperature": 1.0, "learn_temperature": False}
+"""Such options of methods."""
+
 LAST = Path("checkpoints/last.ckpt")
 """Path of the last checkpoint within a run directory."""
 
@@ -167,13 +170,18 @@ def _named_as_in_2(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 def _completed(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint with the options that came later, at what they were before there was a choice."""
-    options = checkpoint["hyper_parameters"]
+    options, config = checkpoint["hyper_parameters"], checkpoint.get("config")
+    own = own_options(METHODS[options["method"]]) if options["method"] in METHODS else {}
+    later: dict[str, Any] = {
+        name: value for name, value in METHODS_BEFORE.items() if name in own and name not in options
+    }
     if isinstance(loss := options.get("loss"), dict) and loss.get("name") in LOSSES_BEFORE:
-        options = options | {"loss": LOSSES_BEFORE[loss["name"]] | loss}
-    checkpoint = checkpoint | {"hyper_parameters": options}
-    config = checkpoint.get("config")
+        later["loss"] = LOSSES_BEFORE[loss["name"]] | loss
+    checkpoint = checkpoint | {"hyper_parameters": options | later}
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         return checkpoint
+    if isinstance(config.get("model"), dict):
+        config = config | {"model": config["model"] | later}
     return checkpoint | {"config": config | {"data": DATA_BEFORE | config["data"]}}
 
 

@@ -17,6 +17,8 @@ class LocalOnly(StyleNetwork):
         dropout: dropout rate in the heads.
         attention: "category", guided by the category as in the paper, or "uniform" (the ablation).
         squared: whether distances are squared Euclidean, as in the paper's equations, or plain Euclidean.
+        attention_temperature: temperature of the attention, or its initial value if it is learned; 1 is the paper's.
+        learn_temperature: whether the temperature of the attention is learned.
     """
 
     def __init__(
@@ -29,5 +31,18 @@ class LocalOnly(StyleNetwork):
         dropout: float,
         attention: Attention,
         squared: bool,
+        attention_temperature: float = 1.0,
+        learn_temperature: bool = False,
     ) -> None:
-        super().__init__(backbone, categories, "local", dim, hidden, dropout, attention, squared)
+        super().__init__(
+            backbone,
+            categories,
+            "local",
+            dim,
+            hidden,
+            dropout,
+            attention,
+            squared,
+            attention_temperature,
+            learn_temperature,
+        )

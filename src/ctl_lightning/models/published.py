@@ -28,10 +28,11 @@ CONTENT: dict[str, type | tuple[type, ...]] = {
     "TripletDataModule": dict,
     "classifier": dict,
     "train_seconds": (int, float),
+    "train_counts": dict,
 }
-"""The parts of a checkpoint that config.json has, and of which type; the last two may be missing."""
+"""The parts of a checkpoint that config.json has, and of which type; the last three may be missing."""
 
-MAY_BE_MISSING = ("classifier", "train_seconds")
+MAY_BE_MISSING = ("classifier", "train_seconds", "train_counts")
 
 DATA_PLACES = ("root", "cache_dir", "chunks_dir", "split_file", "triplets_file")
 """Options of the data that are paths, from the working directory."""
@@ -148,9 +149,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     for name, values, kinds in (
         ("classifier", found.get("classifier") or {}, (int, float)),
         ("TripletDataModule.pairs", found["TripletDataModule"].get("pairs"), str),
+        ("train_counts", found.get("train_counts") or {}, int),
     ):
         if not (isinstance(values, dict) and all(_is(value, kinds) for value in values.values())):
             raise InputError(f"{where}: {name} is {shown(values)}; give one that `publish` wrote")
+    if any(count < 1 for count in (found.get("train_counts") or {}).values()):
+        raise InputError(f"{where}: train_counts has a number below 1; give one that `publish` wrote")
     return {name: found[name] for name in CONTENT if found.get(name) is not None}
 
 

@@ -140,6 +140,7 @@ def look_data(name: str, look: Look) -> dict[str, Any]:
         "scene": name,
         "box": look.box,
         "scene_crop": look.crop,
+        "popularity": look.popularity,
         "categories": [
             {
                 "category": answer.category,
@@ -151,6 +152,7 @@ def look_data(name: str, look: Look) -> dict[str, Any]:
                         "distance": one.distance,
                         **{f"distance_{part}": value for part, value in one.parts.items()},
                         "probability": one.probability,
+                        "bonus": one.bonus,
                     }
                     for one in answer.products
                 ],
@@ -191,6 +193,8 @@ def _scene_html(look: Look, scene: Pixels) -> str:
         if look.box is not None
         else ""
     )
+    if look.popularity:
+        note += f" Ranked by distance minus {look.popularity:g} · log(1 + training pairs), so what is popular comes first more often."
     return (
         f"<p class='scene'><img alt='the scene' src='{_uri(scene)}'></p>"
         "<p class='note'>A smaller distance goes better with the scene. The percentage is the probability that a product goes with it, in a "

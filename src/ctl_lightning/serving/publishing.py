@@ -130,6 +130,7 @@ def config_of(trained: Trained) -> dict[str, Any]:
         "TripletDataModule": {"pairs": checkpoint["TripletDataModule"]["pairs"]},
         "classifier": checkpoint.get("classifier"),
         "train_seconds": checkpoint.get("train_seconds"),
+        "train_counts": checkpoint.get("train_counts"),
     }
 
 

@@ -19,6 +19,7 @@ from ctl_lightning.runtime.errors import InputError, listed
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
 from ctl_lightning.serving.catalogue.files import BackendName, Catalogue, Manifest, check_identity
 from ctl_lightning.serving.catalogue.hnsw import GraphCatalogue
+from ctl_lightning.serving.catalogue.popularity import favouring
 from ctl_lightning.serving.catalogue.qdrant import QdrantCatalogue
 from ctl_lightning.serving.encoder import Encoder, Photo, opened
 
@@ -34,7 +35,7 @@ class Recommended:
     """One recommended product.
 
     Attributes:
-        rank: rank in its category; 1 is the nearest.
+        rank: rank in its category by `distance` minus `bonus`; 1 is the best.
         product: id of the product.
         image: file of its catalogue photo.
         distance: distance to the scene; the smaller, the better it completes the scene.
@@ -42,6 +43,7 @@ class Recommended:
             one it has.
         probability: probability that it goes with the scene, if one product in two does; None: the checkpoint has no
             classifier.
+        bonus: what its popularity takes off its distance for the rank; 0 unless the recommender counts popularity.
     """
 
     rank: int
@@ -50,6 +52,7 @@ class Recommended:
     distance: float
     parts: Mapping[str, float]
     probability: float | None
+    bonus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Answer:
 
     Attributes:
         category: name of the category.
-        products: recommended products, the nearest first.
+        products: recommended products, the best first.
         attention: weights a_i of the regions for this category, (grid, grid), rows from top to bottom; None: the method
             has no regions, or gives all of them the same weight.
         candidates: number of products of the category in the catalogue.
@@ -81,6 +84,7 @@ class Look:
         kept: parts of the scene that the network was shown, normalised: the scene crop, or all strips beside the box.
         seen: part of the scene that the attention's regions cover, normalised; it can reach beyond the scene.
         answers: one answer per category.
+        popularity: weight of the popularity in the ranks; 0: it does not count.
     """
 
     photo: Image.Image
@@ -89,6 +93,7 @@ class Look:
     kept: Sequence[Box]
     seen: Box
     answers: Sequence[Answer]
+    popularity: float = 0.0
 
 
 class Recommender:
@@ -102,20 +107,27 @@ class Recommender:
     Args:
         encoder: encoder of the checkpoint.
         catalogue: catalogue with vectors of that checkpoint.
+        popularity: weight w of a rank by distance - w · log(1 + training pairs of the product); 0: by distance alone.
 
     Raises:
-        InputError: a method whose distance has no one-query form.
+        InputError: a method whose distance has no one-query form; a popularity that cannot be counted, as in `favouring`.
     """
 
-    def __init__(self, encoder: Encoder, catalogue: Catalogue) -> None:
+    def __init__(self, encoder: Encoder, catalogue: Catalogue, popularity: float = 0.0) -> None:
         self._network = require_query(encoder)
         self.encoder = encoder
-        self.catalogue = catalogue
+        self.catalogue = favouring(catalogue, popularity, encoder.trained)
+        self.popularity = popularity
         self.classifier: Classifier | None = encoder.trained.classifier
 
     @classmethod
     def from_checkpoint(
-        cls, ckpt_path: Path | str, catalogue: Path | str, device: str = "cpu", url: str | None = None
+        cls,
+        ckpt_path: Path | str,
+        catalogue: Path | str,
+        device: str = "cpu",
+        url: str | None = None,
+        popularity: float = 0.0,
     ) -> "Recommender":
         """Opens a checkpoint and a catalogue.
 
@@ -124,21 +136,25 @@ class Recommender:
             catalogue: folder of the catalogue.
             device: torch device, such as "cuda:0".
             url: address of the Qdrant server, if it has moved since the catalogue was made.
+            popularity: weight of the popularity in the ranks; see `Recommender`.
 
         Raises:
-            InputError: unreadable checkpoint or catalogue; a catalogue of another checkpoint.
+            InputError: unreadable checkpoint or catalogue; a catalogue of another checkpoint; a popularity that cannot be
+                counted.
         """
         folder = Path(catalogue).expanduser()
         encoder = Encoder(Path(ckpt_path).expanduser(), device)
         require_query(encoder)
-        return cls(encoder, open_catalogue(folder, encoder, url))
+        return cls(encoder, open_catalogue(folder, encoder, url), popularity)
 
     @classmethod
     def of(cls, options: Config) -> "Recommender":
-        """Opens what the options `ckpt_path`, `catalogue` and `device` of a program name. Raises InputError."""
+        """Opens what the options `ckpt_path`, `catalogue`, `device` and `popularity` of a program name. Raises InputError."""
         where = options["catalogue"]
         check_options(where, {"dir": str, "url": str | None}, "catalogue.")
-        return cls.from_checkpoint(str(options["ckpt_path"]), where["dir"], options["device"], where["url"])
+        return cls.from_checkpoint(
+            str(options["ckpt_path"]), where["dir"], options["device"], where["url"], options["popularity"]
+        )
 
     @property
     def categories(self) -> list[str]:
@@ -183,7 +199,8 @@ class Recommender:
             )
             for row, name in enumerate(names)
         ]
-        return Look(picture, box, crop, self.encoder.kept(box), self.encoder.seen(*picture.size, crop), answers)
+        seen = self.encoder.seen(*picture.size, crop)
+        return Look(picture, box, crop, self.encoder.kept(box), seen, answers, self.popularity)
 
     def _with_products(self, name: str) -> str:
         category = self.encoder.category(name)
@@ -204,6 +221,7 @@ class Recommender:
                 hit.distance,
                 {name: float(part[rank - 1]) for name, part in parts.items()},
                 chance,
+                hit.bonus,
             )
             for rank, (hit, chance) in enumerate(zip(hits, chances, strict=True), start=1)
         ]

@@ -28,6 +28,7 @@ class Trained:
         seed: random seed of the run.
         precision: numeric precision of the training, such as "bf16-mixed".
         classifier: threshold and probability that the run chose on the validation split; None: it chose none.
+        train_counts: product id -> number of training pairs that it is in, more than 0; None: the checkpoint is older than that.
 
     Raises:
         InputError: missing, unreadable, foreign, or of a revision that wrote less.
@@ -46,6 +47,7 @@ class Trained:
             self._split_file: str | None = self.config["data"]["split_file"]
             found = self.checkpoint.get("classifier")
             self.classifier = Classifier(**found) if found else None
+            self.train_counts: dict[str, int] | None = self.checkpoint.get("train_counts")
         except (KeyError, TypeError):
             raise InputError(
                 f"ckpt_path={path}: it does not say how it was trained; give one that this revision's `train` wrote"

@@ -154,7 +154,8 @@ class CompleteTheLook(LightningModule):
             found = observations(*self._distances, self.loss.hinge)
             share = mean_factor(self, self._distances[2].sum(dtype=loss.dtype))
             self.log_dict({f"train/{name}": share * value for name, value in found.items()}, sync_dist=True)
-        self.log_dict({f"train/{name}": value for name, value in self.loss.logged().items()})
+        learned = self.loss.logged() | self.network.logged()
+        self.log_dict({f"train/{name}": value for name, value in learned.items()})
 
     def triplet_loss(self, batch: Triplet) -> Tensor:
         """The loss of triplets with sampled negatives."""

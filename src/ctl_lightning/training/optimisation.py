@@ -15,16 +15,17 @@ def adam_with_schedule(
     """Adam on all that is learned, and the factor on its learning rate, to be applied step by step.
 
     Args:
-        network: its parameters that require gradients are learned.
+        network: its parameters that require gradients are learned; scalars, such as a temperature, without weight decay.
         loss: its parameters are learned without weight decay.
         options: `learning_rate`, `weight_decay`, `warmup_steps` and `schedule`; see `CompleteTheLook`.
         steps: number of steps of the whole training; infinite if it has no end.
         fused: whether one kernel updates all weights.
     """
-    learned: list[Any] = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    of_loss = list(loss.parameters())
-    if of_loss:
-        learned = [{"params": learned}, {"params": of_loss, "weight_decay": 0.0}]
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    learned: list[Any] = [parameter for parameter in trained if parameter.ndim]
+    scalars = [parameter for parameter in trained if not parameter.ndim]
+    if undecayed := scalars + list(loss.parameters()):
+        learned = [{"params": learned}, {"params": undecayed, "weight_decay": 0.0}]
     optimiser = Adam(learned, options["learning_rate"], weight_decay=options["weight_decay"], fused=fused)
     warmup = options["warmup_steps"]
 

@@ -48,6 +48,24 @@ def test_attention_follows_the_category_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize("temperature", [0.05, 0.5, 3.0])
+def test_attention_with_a_temperature_is_a_softmax_of_distances_over_it_by_a_slow_loop(temperature: float) -> None:
+    for given in (temperature, torch.tensor(temperature, dtype=torch.float64)):
+        weights = attention_weights(KEYS, CATEGORY, given)
+        for b in range(B):
+            powers = [np.exp(-slow(KEYS[b, i], CATEGORY[b], True) / temperature) for i in range(R)]
+            np.testing.assert_allclose(weights[b].numpy(), np.array(powers) / sum(powers))
+    sharper, flatter = (attention_weights(KEYS, CATEGORY, temperature * by).amax(1) for by in (0.5, 2))
+    assert (sharper > flatter).all()
+
+
+def test_a_temperature_of_one_is_the_papers_to_the_last_bit() -> None:
+    keys, category = KEYS.float(), CATEGORY.float()
+    paper = torch.softmax(2 * torch.einsum("brd,bd->br", keys, category), dim=1)
+    assert torch.equal(attention_weights(keys, category), paper)
+    assert torch.equal(attention_weights(keys, category, torch.tensor(0.0).exp()), paper)
+
+
 @pytest.mark.parametrize("squared", [True, False])
 def test_distances_are_the_papers_equations_by_a_slow_loop(squared: bool) -> None:
     for b in range(B):

@@ -9,13 +9,12 @@ from factories import MARGIN, Batch, slow_loss
 from torch import Tensor
 
 from ctl_lightning.models.components.losses import (
-    LOWEST_TEMPERATURE,
     InBatchHingeLoss,
     InfoNCELoss,
     Mining,
-    Temperature,
     in_batch_negatives,
 )
+from ctl_lightning.models.components.temperature import LOWEST_TEMPERATURE, Temperature
 
 TAU = 0.3
 VARIANTS = ("all", "semi_hard", "hardest", "info_nce")

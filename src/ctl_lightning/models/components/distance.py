@@ -19,17 +19,20 @@ def pair_distance(a: Tensor, b: Tensor, squared: bool) -> Tensor:
     return square if squared else square.clamp_min(1e-12).sqrt()  # the root has no gradient at 0
 
 
-def attention_weights(keys: Tensor, category: Tensor) -> Tensor:
-    """Category-guided attention, a_i = softmax_i(-|k_i - e_c|²) (equation 4), where |k_i - e_c|² = 2 - 2 k_i·e_c.
+def attention_weights(keys: Tensor, category: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+    """Category-guided attention, a_i = softmax_i(-|k_i - e_c|² / t), where |k_i - e_c|² = 2 - 2 k_i·e_c.
+
+    With t = 1 it is the paper's (equation 4), whose odds are at most e⁴ : 1, as the distances are between 0 and 4.
 
     Args:
         keys: attention keys k, one unit vector per region, (B, R, D).
         category: embedding e_c of each product's category, unit vectors, (B, D).
+        temperature: temperature t, above 0; smaller ones give sharper weights.
 
     Returns:
         Weights over the regions of each scene, (B, R); each row sums to 1.
     """
-    return torch.softmax(2 * torch.einsum("brd,bd->br", keys, category), dim=1)
+    return torch.softmax(2 * torch.einsum("brd,bd->br", keys, category) / temperature, dim=1)
 
 
 def global_distance(scene: Tensor, product: Tensor, squared: bool = True) -> Tensor:

@@ -6,7 +6,6 @@ that it can train.
 Shapes: B queries (a scene crop and a category each), M products.
 """
 
-import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
@@ -15,11 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctl_lightning.models.components.network import require_positive
+from ctl_lightning.models.components.temperature import Temperature
 
 Mining = Literal["all", "semi_hard", "hardest"]
-
-LOWEST_TEMPERATURE = 0.01
-"""Lower limit of a learned temperature, as in CLIP (Radford et al. 2021, section 2.5)."""
 
 
 class Loss(nn.Module, ABC):
@@ -238,25 +235,3 @@ class InfoNCELoss(InBatchLoss):
 
 def _mean_of(values: Tensor, counted: Tensor) -> Tensor:
     return (values * counted).sum() / counted.sum().clamp_min(1)
-
-
-class Temperature(nn.Module):
-    """Temperature τ of InfoNCE: fixed, or learned as its logarithm and never below LOWEST_TEMPERATURE.
-
-    Raises:
-        ValueError: a learned temperature that starts below LOWEST_TEMPERATURE.
-    """
-
-    def __init__(self, initial: float, learned: bool) -> None:
-        super().__init__()
-        if learned and initial < LOWEST_TEMPERATURE:
-            raise ValueError(f"a learned temperature must start at {LOWEST_TEMPERATURE} at least, not at {initial}")
-        self.logarithm = nn.Parameter(torch.tensor(math.log(initial)), requires_grad=learned)
-
-    def forward(self) -> Tensor:
-        """The temperature, a scalar."""
-        if self.logarithm.requires_grad:
-            # The parameter is clamped, not the result: a clamped result has no gradient that leads back.
-            with torch.no_grad():
-                self.logarithm.clamp_(min=math.log(LOWEST_TEMPERATURE))
-        return self.logarithm.exp()

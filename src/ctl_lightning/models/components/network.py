@@ -132,6 +132,10 @@ class Network(nn.Module):
         """Whether the distance is 2 - q·f_p with one q per scene and category, so that a catalogue can be searched."""
         return self.query(without_regions(torch.zeros(0, 1))) is not None
 
+    def logged(self) -> dict[str, Tensor]:
+        """Learned values that are worth watching: name -> scalar."""
+        return {}
+
     def prior(self, train_count: NDArray[Any], category: NDArray[Any]) -> NDArray[Any]:
         """Distances of a method that sees no pictures, the same for every scene, (M,).
 

@@ -27,6 +27,7 @@ from ctl_lightning.models.components.network import (
     require_positive,
     without_regions,
 )
+from ctl_lightning.models.components.temperature import Temperature
 
 Attention = Literal["category", "uniform"]
 """Attention guided by the category as in the paper, or uniform (the ablation)."""
@@ -44,6 +45,8 @@ class StyleNetwork(Network):
         dropout: dropout rate in the heads.
         attention: "category", guided by the category as in the paper, or "uniform" (the ablation).
         squared: whether distances are squared Euclidean, as in the paper's equations, or plain Euclidean.
+        attention_temperature: temperature of the attention, or its initial value if it is learned; 1 is the paper's.
+        learn_temperature: whether the temperature of the attention is learned.
 
     Raises:
         ValueError: an option out of its range.
@@ -61,8 +64,10 @@ class StyleNetwork(Network):
         dropout: float,
         attention: Attention,
         squared: bool,
+        attention_temperature: float = 1.0,
+        learn_temperature: bool = False,
     ) -> None:
-        require_positive(dim=dim, hidden=hidden)
+        require_positive(dim=dim, hidden=hidden, attention_temperature=attention_temperature)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
         super().__init__(backbone)
@@ -77,6 +82,16 @@ class StyleNetwork(Network):
         if self.attends:
             self.key_head = Head(backbone.region_features, hidden, dim, dropout, ("scene",))
             self.category_embedding = CategoryEmbedding(categories, dim)
+        elif learn_temperature or attention_temperature != 1:
+            raise ValueError(
+                "attention_temperature and learn_temperature are of an attention that differs from region to region; give "
+                "model.attention=category, or leave them out"
+            )
+        # A fixed one is no weight: checkpoints and catalogues of the paper's attention stay what they are.
+        self._fixed_temperature = attention_temperature
+        if learn_temperature:
+            self.attention_temperature = Temperature(attention_temperature, learned=True)
+        self._learns_temperature = learn_temperature
 
     def forward(self, scene: Images, products: Sequence[Images], category: Tensor) -> Embedded:
         """See `Network.forward`.
@@ -106,10 +121,17 @@ class StyleNetwork(Network):
         if self.attends:
             keys = self.key_head(regions, "scene")
             with _full_precision(keys):
-                weights = attention_weights(keys, self.category_embedding(category))
+                weights = attention_weights(keys, self.category_embedding(category), self._temperature())
         else:
             weights = regions.new_full(regions.shape[:2], 1 / regions.shape[1])
         return SceneStyle(scene, self.region_head(regions, "scene"), weights)
+
+    def _temperature(self) -> Tensor | float:
+        return self.attention_temperature() if self._learns_temperature else self._fixed_temperature
+
+    def logged(self) -> dict[str, Tensor]:
+        """The temperature of the attention, if it is learned."""
+        return {"attention_temperature": self.attention_temperature().detach()} if self._learns_temperature else {}
 
     def embed_product(self, images: Images) -> Tensor:
         """uint8 products (B, 3, S, S), or features, -> style embeddings f_p (B, D). One backbone pass at most."""

@@ -23,6 +23,9 @@ from ctl_lightning.runtime.reading import read_json
 
 Vectors = NDArray[np.float32]
 
+Bonus = NDArray[np.float64]
+"""What is taken off the distance of each product of a category, for the rank alone, (n,)."""
+
 BackendName = Literal["exact", "faiss", "qdrant"]
 """How a catalogue is searched: with one matrix product, with FAISS graphs, or in Qdrant."""
 
@@ -41,12 +44,14 @@ class Hit(NamedTuple):
         image: file of its catalogue photo.
         vector: its vector f_p, (D,).
         distance: distance between the query and the product.
+        bonus: what is taken off the distance for the rank; see `FavouringCatalogue`.
     """
 
     product: str
     image: Path
     vector: Vectors
     distance: float
+    bonus: float = 0.0
 
 
 class Catalogue(Protocol):
