@@ -117,6 +117,8 @@ class RunReport:
         results["classifier"] = classifier_results(classifier, test.judged, len(validation.task.pairs))
         results["reranking"] = reranking_results(test.task, test.ranking.distances)
         results |= _of_truth(data, test)
+        if data.twins:
+            results["twins"] = data.twins.counts()
         if whole := sum(pair.box == NO_BOX for pair in test.task.pairs):
             results["pairs_without_box"] = whole
         return cls(data, network, test, classifier, results)
