@@ -31,8 +31,8 @@ def prepare(config: DictConfig) -> None:
         InputError: what the user can mend.
     """
     from ctl_lightning.reports.data_summary import data_summary, print_data_summary
-    from ctl_lightning.reports.examples import pair_rows
-    from ctl_lightning.reports.figures.grids import crop_sheet
+    from ctl_lightning.reports.examples import pair_rows, twin_rows
+    from ctl_lightning.reports.figures.grids import crop_sheet, twin_sheet
     from ctl_lightning.runtime.console import console
     from ctl_lightning.runtime.errors import only_warned
     from ctl_lightning.runtime.files import write_text
@@ -53,8 +53,13 @@ def prepare(config: DictConfig) -> None:
     print_data_summary(summary)
     with only_warned(f"{run_dir / 'crops.png'}: not drawn"):
         crop_sheet(run_dir / "crops.png", pair_rows(data))
+    pictures = ["crops.png"]
+    if data.twins and data.twins.photos:
+        with only_warned(f"{run_dir / 'twins.png'}: not drawn"):
+            twin_sheet(run_dir / "twins.png", twin_rows(data, data.twins), len(data.twins.photos))
+        pictures.append("twins.png")
     console.print(f"ready: {data.summary()}")
-    for name in ("summary.json", "split.json", "triplets.jsonl", "crops.png"):
+    for name in ("summary.json", "split.json", "triplets.jsonl", *pictures):
         console.print(f"  {run_dir / name}")
 
 

@@ -22,9 +22,9 @@ def data_summary(data: TripletDataModule, dead: Mapping[str, str]) -> dict[str, 
 
     Returns:
         Plain values with the keys "here", "published", "excluded", "dropped", "dead_images", "store", "used", "splits",
-        "by_category", "crop_area".
+        "by_category", "crop_area", and "twins" where they were looked for.
     """
-    table = data.table  # without the excluded categories
+    table = data.as_read  # without the excluded categories
     pairs = [pair for split in SPLITS for pair in data.pairs[split]]
     areas = [area(scene_crop(pair.box, data.margin)) for pair in pairs]
     return {
@@ -50,6 +50,7 @@ def data_summary(data: TripletDataModule, dead: Mapping[str, str]) -> dict[str, 
         "splits": {split: len(data.pairs[split]) for split in SPLITS},
         "by_category": dict(Counter(pair.category for pair in pairs).most_common()),
         "crop_area": {"median": statistics.median(areas), "smallest": min(areas)},
+        **({"twins": data.twins.counts()} if data.twins else {}),
     }
 
 
@@ -77,3 +78,10 @@ def print_data_summary(summary: Mapping[str, Any]) -> None:
     for name, count in summary["by_category"].items():
         categories.add_row(name, f"{count:,}")
     console.print(categories)
+    if found := summary.get("twins"):
+        sizes = ", ".join(f"{count:,} of {size}" for size, count in found["sizes"].items()) or "none"
+        console.print(
+            f"photos under several ids: {found['scene_groups']:,} of scenes ({found['scenes_in_groups']:,} scenes; groups: {sizes}), "
+            f"{found['product_groups']:,} of products ({found['products_in_groups']:,} products), and "
+            f"{found['scenes_that_are_products']:,} scenes that are a product's photo"
+        )

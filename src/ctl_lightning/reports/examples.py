@@ -13,14 +13,16 @@ from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import open_upright, size_upright
 from ctl_lightning.data.pairs import Box, Pair
+from ctl_lightning.data.twins.groups import Twins
 from ctl_lightning.metrics.classification import Classifier, Samples, bins, precision_recall_curve, roc_curve
 from ctl_lightning.metrics.pair_metrics import Distances, PairScores
 from ctl_lightning.metrics.ranking import Ranking
 from ctl_lightning.models.components.network import Network
 from ctl_lightning.reports.figures.curves import ClassifierCurves
 from ctl_lightning.reports.figures.grids import Cut, Overlay, Retrieval, Shown
+from ctl_lightning.runtime.plotting import Pixels
 
-RETRIEVALS, NEAREST, OVERLAYS, CUTS = 10, 10, 4, 10
+RETRIEVALS, NEAREST, OVERLAYS, CUTS, TWINS = 10, 10, 4, 10, 50
 CONFUSED, EMBEDDED = 500, 1000
 
 ATTENDED, LARGEST = 10, 30
@@ -105,6 +107,21 @@ def pair_rows(data: TripletDataModule) -> list[Cut]:
         scene.thumbnail((400, 400))
         crop, product = data.store[crop_key(pair.scene, pair.box)], data.store[pair.product]
         rows.append(Cut(pair.category, np.asarray(scene), pair.box, scene_crop(pair.box, data.margin), crop, product))
+    return rows
+
+
+def twin_rows(data: TripletDataModule, twins: Twins) -> list[list[tuple[str, Pixels]]]:
+    """At most fifty photos that are there under several ids, spread over all of them: title and picture of two ids each."""
+    every = max(1, -(-len(twins.photos) // TWINS))
+    rows = []
+    for photo in twins.photos[::every]:
+        shown = [*(("scene", scene) for scene in photo.scenes), *(("product", name) for name in photo.products)]
+        row = []
+        for kind, name in (shown[0], shown[-1]):
+            picture = open_upright(data.source.image_path(data.root, name)).convert("RGB")
+            picture.thumbnail((240, 240))
+            row.append((f"{kind} {name[:10]}", np.asarray(picture)))
+        rows.append(row)
     return rows
 
 

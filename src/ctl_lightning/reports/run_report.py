@@ -122,6 +122,8 @@ class RunReport:
             results["look_alikes"] = look_alikes(test.task, test.ranking)
         results["reranking"] = reranking_results(test.task, test.ranking.distances)
         results |= _of_truth(data, test)
+        if data.twins:
+            results["twins"] = data.twins.counts()
         if whole := sum(pair.box == NO_BOX for pair in test.task.pairs):
             results["pairs_without_box"] = whole
         return cls(data, network, test, classifier, results)

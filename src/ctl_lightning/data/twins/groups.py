@@ -9,9 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ctl_lightning.data.pairs import PairTable
 from ctl_lightning.data.sources.source import Source
-from ctl_lightning.data.twins.search import same_photos
+from ctl_lightning.data.twins.details import same_details
+from ctl_lightning.data.twins.search import Pairs, alike
 from ctl_lightning.data.twins.thumbnails import fingerprint, forget, thumbnails
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import write_text
@@ -133,9 +136,19 @@ def find_twins(source: Source, root: Path, table: PairTable, cache_dir: Path) ->
 def _look(path: Path, paths: Sequence[Path]) -> None:
     log.info("looking for twins among %d pictures, once", len(paths))
     folder = path.with_suffix(".thumbnails")
-    pairs = same_photos(thumbnails(paths, folder))
-    write_text(path, json.dumps({"groups": connected(pairs.tolist())}) + "\n")
+    write_text(path, json.dumps({"groups": connected(same_photos(paths, folder).tolist())}) + "\n")
     forget(folder)
+
+
+def same_photos(paths: Sequence[Path], folder: Path) -> Pairs:
+    """All pairs of picture files that are one photo, (P, 2), as indices, the smaller one first.
+
+    Args:
+        paths: picture files; what cannot be read has no twin.
+        folder: folder for what is kept between two tries; see `thumbnails`.
+    """
+    pairs = alike(thumbnails(paths, folder))
+    return np.unique(pairs[same_details(paths, pairs), :2], axis=0)
 
 
 def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:

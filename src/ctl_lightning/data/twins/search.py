@@ -1,5 +1,6 @@
-"""Which thumbnails are one photo: candidates by correlation, exactly, then a check of the aligned pixels."""
+"""Which thumbnails may be one photo: candidates by correlation, exactly, then a check of the aligned pixels."""
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, pad
 
 from ctl_lightning.data.twins.thumbnails import SIDE, VIEWS, Thumbnails, Thumbs
+from ctl_lightning.runtime.progress import progress
 
 COARSE = 8
 """Side of the pictures by which candidates are found, in pixels."""
@@ -46,17 +48,37 @@ PATCHES = 16.0
 Pairs = NDArray[np.int64]
 
 
-def same_photos(found: Thumbnails) -> Pairs:
-    """All pairs of pictures that are one photo, (P, 2), the smaller index first.
+def alike(found: Thumbnails) -> Pairs:
+    """All pairs of thumbnails that may be one photo, (P, 4): first, second, view, and 1 if the second is mirrored.
 
-    A picture may be a re-encoded, resized, slightly cropped, bordered or mirrored copy of the other.
+    A picture may be a re-encoded, resized, slightly cropped, bordered or mirrored copy of the other. Thumbnails show too little to be
+    sure: `details.same_details` has the last word.
     """
-    kept = [np.zeros((0, 2), np.int64)]
-    for pairs in candidates(found):
-        for start in range(0, len(pairs), CHECKED):
-            some = pairs[start : start + CHECKED]
-            kept.append(some[is_one_photo(measured(found, some)), :2])
-    return np.unique(np.concatenate(kept), axis=0)
+    firsts, copies = _without_copies(found)
+    some = Thumbnails(found.pixels[firsts], found.proportion[firsts])
+    kept = [copies]
+    with progress("comparing pictures", VIEWS * 2 * -(-len(firsts) // ROWS)) as shown:
+        for pairs in candidates(some):
+            for start in range(0, len(pairs), CHECKED):
+                part = pairs[start : start + CHECKED]
+                chosen = part[is_alike(measured(some, part))]
+                kept.append(np.column_stack([firsts[chosen[:, :2]], chosen[:, 2:]]))
+            shown.advance()
+    return np.concatenate(kept)
+
+
+def _without_copies(found: Thumbnails) -> tuple[NDArray[np.int64], Pairs]:
+    """Indices of thumbnails without those that are equal to an earlier one, and pairs of the earlier and the equal ones.
+
+    A shop's picture for what has none can be there ten thousand times, which would be fifty million candidates.
+    """
+    first_of: dict[bytes, int] = {}
+    copies = []
+    for index, pixels in enumerate(found.pixels):
+        first = first_of.setdefault(hashlib.sha256(pixels.tobytes()).digest(), index)
+        if first != index and found.proportion[index].any():
+            copies.append((first, index, int(found.proportion[index].argmax()), 0))
+    return np.array(list(first_of.values()), np.int64), np.array(copies, np.int64).reshape(-1, 4)
 
 
 def coarse(pixels: Thumbs, proportion: NDArray[np.float32]) -> Tensor:
@@ -128,8 +150,7 @@ def measured(found: Thumbnails, pairs: Pairs) -> NDArray[np.float32]:
     thumbs = found.pixels[pairs[:, :2].T, pairs[:, 2]]
     first, second = torch.from_numpy(thumbs).float().movedim(4, 2)
     second = torch.where(torch.from_numpy(pairs[:, 3] == 1).view(-1, 1, 1, 1), second.flip(3), second)
-    # Less than the finest detail, which half a pixel of shift changes.
-    first, second = (avg_pool2d(part, 3, 1, 1, count_include_pad=False) for part in (first, second))
+    first, second = smooth(first), smooth(second)
     seen, inside, _ = aligned(first, second)
     weight = inside.float()
     area = weight.sum((2, 3), keepdim=True).clamp(min=1)
@@ -140,6 +161,11 @@ def measured(found: Thumbnails, pairs: Pairs) -> NDArray[np.float32]:
     lengths = [part.square().sum((1, 2, 3)).sqrt().clamp(min=1e-6) for part in centred]
     correlation = (centred[0] * centred[1]).sum((1, 2, 3)) / (lengths[0] * lengths[1])
     return torch.stack([correlation, colour, _worst_patch(first, seen, inside)], dim=1).numpy()
+
+
+def smooth(pictures: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) without their finest detail, which half a pixel of shift changes."""
+    return avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)
 
 
 def _worst_patch(first: Tensor, seen: Tensor, inside: Tensor) -> Tensor:
@@ -155,7 +181,7 @@ def _worst_patch(first: Tensor, seen: Tensor, inside: Tensor) -> Tensor:
     return (torch.stack(moves).amin(0) * whole).amax((1, 2))
 
 
-def is_one_photo(measures: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which of the candidates that were measured are one photo, (C,)."""
+def is_alike(measures: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which of the candidates that were measured may be one photo, (C,)."""
     correlation, colour, patch = measures.T
     return (correlation >= CORRELATION) & (colour <= COLOUR) & (patch <= PATCHES)

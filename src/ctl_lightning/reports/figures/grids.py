@@ -105,6 +105,23 @@ def crop_sheet(path: Path, rows: Sequence[Cut]) -> None:
     sheet.write(path)
 
 
+def twin_sheet(path: Path, rows: Sequence[Sequence[tuple[str, Pixels]]], photos: int) -> None:
+    """Draws the first two pictures of photos that are there under several ids, four photos a row.
+
+    Args:
+        path: PNG file to write.
+        rows: of each photo two pictures (H, W, 3), each with its title.
+        photos: number of such photos in the data, of which some are drawn.
+    """
+    sheet = PhotoSheet(
+        (len(rows) + 3) // 4, 8, 120, f"{len(rows)} of {photos:,} photos that are there under several ids"
+    )
+    for number, row in enumerate(rows):
+        for place, (title, picture) in enumerate(row):
+            sheet.photo(number // 4, 2 * (number % 4) + place, picture, title)
+    sheet.write(path)
+
+
 def retrieval_grid(path: Path, rows: Sequence[Retrieval]) -> None:
     """Draws scene crop | true product | nearest products; green: the true one, blue: another of the scene, grey: a miss."""
     sheet = PhotoSheet(len(rows), 2 + max(len(row.nearest) for row in rows), 118)
