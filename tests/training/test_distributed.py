@@ -167,6 +167,11 @@ def test_synchronised_batch_norm_is_that_of_the_whole_batch() -> None:
             *(3, ("loss=info_nce", "data.same_category=8", "data.eval_batch_size=7", "data.augment=crop")),
             marks=pytest.mark.long,
         ),
+        pytest.param(
+            2,
+            ("+experiment=recipe", "data.same_category=8", "model.members=2", "model.dropout=0.0"),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_processes_train_and_measure_what_one_does_with_the_whole_batch(
