@@ -17,6 +17,7 @@ METRICS = {
     "auc": "how often the product of the scene is nearer than another of its category",
     "auc_matched": "the same against products that are as popular",
     "lift": "AUC gained by looking at the scene, against the same products ranked for another scene",
+    "lift_geometry": "AUC gained against scenes whose boxes have a like place and shape",
     "hit@10": "how often the product is among the ten nearest of its category",
     "mrr": "mean of one over its rank",
 }
@@ -161,7 +162,8 @@ def _results(results: Mapping[str, Any], picture: bool) -> Iterator[str]:
     if results:
         yield "On the test split, with 95 % intervals over scenes; *seen* products are in training pairs, *unseen* ones are not.\n"
         test, groups = results["test"], ("all", "seen", "unseen")
-        rows = [[name, *(as_text(test[group][name]) for group in groups), words] for name, words in METRICS.items()]
+        known = {name: words for name, words in METRICS.items() if name in test["all"]}  # older results have fewer
+        rows = [[name, *(as_text(test[group][name]) for group in groups), words] for name, words in known.items()]
         yield from _table(["metric", *groups, "meaning"], rows)
         yield from _table(
             ["category", "auc", "hit@10"],
