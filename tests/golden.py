@@ -45,6 +45,14 @@ RUNS: dict[str, tuple[str, ...]] = {
     "in_batch_triplet": ("+experiment=global", "loss=in_batch_triplet", "loss.mining=semi_hard", *HEADS),
     "logistic": ("+experiment=local", "loss=logistic", *HEADS),
     "plain": ("+experiment=hybrid", "model.squared=false", "data.negatives=pairs", *HEADS),
+    "recipe": ("+experiment=recipe", "model.dim=16", "model.hidden=16", "data.batch_size=16", "data.same_category=8"),
+    "geometry": (
+        "+experiment=geometry",
+        "model.dim=16",
+        "model.hidden=16",
+        "data.batch_size=16",
+        "data.same_category=8",
+    ),
     "cached": ("+experiment=hybrid", "backbone.frozen=true", "data.augment=none", *HEADS),
 }
 """Every experiment, and what no experiment chooses."""
@@ -58,7 +66,7 @@ CLOCKED = ("train/images_per_second", "train/data_wait")
 LAST_DIGITS = ("classifier.roc_auc", "classifier.average_precision")
 """Numbers that may differ by 1e-12, since torchmetrics adds in another order than scikit-learn and numpy did."""
 
-REMEASURED = ("auc_shuffled", "lift", "auc_geometry", "lift_geometry", "hubs")
+REMEASURED = ("auc_shuffled", "lift", "auc_geometry", "lift_geometry", "hubs", "look_alikes", "group")
 """Metrics that are exact or new since there is `lift_geometry`: they are not compared with a commit that has none."""
 
 RENAMED = {"shift": "loss.shift", "temperature.logarithm": "loss.temperature.logarithm"}

@@ -34,6 +34,7 @@ def evaluate(config: DictConfig) -> None:
     Raises:
         InputError: what the user can mend.
     """
+    from ctl_lightning.data.scene_inputs import CONTROLS
     from ctl_lightning.metrics.look_alikes import look_alikes
     from ctl_lightning.metrics.pair_metrics import compare, summarise
     from ctl_lightning.metrics.ranking import Ranking
@@ -55,7 +56,12 @@ def evaluate(config: DictConfig) -> None:
 
     test, validation = ours.score("test"), ours.score("validation")
     visible = None
-    if options["product_visible"] and ours.module.sees and ours.data.scene in ("crop", "strips"):
+    if options["product_visible"] and ours.data.scene in CONTROLS:
+        log.info(
+            "product_visible: data.scene=%s shows no part of a scene that could be left whole; left out",
+            ours.data.scene,
+        )
+    elif options["product_visible"] and ours.module.sees:
         with ours.data.whole_scenes():
             visible = ours.score("test")
     theirs = other.score("test") if other is not None else None
@@ -129,7 +135,8 @@ def open_checkpoint(option: str, options: Config) -> Opened:
     try:
         trained = Trained(path)
         module = restored(trained.checkpoint, trained.path)
-        data = trained.data(options["data"] | {"cache_dir": options["paths"]["cache_dir"]})
+        unused = {"boxes": False}  # of training alone
+        data = trained.data(options["data"] | {"cache_dir": options["paths"]["cache_dir"]} | unused)
         data.prepare_data()
         data.read_table()
         trained.check_categories(data)

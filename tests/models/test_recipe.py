@@ -48,9 +48,9 @@ def test_the_distance_is_the_mean_of_the_members_and_has_one_query(heads: Any) -
         style, vectors = net.embed_scene(scenes, torch.zeros(2)), net.embed_product(products)
         table = net.distances(style, vectors)
         slow = torch.zeros(2, 4)
-        for scene_head, product_head in zip(net.scene_heads, net.product_heads, strict=True):
-            f_s = scene_head(net.scene_scale(scenes.pooled), "scene")
-            f_p = product_head(net.product_scale(products.pooled), "product")
+        for scene_head, product_head in zip(net.scenes.heads, net.products.heads, strict=True):
+            f_s = scene_head(net.scenes.scale(scenes.pooled), "scene")
+            f_p = product_head(net.products.scale(products.pooled), "product")
             for row in range(2):
                 for column in range(4):
                     slow[row, column] += (f_s[row] - f_p[column]).square().sum() / 3
@@ -64,9 +64,9 @@ def test_the_distance_is_the_mean_of_the_members_and_has_one_query(heads: Any) -
 
 
 def test_heads_are_separate_or_shared() -> None:
-    assert all(s is not p for s, p in zip(recipe(2).scene_heads, recipe(2).product_heads, strict=True))
+    assert all(s is not p for s, p in zip(recipe(2).scenes.heads, recipe(2).products.heads, strict=True))
     shared = recipe(2, "shared")
-    assert all(s is p for s, p in zip(shared.scene_heads, shared.product_heads, strict=True))
+    assert all(s is p for s, p in zip(shared.scenes.heads, shared.products.heads, strict=True))
 
 
 def batch(width: int, box: bool) -> PairBatch:
@@ -101,11 +101,11 @@ def test_the_box_loss_is_that_of_scenes_against_boxes_and_of_boxes_against_produ
     named = {"a": {"10", "11"}, "b": {"12"}, "c": {"13"}, "d": {"13"}}
     net.eval()  # BatchNorm and dropout as written, so that the slow form is the same function
     expected = torch.zeros(())
-    for scene_head, product_head in zip(net.scene_heads, net.product_heads, strict=True):
-        f_s = scene_head(net.scene_scale(pairs.scene[0]), "scene")
-        f_p = product_head(net.product_scale(pairs.product[0]), "product")
+    for scene_head, product_head in zip(net.scenes.heads, net.products.heads, strict=True):
+        f_s = scene_head(net.scenes.scale(pairs.scene[0]), "scene")
+        f_p = product_head(net.products.scale(pairs.product[0]), "product")
         assert pairs.box is not None
-        f_b = product_head(net.product_scale(pairs.box[0]), "product")
+        f_b = product_head(net.products.scale(pairs.box[0]), "product")
 
         def nce(a: Tensor, b: Tensor) -> Tensor:
             distance = torch.stack([torch.stack([(x - y).square().sum() for y in b]) for x in a])
@@ -142,12 +142,12 @@ def test_members_learn_each_from_its_own_loss() -> None:
     def gradient() -> Tensor:
         net.zero_grad()
         made.triplet_loss(given).backward()  # type: ignore[no-untyped-call]
-        found: Tensor = net.scene_heads[0].inner.weight.grad.clone()
+        found: Tensor = net.scenes.heads[0].inner.weight.grad.clone()
         return found
 
     before = gradient()
     with torch.no_grad():
-        net.scene_heads[1].inner.weight.mul_(-3)
+        net.scenes.heads[1].inner.weight.mul_(-3)
     assert torch.equal(gradient(), before)
     assert before.abs().sum() > 0
 

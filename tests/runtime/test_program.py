@@ -71,7 +71,7 @@ def test_choices_names_and_missing_values_are_checked_before_torch_is_imported(
 
 def test_help_names_the_choices_and_what_the_options_mean() -> None:
     said, _ = answer("train", "-h")
-    assert "  +experiment: bpr_dae, global, hybrid" in said
+    assert "  +experiment: bpr_dae, geometry, global, hybrid" in said
     assert "  loss: bpr, contrastive, in_batch_triplet" in said
     assert "seed: 0 # of initial weights" in said
     assert "defaults:" not in said

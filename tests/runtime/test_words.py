@@ -126,6 +126,7 @@ OTHERS = {
         "data.negatives",
         "data.store",
     ),
+    *("data.scene", "data.boxes", "backbone.pooled", "backbone.stage_layers", "model.heads"),
     *("data.twins", "data.folds", "data.fold", "data.train_share"),
     *("data.eval_batch_size", "data.num_workers", "data.source.published", "data.source.name"),
     *("backbone.cache_views", "backbone.learning_rate", "logger", "sweep"),

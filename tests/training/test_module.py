@@ -167,7 +167,10 @@ def test_a_part_of_a_split_is_not_ranked_as_if_it_were_the_whole(make_data: Make
             "loss=contrastive cannot train method=hybrid with model.squared=false; give loss=triplet, in_batch_triplet, info_nce",
         ),
         (
-            {"method": "ibr", "loss": {"name": "info_nce", "temperature": 0.1, "learn_temperature": True}},
+            {
+                "method": "ibr",
+                "loss": {"name": "info_nce", "temperature": 0.1, "learn_temperature": True, "box_weight": 0.5},
+            },
             "loss=info_nce cannot train method=ibr; give loss=triplet, contrastive, logistic, bpr",
         ),
         ({"method": "siamese", "squared": False}, "method=siamese has no option 'squared'; it has: dim"),

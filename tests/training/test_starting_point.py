@@ -19,7 +19,7 @@ from ctl_lightning.training.starting_point import StartingPoint, in_words
 
 OPTIONS = {"backbone": BACKBONE}
 
-LEARNED = {"name": "info_nce", "temperature": 0.1, "learn_temperature": True}
+LEARNED = {"name": "info_nce", "temperature": 0.1, "learn_temperature": True, "box_weight": 0.5}
 
 
 def saved(folder: Path, **options: Any) -> Path:
@@ -115,7 +115,7 @@ def test_heads_of_another_size_are_new_as_a_whole(tmp_path: Path, option: str) -
 
 def test_a_loss_with_other_options_keeps_its_own_state(tmp_path: Path) -> None:
     path = saved(tmp_path, loss=LEARNED)
-    fixed = {"name": "info_nce", "temperature": 0.1, "learn_temperature": False}
+    fixed = LEARNED | {"learn_temperature": False}
     model, fresh, done = started(path, loss=fixed)
     assert_equal(of(model, "loss"), of(fresh, "loss"))
     assert done["new"] == ["loss"]

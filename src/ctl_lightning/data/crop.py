@@ -4,8 +4,13 @@ import math
 
 from ctl_lightning.data.pairs import NO_BOX, Box
 
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+"""All of a scene."""
+
 LEAST = 0.08
-"""Smallest area of a strip, as a share of the scene, and smallest side, as a share of the scene's, that is worth a look."""
+"""Smallest area of a strip, as a share of the scene, and smallest side, as a share of the scene's, that is worth a look.
+
+With another value `data.store.features.FORMAT` must go up: cached features of strips do not name it."""
 
 
 def scene_crop(box: Box, margin: float) -> Box:
@@ -19,7 +24,7 @@ def scene_crop(box: Box, margin: float) -> Box:
         The strip as a box; empty (area 0) if the grown box covers the scene; the whole scene for NO_BOX.
     """
     if box == NO_BOX:
-        return 0.0, 0.0, 1.0, 1.0
+        return WHOLE
     return max(_beside(box, margin), key=area)
 
 

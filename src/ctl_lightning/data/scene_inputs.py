@@ -16,8 +16,11 @@ SceneInput = Literal["crop", "strips", "box", "geometry"]
 their pooled vectors weighted by area; "box": the worn product itself, which is a ceiling and no result; "geometry": numbers
 of the box, without a pixel."""
 
-FEATURES_ONLY: tuple[SceneInput, ...] = ("strips", "box")
+UNSTORED: tuple[SceneInput, ...] = ("strips", "box")
 """Inputs that a frozen backbone's cached features are needed for: no store has their pictures."""
+
+CONTROLS: tuple[SceneInput, ...] = ("box", "geometry")
+"""Inputs that are there to find out what others are worth: nobody is served by them, and all pairs need a box."""
 
 
 class GeometryViews:

@@ -13,11 +13,12 @@ from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import ImageItem
 from ctl_lightning.data.pairs import NO_BOX, Box
 from ctl_lightning.data.prepared import PreparedData
-from ctl_lightning.data.scene_inputs import FEATURES_ONLY, GeometryViews, SceneInput, boxes_by_key, pooled_blocks
+from ctl_lightning.data.scene_inputs import CONTROLS, UNSTORED, GeometryViews, SceneInput, boxes_by_key, pooled_blocks
 from ctl_lightning.data.store.features import FeaturePlan, FeatureType
 from ctl_lightning.data.store.scene_pictures import Cut, ScenePart, Strip
 from ctl_lightning.data.store.views import Augment, PictureViews, Views
 from ctl_lightning.data.triplets import EvaluationImages
+from ctl_lightning.runtime.errors import InputError
 
 
 class ShownData(PreparedData):
@@ -94,6 +95,7 @@ class ShownData(PreparedData):
         Raises:
             InputError: no room on the disk; numbers too large for the type.
         """
+        self._check_boxes()
         cut = Cut(self.margin, self.stored_size, self.image_size, self.aspect, self.interpolation)
         where = self.cache_dir, self.eval_batch_size, self.num_workers, self.seed
         self._cached = CachedInputs(plan, self.pictures.fixed, encode, encode_strips, cut, *where)
@@ -101,15 +103,26 @@ class ShownData(PreparedData):
             key: ScenePart(self.source.image_path(self.root, pair.scene), pair.box) for key, pair in self.stored.items()
         }
         for part in sorted({self.scene, "box"} if self.boxes else {self.scene}):
-            if part in FEATURES_ONLY:
+            if part in UNSTORED:
                 self._cached.add(part, shown)
         return self._cached.squares.path
 
-    def pooled_features(self) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
-        """Cached pooled features in blocks, (B, F) each: of the scenes to train on, and of all products."""
+    def _check_boxes(self) -> None:
+        """Raises InputError: boxes are asked for, and a pair has none."""
+        wanted = "data.boxes=true" if self.boxes else f"data.scene={self.scene}"
+        if (self.boxes or self.scene in CONTROLS) and NO_BOX in self._boxes.values():
+            raise InputError(
+                f"{wanted}: some pairs of {self.root} have no box; give data.boxes=false and data.scene=strips or crop, or boxes to all"
+            )
+
+    def pooled_features(self) -> dict[str, Iterator[Tensor]]:
+        """Cached pooled features in blocks, (B, F) each: "scenes", of those to train on, and "products", of all."""
         scenes = sorted(boxes_by_key(self.pairs["train"]))
         size = self.eval_batch_size
-        return pooled_blocks(self.scene_views, scenes, size), pooled_blocks(self.product_views, self.products, size)
+        return {
+            "scenes": pooled_blocks(self.scene_views, scenes, size),
+            "products": pooled_blocks(self.product_views, self.products, size),
+        }
 
     @contextmanager
     def whole_scenes(self) -> Iterator[None]:

@@ -177,12 +177,22 @@ def _completed(checkpoint: dict[str, Any]) -> dict[str, Any]:
     }
     if isinstance(loss := options.get("loss"), dict) and loss.get("name") in LOSSES_BEFORE:
         later["loss"] = LOSSES_BEFORE[loss["name"]] | loss
+    if isinstance(backbone := options.get("backbone"), dict):
+        later["backbone"] = _backbone_before(backbone)
     checkpoint = checkpoint | {"hyper_parameters": options | later}
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         return checkpoint
     if isinstance(config.get("model"), dict):
         config = config | {"model": config["model"] | later}
+    if isinstance(backbone := config.get("backbone"), dict):
+        config = config | {"backbone": _backbone_before(backbone)}
     return checkpoint | {"config": config | {"data": DATA_BEFORE | config["data"]}}
+
+
+def _backbone_before(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a backbone with those that came later, at what they were before there was a choice."""
+    traced = {} if options.get("library") == "timm" else {"stage_layers": None}
+    return {"pooled": ["final"], **traced, **options}
 
 
 @contextmanager

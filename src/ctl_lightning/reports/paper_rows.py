@@ -133,7 +133,8 @@ def read_row(
         for group in GROUPS
         for metric in metrics
     }
-    visible = [read_json(folder / "results.json")["controls"]["product_visible"] for folder in controls]
+    measured = (read_json(folder / "results.json").get("controls", {}) for folder in controls)
+    visible = [found["product_visible"] for found in measured if found]
     results = tuple(read_json(run / "results.json") for folder in finished for run in fold_folders(folder, folds))
     return MethodRow(
         *(method, tuple(failures), results, keys, tables[0].twins, seen, values, by_seed),

@@ -10,12 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from ctl_lightning.data.category_names import last_part
-from ctl_lightning.data.crop import area, scene_crop, strips, to_pixels
+from ctl_lightning.data.crop import WHOLE, area, scene_crop, strips, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.images import UNNAMED, Pixels, open_upright, placed, reason, to_square, upright
 from ctl_lightning.data.pairs import NO_BOX, Box
 from ctl_lightning.data.pictures.folder import pictures_in
 from ctl_lightning.data.pictures.opening import ENDINGS
+from ctl_lightning.data.scene_inputs import CONTROLS
 from ctl_lightning.data.splits import Split, read_split
 from ctl_lightning.data.store.scene_pictures import Cut, strips_of
 from ctl_lightning.data.store.views import centre
@@ -29,11 +30,6 @@ Photo = Path | str | Image.Image
 """An image file, or a picture that is open already."""
 
 log = logging.getLogger(__name__)
-
-CONTROLS = ("box", "geometry")
-"""What a network can be shown of a scene to find out what others are worth; nobody is served by it."""
-
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 class Encoder:
@@ -77,7 +73,8 @@ class Encoder:
         self._options: dict[str, Any] = self.trained.config["data"]
 
     @property
-    def _shows_strips(self) -> bool:
+    def shows_strips(self) -> bool:
+        """Whether the network is shown all strips beside a box, and not the scene crop alone."""
         return self._options["scene"] == "strips"
 
     @property
@@ -135,7 +132,7 @@ class Encoder:
 
     def kept(self, box: Box | None) -> list[Box]:
         """The parts of a scene that the network is shown, beside a box that is cut away; all of it without a box."""
-        return strips(box or NO_BOX, self._options["margin"]) if self._shows_strips else [self.crop(box)]
+        return strips(box or NO_BOX, self._options["margin"]) if self.shows_strips else [self.crop(box)]
 
     @torch.inference_mode()
     def scene(self, photo: Photo, box: Box | None, categories: Sequence[str]) -> SceneStyle:
@@ -151,7 +148,7 @@ class Encoder:
         """
         indices = torch.tensor([self.categories.index(self.category(name)) for name in categories], device=self.device)
         crop, backbone = self.crop(box), self.network.backbone
-        if self._shows_strips:
+        if self.shows_strips:
             pooled = pooled_strips(backbone, [strips_of(opened(photo), box or NO_BOX, self._cut)], self.device)
             features = Features(pooled, pooled.new_empty(1, 0, 0))
         else:

@@ -72,10 +72,15 @@ def export(encoder: Encoder, folder: Path, onnx: bool) -> list[Path]:
         The files written.
 
     Raises:
-        InputError: a method whose distance has no one-query form; ONNX is not installed; torch cannot write the network
+        InputError: a method whose distance has no one-query form, or whose scenes are strips; ONNX is not installed; torch cannot write the network
             in such a form, or the file gives other vectors than the network.
     """
     network = require_query(encoder)
+    if encoder.shows_strips:
+        raise InputError(
+            f"ckpt_path={encoder.trained.path}: its scenes are strips of several sizes (data.scene=strips), and an exported encoder takes one "
+            "square; serve it with `recommend` or `demo`, which need no export"
+        )
     if onnx:
         _check_onnx()
     images = torch.randint(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.scene_inputs import FEATURES_ONLY
+from ctl_lightning.data.scene_inputs import UNSTORED
 from ctl_lightning.data.store.features import features_file
 from ctl_lightning.data.store.scene_pictures import Strip
 from ctl_lightning.models.components.libraries.library import BackboneOptions
@@ -57,12 +57,15 @@ def _why_not(backbone: BackboneOptions, augment: str) -> str | None:
     return None
 
 
-def check_scene_inputs(method: type[Network], name: str, backbone: BackboneOptions, data: Mapping[str, Any]) -> None:
+def check_scene_inputs(
+    method: type[Network], name: str, loss: str, backbone: BackboneOptions, data: Mapping[str, Any]
+) -> None:
     """Checks that a method can be shown what `data.scene` and `data.boxes` say.
 
     Args:
         method: class of the method.
         name: its name.
+        loss: name of the loss.
         backbone: options of the backbone.
         data: options of the data.
 
@@ -74,13 +77,17 @@ def check_scene_inputs(method: type[Network], name: str, backbone: BackboneOptio
         raise InputError(
             f"data.scene={scene}: method={name} cannot be shown that of a scene; give data.scene={' or '.join(method.scene_inputs)}"
         )
-    if boxes and data["negatives"] != "in_batch":
+    if boxes and loss != "info_nce":
+        raise InputError(f"data.boxes=true: loss={loss} has no box loss; give loss=info_nce, or data.boxes=false")
+    if boxes and "strips" not in method.scene_inputs:
         raise InputError(
-            "data.boxes=true: the box loss is one of batches of pairs; give loss=info_nce, or data.boxes=false"
+            f"data.boxes=true: method={name} compares a product with the regions of a scene, which a box has not; give data.boxes=false"
         )
+    if not method.sees:
+        return
     needs = {
-        f"method={name}": method.features_only,
-        f"data.scene={scene}": scene in FEATURES_ONLY,
+        f"method={name}": method.on_features,
+        f"data.scene={scene}": scene in UNSTORED,
         "data.boxes=true": boxes,
     }
     wants = next((what for what, needed in needs.items() if needed), None)
@@ -119,7 +126,7 @@ def cache_features(
 
     views = options["cache_views"] if data.augment != "none" else 0
     plan = data.feature_plan(backbone.identity(), views, options["cache_dtype"])
-    only_if_there = only_if_there and data.scene not in FEATURES_ONLY
+    only_if_there = only_if_there and data.scene not in UNSTORED
     if only_if_there and not features_file(plan, data.cache_dir).exists():
         return None
     return data.use_features(plan, encode, encode_strips)

@@ -40,10 +40,10 @@ def check(config: DictConfig) -> Config:
         raise InputError(f"loss={loss}: its negatives are data.negatives={wanted}, not {negatives}")
     if METHODS[options["model"]["method"]].sees:
         uses_cache(options["backbone"], options["data"]["augment"])
-        method = options["model"]["method"]
-        check_scene_inputs(METHODS[method], method, options["backbone"], options["data"])
     elif options["init_from"] is not None:
         raise InputError(f"init_from: method={options['model']['method']} has no weights to start with; leave it out")
+    method = options["model"]["method"]
+    check_scene_inputs(METHODS[method], method, loss, options["backbone"], options["data"])
     return options
 
 

@@ -36,6 +36,8 @@ def make_data_and_module(run: RunDirectory) -> tuple[TripletDataModule, Complete
     if module.sees:
         warn_of_sizes(options)
         module.network.backbone.check_size(options["data"]["image_size"])
+        if options["data"]["scene"] == "strips":
+            module.network.backbone.check_strips(options["data"]["stored_size"])
     if start is not None:
         module.origin = start.give(module)
         console.print(in_words(module.origin))
@@ -68,10 +70,10 @@ def make_ready(run: RunDirectory, data: TripletDataModule, module: CompleteTheLo
         path = cache_features(module, data, trainer.strategy.root_device)
         seconds = time.monotonic() - began
         console.print(f"trains on the features in {path}, ready after {seconds:.0f} s")
-        # Heads of another run go with what its inputs looked like.
-        given = run.resumed is not None or "scene_scale" in (module.origin or {}).get("taken", ())
-        if module.network.features_only and not given:
-            module.network.fit_inputs(*data.pooled_features())
+        if module.network.on_features and run.resumed is None:
+            taken = (module.origin or {}).get("taken", ())  # heads of another run have what its inputs looked like
+            inputs = data.pooled_features()
+            module.network.fit_inputs({part: blocks for part, blocks in inputs.items() if part not in taken})
     elif module.learns and uses_cache(options["backbone"], "none"):
         console.print(
             "the backbone is frozen, but random pictures keep it at work; data.augment=none, or data.augment=crop with "

@@ -57,6 +57,16 @@ class StartingPoint:
             raise InputError(
                 f"init_from={given}: its method, {trained['method']}, has no weights to start from; give a checkpoint of another one"
             )
+        config = self.checkpoint.get("config")
+        seen = (
+            config["data"].get("scene")
+            if isinstance(config, Mapping) and isinstance(config.get("data"), Mapping)
+            else None
+        )
+        if seen is not None and seen != options["data"]["scene"]:
+            raise InputError(
+                f"init_from={given}: it was trained with data.scene={seen}, this run has data.scene={options['data']['scene']}; give the same"
+            )
         theirs, ours = _features(trained.get("backbone")), _features(options["backbone"])
         for name in sorted(theirs.keys() & ours.keys()):
             if theirs[name] != ours[name]:

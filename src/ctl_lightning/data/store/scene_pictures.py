@@ -11,11 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ctl_lightning.data.crop import area, strips
+from ctl_lightning.data.crop import WHOLE, area, strips
 from ctl_lightning.data.images import Aspect, Interpolation, at_own_proportions, open_upright, to_square
 from ctl_lightning.data.pairs import NO_BOX, Box
-
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 class Strip(NamedTuple):
@@ -65,7 +63,10 @@ def strips_of(scene: Image.Image, box: Box, cut: Cut) -> list[Strip]:
 
 
 def box_of(scene: Image.Image, box: Box, cut: Cut) -> Tensor:
-    """The pixels of a box of an upright scene as a square, like a product's, uint8 (1, 3, S, S)."""
+    """The pixels of a box of an upright scene as the square that the network sees, uint8 (1, 3, S, S).
+
+    All of the box: it is tight, where of a product's photo the outermost pixels are cut off.
+    """
     square = to_square(scene, None if box == NO_BOX else box, cut.image_size, cut.aspect, cut.interpolation)
     return torch.from_numpy(square.copy()).permute(2, 0, 1)[None]
 

@@ -1,6 +1,6 @@
 """What the methods recipe and geometry share: standardised features -> heads of their own for scenes and products, several averaged."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -15,6 +15,34 @@ from ctl_lightning.models.components.standardised import Standardised
 
 Heads = Literal["separate", "shared"]
 """A head each for scenes and for products, or one for both as in the paper."""
+
+
+class ScaledHeads(nn.Module):
+    """Standardised features -> the unit vectors of all members side by side, divided by the root of their number.
+
+    The scale is learned before the heads, and means nothing without them: a run that starts from another takes both, or
+    neither.
+
+    Args:
+        features: number of features F.
+        hidden: width of the heads' hidden layer.
+        dim: number of dimensions D of each member's style space.
+        dropout: dropout rate in the heads.
+        members: number of members.
+        kinds: kinds of picture that go through the heads.
+    """
+
+    def __init__(
+        self, features: int, hidden: int, dim: int, dropout: float, members: int, kinds: Sequence[Kind]
+    ) -> None:
+        super().__init__()
+        self.scale = Standardised(features)
+        self.heads = nn.ModuleList(Head(features, hidden, dim, dropout, kinds) for _ in range(members))
+
+    def forward(self, features: Tensor, kind: Kind) -> Tensor:
+        """Features (B, F) -> unit vectors (B, members · D)."""
+        inputs = self.scale(features)
+        return torch.cat([head(inputs, kind) for head in self.heads], 1) / len(self.heads) ** 0.5
 
 
 class AveragedHeads(PooledNetwork):
@@ -37,7 +65,7 @@ class AveragedHeads(PooledNetwork):
     """
 
     losses = ("info_nce", "in_batch_triplet", "triplet")
-    features_only = True
+    on_features = True
 
     def __init__(
         self,
@@ -53,37 +81,25 @@ class AveragedHeads(PooledNetwork):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
         super().__init__(backbone)
-        self.scene_scale, self.product_scale = Standardised(scene_features), Standardised(backbone.pooled_features)
+        self.scenes = ScaledHeads(scene_features, hidden, dim, dropout, members, ("scene",))
+        self.products = ScaledHeads(backbone.pooled_features, hidden, dim, dropout, members, ("product",))
+        if heads == "shared":
+            both = ScaledHeads(scene_features, hidden, dim, dropout, members, ("scene", "product"))
+            self.scenes.heads = self.products.heads = both.heads
 
-        def head(features: int, *kinds: Kind) -> Head:
-            return Head(features, hidden, dim, dropout, kinds)
-
-        self.product_heads = nn.ModuleList()
-        self.scene_heads = nn.ModuleList()
-        for _ in range(members):
-            if heads == "shared":
-                both = head(scene_features, "scene", "product")
-                self.scene_heads.append(both)
-                self.product_heads.append(both)
-            else:
-                self.scene_heads.append(head(scene_features, "scene"))
-                self.product_heads.append(head(backbone.pooled_features, "product"))
-
-    def fit_inputs(self, scenes: Iterable[Tensor], products: Iterable[Tensor]) -> None:
+    def fit_inputs(self, inputs: Mapping[str, Iterable[Tensor]]) -> None:
         """See `Network.fit_inputs`."""
-        self.scene_scale.fit(scenes)
-        self.product_scale.fit(products)
+        for name, blocks in inputs.items():
+            scaled: ScaledHeads = getattr(self, name)
+            scaled.scale.fit(blocks)
 
     def scene_vector(self, pooled: Tensor) -> Tensor:
         """Features of scenes (B, F) -> unit vectors (B, members · D)."""
-        return self._embedded(self.scene_scale(pooled), self.scene_heads, "scene")
+        return self.scenes(pooled, "scene")
 
     def product_vector(self, pooled: Tensor) -> Tensor:
         """Features of products (B, F) -> unit vectors (B, members · D)."""
-        return self._embedded(self.product_scale(pooled), self.product_heads, "product")
-
-    def _embedded(self, inputs: Tensor, heads: nn.ModuleList, kind: Kind) -> Tensor:
-        return torch.cat([head(inputs, kind) for head in heads], 1) / len(heads) ** 0.5
+        return self.products(pooled, "product")
 
     def query(self, style: SceneStyle) -> Tensor:
         """Vectors q (B, members · D) with d(s, p) = 2 - q·f_p, which holds because the vectors have unit length."""
@@ -91,7 +107,7 @@ class AveragedHeads(PooledNetwork):
 
     def separately(self, style: SceneStyle, products: Sequence[Tensor]) -> list[tuple[SceneStyle, tuple[Tensor, ...]]]:
         """See `Network.separately`: the unit vectors of each member."""
-        count = len(self.scene_heads)
+        count = len(self.scenes.heads)
         scenes = (style.scene * count**0.5).chunk(count, 1)
         parts = zip(*((one * count**0.5).chunk(count, 1) for one in products), strict=True)
         return [(without_regions(scene), own) for scene, own in zip(scenes, parts, strict=True)]

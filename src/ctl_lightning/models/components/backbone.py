@@ -30,6 +30,9 @@ USUAL = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.sa
 
 log = logging.getLogger(__name__)
 
+STRIP = 96
+"""Height in pixels of the picture that tells whether a network takes strips."""
+
 
 class Features(NamedTuple):
     """Features of B pictures: `pooled` (B, F) and `regions` (B, R, C), the regions row by row of the grid."""
@@ -100,6 +103,12 @@ class Backbone(nn.Module):
                 f"backbone.region_layer={layers.get('region_layer')}: of {name} it gives {tuple(regions)}, not a map (B, C, H, W); give "
                 "another layer"
             )
+        for name in self._stages:
+            if not _is_map(maps[name].shape):
+                raise InputError(
+                    f"backbone.stage_layers={layers.get('stage_layers')}: one of {self._options['name']} gives {tuple(maps[name].shape)}, "
+                    "not a map (B, C, H, W); name other layers"
+                )
         widths = {
             "final": pooled[1],
             "stages": sum(2 * maps[name].shape[1] for name in self._stages),
@@ -127,6 +136,17 @@ class Backbone(nn.Module):
             ) from None
         finally:
             self.train(training)
+
+    def check_strips(self, short_side: int) -> None:
+        """Raises InputError: the network does not take the strips of scenes whose shorter side is `short_side` pixels."""
+        try:
+            with torch.no_grad():
+                self.pooled(torch.zeros(1, 3, STRIP, short_side, dtype=torch.uint8, device=self.mean.device))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise InputError(
+                f"data.scene=strips: {self._options['name']} does not take pictures that are not square ({' '.join(str(error).split())[:100]}); "
+                "give data.scene=crop, or another backbone"
+            ) from None
 
     def train(self, mode: bool = True) -> "Backbone":
         """Sets training or eval mode; a frozen backbone stays in eval mode."""
@@ -182,7 +202,7 @@ class Backbone(nn.Module):
         # The final part alone is not named, as it was not before there were others: caches and catalogues still count.
         parts: dict[str, Any] = {} if self._parts == ["final"] else {"pooled": self._parts}
         if self._stages:
-            parts["stages"] = self._options.get("stage_layers")
+            parts["stages"] = self._library.stage_layers(self._options)
         return self._library.identity(self._options) | parts | {"grid": self.grid, "weights": hash_of_weights(self)}
 
     def load_weights(self, weights: str) -> None:

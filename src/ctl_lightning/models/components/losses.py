@@ -153,7 +153,7 @@ class InBatchLoss(Loss):
     """
 
     in_batch = True
-    box_weight: float = 0.5
+    box_weight: float = 0.0
 
     @abstractmethod
     def forward(self, distance: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:

@@ -59,14 +59,14 @@ class Network(nn.Module):
         sees: whether it looks at pictures.
         attends: whether its attention differs from region to region.
         scene_inputs: what it can be shown of a scene (`data.scene`), see `data.scene_inputs.SceneInput`.
-        features_only: whether it is trained on a frozen backbone's cached features alone, see `fit_inputs`.
+        on_features: whether it is trained on a frozen backbone's cached features alone, see `fit_inputs`.
     """
 
     losses: tuple[str, ...] = ()
     sees: ClassVar[bool] = True
     attends: bool = False
     scene_inputs: ClassVar[tuple[str, ...]] = ("crop",)
-    features_only: ClassVar[bool] = False
+    on_features: ClassVar[bool] = False
     backbone: Backbone
 
     def __init__(self, backbone: Backbone | None) -> None:
@@ -85,12 +85,12 @@ class Network(nn.Module):
         """
         self._cannot("learns nothing")
 
-    def fit_inputs(self, scenes: Iterable[Tensor], products: Iterable[Tensor]) -> None:
-        """Learns, before a training, what its inputs look like. Called if `features_only`.
+    def fit_inputs(self, inputs: Mapping[str, Iterable[Tensor]]) -> None:
+        """Learns, before a training, what its inputs look like. Called if `on_features`.
 
         Args:
-            scenes: pooled features of all scenes to train on, in blocks, (B, F) each.
-            products: those of all products, in blocks, (B, F) each.
+            inputs: part of the network, "scenes" or "products" -> pooled features of all scenes to train on, or of all
+                products, in blocks, (B, F) each; a part that another run has learned is left out.
         """
         self._cannot("does not look at its inputs before it is trained")
 

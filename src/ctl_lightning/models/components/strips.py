@@ -15,11 +15,13 @@ def pooled_strips(backbone: Backbone, scenes: Sequence[Strips], device: torch.de
     """The strips of B scenes -> the mean of their pooled vectors, weighted by area, (B, F)."""
     every = [(row, picture, area) for row, strips in enumerate(scenes) for picture, area in strips]
     pooled: dict[int, Tensor] = {}
-    # Pictures of one size go through the network together.
+    # Pictures of one size go through the network together, no more of them than there are scenes.
     for size in dict.fromkeys(picture.shape for _, picture, _ in every):
-        places = [place for place, (_, picture, _) in enumerate(every) if picture.shape == size]
-        found = backbone.pooled(torch.cat([every[place][1] for place in places]).to(device, non_blocking=True))
-        pooled |= dict(zip(places, found.float(), strict=True))
+        same = [place for place, (_, picture, _) in enumerate(every) if picture.shape == size]
+        for start in range(0, len(same), len(scenes)):
+            places = same[start : start + len(scenes)]
+            found = backbone.pooled(torch.cat([every[place][1] for place in places]).to(device, non_blocking=True))
+            pooled |= dict(zip(places, found.float(), strict=True))
     sums = torch.zeros(len(scenes), backbone.pooled_features, device=device)
     weights = torch.zeros(len(scenes), 1, device=device)
     for place, (row, _, area) in enumerate(every):

@@ -70,6 +70,10 @@ class Library(ABC):
             InputError: unknown network or layer.
         """
 
+    def stage_layers(self, options: BackboneOptions) -> list[str] | None:
+        """Names of the layers whose maps are those of the stages; None: the network knows its stages itself."""
+        return None
+
     @abstractmethod
     def stages(self, network: nn.Module) -> list[str]:
         """Names in `Maps` of the maps of its stages, from the first to the last; empty unless the options ask for them."""

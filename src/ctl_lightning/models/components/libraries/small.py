@@ -46,6 +46,10 @@ class Small(TracedLibrary):
             )
         return SmallNetwork()
 
+    def known_stages(self, name: str) -> list[str]:
+        """See `TracedLibrary.known_stages`: its convolutions."""
+        return ["regions.0", "regions.1", "regions.2", "pooled.0", "pooled.1"]
+
     def preprocessing(self, options: BackboneOptions) -> Preprocessing:
         """See `Library.preprocessing`."""
         return IMAGENET._replace(size=None)

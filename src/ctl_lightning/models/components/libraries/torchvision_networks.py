@@ -18,6 +18,10 @@ INTERPOLATIONS: dict[InterpolationMode, Interpolation] = {
 }
 
 
+STAGES = {"mobilenet_v2": ["features.1", "features.3", "features.6", "features.13", "features.17"]}
+"""Network -> the layers that end its stages: the last of each resolution."""
+
+
 class Torchvision(TracedLibrary):
     """Networks that take pictures of 64 pixels as well as of other sizes: not ViT, MaxViT or Inception, which timm has."""
 
@@ -26,6 +30,11 @@ class Torchvision(TracedLibrary):
         check_name(name)
         network: nn.Module = get_model(name, weights=None)
         return network
+
+    def known_stages(self, name: str) -> list[str]:
+        """See `TracedLibrary.known_stages`."""
+        residual = ("resnet", "resnext", "wide_resnet")
+        return [f"layer{number}" for number in range(1, 5)] if name.startswith(residual) else STAGES.get(name, [])
 
     def preprocessing(self, options: BackboneOptions) -> Preprocessing:
         """See `Library.preprocessing`; of weights without a name, that of torchvision's first ones."""

@@ -19,10 +19,26 @@ class TracedLibrary(Library):
     def network(self, name: str) -> nn.Module:
         """The whole network of this name, with random weights. Raises InputError: unknown."""
 
+    @abstractmethod
+    def known_stages(self, name: str) -> list[str]:
+        """The layers that end the stages of the network of this name; empty if nobody has said which they are."""
+
+    def stage_layers(self, options: BackboneOptions) -> list[str]:
+        """See `Library.stage_layers`. Raises InputError: nobody has said which they are."""
+        if "stages" not in pooled_parts(options):
+            return []
+        layers = options.get("stage_layers") or self.known_stages(options["name"])
+        if not layers:
+            raise InputError(
+                f"backbone.pooled: nobody has said which layers of {options['name']} its stages are; name them with "
+                "backbone.stage_layers=[layer1,layer2], or leave stages out of backbone.pooled"
+            )
+        return layers
+
     def make(self, options: BackboneOptions) -> nn.Module:
         """See `Library.make`."""
         name, outputs = options["name"], {options["pooled_layer"]: "pooled", options["region_layer"]: "regions"}
-        stages = _stage_layers(options)
+        stages = self.stage_layers(options)
         for number, layer in enumerate(stages):
             outputs.setdefault(layer, f"stage{number}")  # an extractor gives each layer once
         network = self.network(name)
@@ -52,14 +68,3 @@ class TracedLibrary(Library):
     def recomputed(self, network: nn.Module) -> Callable[[Tensor], Maps]:
         """See `Library.recomputed`."""
         return Recomputed(network)  # type: ignore[arg-type]
-
-
-def _stage_layers(options: BackboneOptions) -> list[str]:
-    if "stages" not in pooled_parts(options):
-        return []
-    if not (layers := options.get("stage_layers")):
-        raise InputError(
-            f"backbone.pooled: nobody has said which layers of {options['name']} its stages are; name them with "
-            "backbone.stage_layers=[layer1,layer2], or leave stages out of backbone.pooled"
-        )
-    return layers
