@@ -134,7 +134,7 @@ def test_boxes_in_batches_are_those_of_the_training_pairs(tmp_path: Path) -> Non
     for pair in data.pairs["train"]:
         keys = [crop_key(pair.scene, pair.box)]
         scene = tuple(data.scene_views.evaluation(keys)[0][0].tolist())
-        own[scene] = data.box_views.evaluation(keys)[0][0].tolist()  # type: ignore[union-attr, index]
+        own[scene] = data.box_views.evaluation(keys)[0][0].tolist()  # type: ignore[union-attr]
     assert len(own) == len(data.pairs["train"])
     for batch in batches:
         assert batch.box is not None
