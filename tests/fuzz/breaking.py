@@ -61,7 +61,8 @@ def _broken_somewhere(draw: Draw, value: Any) -> Any:
 def _another(draw: Draw, value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return one_of(
-            draw, (value.double(), value[..., :0], value.reshape(-1), value * float("nan"), None, "x", value.bool())
+            draw,
+            (value.double(), value.reshape(-1)[:0], value.reshape(-1), value * float("nan"), None, "x", value.bool()),
         )
     if isinstance(value, (int, float)) and not isinstance(value, bool) and draw(st.booleans()):
         return one_of(draw, (-value, value + 1, str(value), [value], *ODD_NUMBERS))
