@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.metrics.intervals import Floats, Interval, interval
+from ctl_lightning.metrics.pair_metrics import CHUNK
 from ctl_lightning.metrics.ranking import Ranking
 
 ALIKE = 10
@@ -34,11 +35,12 @@ def look_alike_pairs(task: EvaluationSet, ranking: Ranking) -> Floats:
             continue
         pairs = np.flatnonzero(task.category == category)
         of_category = vectors[torch.from_numpy(products)]
-        for pair in pairs:
-            own = int(np.searchsorted(products, task.positive[pair]))
-            cosine = (of_category @ of_category[own]).numpy()
-            cosine[own] = np.inf
-            alike = np.argsort(-cosine, kind="stable")[: ALIKE + 1]
-            nearest = int(ranking.distances(task.query[[pair]], products)[0].argmin())
-            found[pair] = nearest in alike
+        for start in range(0, len(pairs), CHUNK):
+            some = pairs[start : start + CHUNK]
+            own = np.searchsorted(products, task.positive[some])
+            cosine = (of_category[torch.from_numpy(own)] @ of_category.T).numpy()
+            cosine[np.arange(len(some)), own] = np.inf
+            alike = np.argsort(-cosine, axis=1, kind="stable")[:, : ALIKE + 1]
+            nearest = ranking.distances(task.query[some], products).argmin(1)
+            found[some] = (alike == nearest[:, None]).any(1)
     return found
