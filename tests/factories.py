@@ -160,6 +160,7 @@ BACKBONE: Any = {
     "preprocessing": IMAGENET.plain(),
     "pooled_layer": "pooled",
     "region_layer": "regions",
+    "stage_layers": None,
     "pooled": ["final"],
     "grid": 4,
     "frozen": False,

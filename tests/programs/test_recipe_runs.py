@@ -141,7 +141,7 @@ def test_boxes_are_asked_for_and_there_are_none(tmp_path: Path, looks: Path, cac
     root.mkdir()
     (root / "images").symlink_to(looks / "images")
     (root / "categories.json").write_text((looks / "fashion-cat.json").read_text())
-    pairs = [{name: row[name] for name in ("scene", "product")} for row in rows]
+    pairs = [row | {"bbox": None} for row in rows]
     (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     words = ["+experiment=recipe", "data=folder", f"data.root={root}", "backbone=small", *SMALL]
     for word, said in (("data.boxes=true", r"data\.boxes=true"), ("data.boxes=false", r"data\.scene=box")):

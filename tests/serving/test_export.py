@@ -43,7 +43,8 @@ FAMILIES = {
 def untrained(folder: Path, method: str, options: dict[str, Any], backbone: dict[str, Any], size: int = 32) -> Path:
     """A checkpoint as `train` writes it, with random weights and random statistics of BatchNorm."""
     torch.manual_seed(0)
-    made = module(method=method, backbone=BACKBONE | backbone, **options)
+    own: dict[str, Any] = {"heads": "separate", "members": 2} if method == "recipe" else {}
+    made = module(method=method, backbone=BACKBONE | backbone, **own, **options)
     for name, value in made.named_buffers():
         if name.endswith("running_mean"):
             value.normal_(0, 0.1)

@@ -92,10 +92,9 @@ def test_no_part_or_one_part_twice_is_an_error(parts: list[str]) -> None:
 
 
 def test_stages_of_a_network_whose_layers_nobody_named() -> None:
-    with pytest.raises(
-        InputError, match=r"which layers of small its stages are; name them with backbone\.stage_layers="
-    ):
-        backbone(pooled=["stages"])
+    layers = {"pooled_layer": "features.12", "region_layer": "features.7"}
+    with pytest.raises(InputError, match=r"which layers of squeezenet1_1 its stages are; name them with"):
+        backbone(library="torchvision", name="squeezenet1_1", pooled=["stages"], **layers)
 
 
 def test_timm_gives_a_map_of_every_stage_and_of_every_so_many_th_block() -> None:
