@@ -58,7 +58,7 @@ def evaluate(config: DictConfig) -> None:
     visible = None
     if options["product_visible"] and ours.data.scene in CONTROLS:
         log.info(
-            "product_visible: data.scene=%s shows no part of a scene that could be left whole; left out",
+            "product_visible: left out, as of a scene it is shown %s alone, which cannot be left whole",
             ours.data.scene,
         )
     elif options["product_visible"] and ours.module.sees:

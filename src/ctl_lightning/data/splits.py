@@ -73,7 +73,7 @@ class SplitRule:
         if self.folds is not None and not 2 <= self.folds <= MOST_FOLDS:
             raise ValueError(f"folds must be between 2 and {MOST_FOLDS}, or null, not {self.folds}")
         if not 0 <= self.fold < (self.folds or 1):
-            how_many = f"{self.folds} folds" if self.folds else "no folds; give data.folds=K"
+            how_many = f"{self.folds} folds" if self.folds else "no folds; give data.folds=5"
             raise ValueError(
                 f"fold must be at least 0 and less than the number of folds, not {self.fold} of {how_many}"
             )

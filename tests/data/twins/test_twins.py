@@ -384,7 +384,7 @@ def test_pictures_are_looked_at_once_and_a_stopped_look_goes_on(
         ({"folds": 1}, "folds must be between 2 and 100"),
         ({"folds": 101}, "folds must be between 2 and 100"),
         ({"folds": 5, "fold": 5}, "fold must be at least 0 and less than the number of folds"),
-        ({"fold": 1}, "no folds; give data.folds=K"),
+        ({"fold": 1}, "no folds; give data.folds=5"),
         ({"folds": 3, "fold": -1}, "fold must be at least 0"),
         ({"folds": 3, "split_file": "split.json"}, "give one of them"),
         ({"train_share": 0.0}, "train_share must be more than 0"),

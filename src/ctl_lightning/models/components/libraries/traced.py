@@ -31,7 +31,7 @@ class TracedLibrary(Library):
         if not layers:
             raise InputError(
                 f"backbone.pooled: nobody has said which layers of {options['name']} its stages are; name them with "
-                "backbone.stage_layers=[layer1,layer2], or leave stages out of backbone.pooled"
+                "backbone.stage_layers=[layer1], or leave stages out of backbone.pooled"
             )
         return layers
 
