@@ -108,6 +108,7 @@ def short_training(folder: Path, *more: str) -> Any:
     overrides = [
         *(["+experiment=hybrid"] if not any(word.startswith("+experiment") for word in more) else []),
         "protocol=stl_fashion",
+        "data.twins=keep",  # a catalogue of all products, twins too, gives the ranks
         f"data.root={SUBSET}",
         "backbone=mobilenet_v2",
         f"backbone.weights={WEIGHTS}",
