@@ -49,6 +49,7 @@ def publish(config: DictConfig) -> None:
     if output is not None:
         check_output(output)
     trained = Trained(Path(options["ckpt_path"]).expanduser())
+    trained.check_serves()
     card = model_card(trained, options["title"], options["license"], options["hub"], picture is not None)
     with TemporaryDirectory() as elsewhere:
         folder = Path(elsewhere) / "model" if output is None else output

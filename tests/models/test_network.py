@@ -358,7 +358,7 @@ def test_a_learned_temperature_starts_where_it_is_told_and_its_gradient_is_that_
     assert float(learned.logged()["attention_temperature"]) == pytest.approx(0.3)
     assert float(loss(learned).detach()) == pytest.approx(float(loss(made(0.3, False)).detach()), rel=1e-6)
     loss(learned).backward()  # type: ignore[no-untyped-call]
-    gradient = learned.attention_temperature.logarithm.grad
+    gradient = learned.get_parameter("attention_temperature.logarithm").grad
     step = 1e-4
     moved = [float(loss(made(0.3 * math.exp(by), False)).detach()) for by in (step, -step)]
     assert gradient is not None

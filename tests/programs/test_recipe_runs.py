@@ -154,6 +154,9 @@ def test_geometry_is_trained_and_serves_nobody(tmp_path: Path, looks: Path, cach
     assert json.loads((run / "results.json").read_text())["method"] == "geometry"
     with pytest.raises(InputError, match=r"it was trained with data\.scene=geometry, which is to compare others with"):
         Encoder(run)
+    with pytest.raises(InputError, match="which is to compare others with"):
+        publish(composed("publish", tmp_path / "hydra", f"ckpt_path={run}", f"output={tmp_path / 'published'}"))
+    assert not (tmp_path / "published").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ctl_lightning.data.crop import LEAST
+from ctl_lightning.data.images import STEP
 from ctl_lightning.data.store.features import FeaturePlan, FeatureViews, open_features
 from ctl_lightning.data.store.scene_pictures import Cut, ScenePart, ScenePictures, Strip
 
@@ -54,7 +56,8 @@ class CachedInputs:
     def add(self, part: str, scenes: Mapping[str, ScenePart]) -> FeatureViews:
         """Opens the features of a part of scenes, by their keys; "whole" is a scene without a box."""
         pictures = ScenePictures(scenes, self._cut)
-        plan = self._plan._replace(crops=[], products=sorted(scenes), views=0, part=part)
+        how = "box" if part == "box" else f"{part}, {LEAST} at least, in steps of {STEP}"
+        plan = self._plan._replace(crops=[], products=sorted(scenes), views=0, part=how)
         cache_dir, *options = self._where
         if part == "box":
             found = open_features(plan, cache_dir, pictures.boxes, self._encode, *options)

@@ -8,9 +8,7 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 """All of a scene."""
 
 LEAST = 0.08
-"""Smallest area of a strip, as a share of the scene, and smallest side, as a share of the scene's, that is worth a look.
-
-With another value `data.store.features.FORMAT` must go up: cached features of strips do not name it."""
+"""Smallest area of a strip, as a share of the scene, and smallest side, as a share of the scene's, that is worth a look."""
 
 
 def scene_crop(box: Box, margin: float) -> Box:

@@ -157,8 +157,7 @@ class TripletDataModule(ShownData, LightningDataModule):
             negatives = NegativeSampler(self.table, frozenset(self.products), pairs, self.negatives)
             # With negatives=pairs a pair can have no negative although its category has other products.
             pairs = [pair for pair in pairs if negatives.exists(pair)]
-            views = self.product_views, self.scene_views
-            dataset = TripletDataset(pairs, self.categories, views[0], negatives, self.seed, views[1])
+            dataset = TripletDataset(pairs, self.categories, self.product_views, negatives, self.seed, self.scene_views)
         same = self.same_category if self.negatives == "in_batch" else 1
         sampler = EpochSampler(
             [pair.category for pair in pairs], self.seed, self._next_batch, self.batch_size, same, self._share

@@ -115,9 +115,7 @@ def to_square(image: Image.Image, crop: Box | None, size: int, aspect: Aspect, i
 
 
 STEP = 32
-"""Sides of pictures that are not square are multiples of it, in pixels, as most networks ask for.
-
-With another value `data.store.features.FORMAT` must go up: cached features of strips do not name it."""
+"""Sides of pictures that are not square are multiples of it, in pixels, as most networks ask for."""
 
 
 def at_own_proportions(image: Image.Image, crop: Box | None, short_side: int, interpolation: Interpolation) -> Pixels:

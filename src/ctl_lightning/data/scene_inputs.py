@@ -1,13 +1,13 @@
 """What a method is shown of a scene: the scene crop, all strips beside the box, the box itself, or numbers of it alone."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ctl_lightning.data.crop import crop_key, geometry
-from ctl_lightning.data.pairs import Box, Pair
+from ctl_lightning.data.crop import geometry
+from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.store.features import CachedFeatures
 from ctl_lightning.data.store.views import Views
 
@@ -43,11 +43,6 @@ class GeometryViews:
         """The numbers of each box."""
         numbers = torch.tensor([geometry(self._boxes[image], self._margin) for image in images])
         return CachedFeatures(numbers, numbers.new_empty(len(images), 0, 0))
-
-
-def boxes_by_key(pairs: Iterable[Pair]) -> dict[str, Box]:
-    """Key of each scene crop -> its box."""
-    return {crop_key(pair.scene, pair.box): pair.box for pair in pairs}
 
 
 def pooled_blocks(views: Views, keys: Sequence[str], size: int) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from ctl_lightning.data.evaluation_set import EvaluationSet
 from ctl_lightning.data.images import ImageItem
 from ctl_lightning.data.pairs import NO_BOX, Box
 from ctl_lightning.data.prepared import PreparedData
-from ctl_lightning.data.scene_inputs import CONTROLS, UNSTORED, GeometryViews, SceneInput, boxes_by_key, pooled_blocks
+from ctl_lightning.data.scene_inputs import CONTROLS, UNSTORED, GeometryViews, SceneInput, pooled_blocks
 from ctl_lightning.data.store.features import FeaturePlan, FeatureType
 from ctl_lightning.data.store.scene_pictures import Cut, ScenePart, Strip
 from ctl_lightning.data.store.views import Augment, PictureViews, Views
@@ -66,12 +66,12 @@ class ShownData(PreparedData):
     def feature_plan(self, backbone: Mapping[str, Any], views: int, dtype: FeatureType) -> FeaturePlan:
         """Says what a file with the features of all pictures of this data has to hold.
 
+        All pictures: other folds, shares and rules for twins find the same features.
+
         Args:
             backbone: values that identify the backbone: name, hash of its weights, layers, grid.
             views: number of random views of each picture that training chooses from; 0: it uses the centres.
             dtype: type of the stored numbers, such as "float16".
-
-        All pictures: other folds, shares and rules for twins find the same features.
         """
         crops = sorted(self._boxes) if self.scene == "crop" else []
         return FeaturePlan(self.store.content, self.image_size, backbone, crops, self.stored_products, views, dtype)
@@ -87,7 +87,7 @@ class ShownData(PreparedData):
         Args:
             plan: return value of `feature_plan`.
             encode: function, pictures uint8 (B, 3, S, S) -> pooled (B, F) and regions (B, R, C).
-            encode_strips: function, the strips of B scenes -> pooled (B, F), see `FeatureViews`.
+            encode_strips: function, the strips of B scenes -> the means of their pooled vectors, weighted by area, (B, F).
 
         Returns:
             Path of the features file.
@@ -117,7 +117,7 @@ class ShownData(PreparedData):
 
     def pooled_features(self) -> dict[str, Iterator[Tensor]]:
         """Cached pooled features in blocks, (B, F) each: "scenes", of those to train on, and "products", of all."""
-        scenes = sorted(boxes_by_key(self.pairs["train"]))
+        scenes = sorted({crop_key(pair.scene, pair.box) for pair in self.pairs["train"]})
         size = self.eval_batch_size
         return {
             "scenes": pooled_blocks(self.scene_views, scenes, size),

@@ -16,7 +16,6 @@ from ctl_lightning.data.images import UNNAMED, Pixels, open_upright, placed, rea
 from ctl_lightning.data.pairs import NO_BOX, Box
 from ctl_lightning.data.pictures.folder import pictures_in
 from ctl_lightning.data.pictures.opening import ENDINGS
-from ctl_lightning.data.scene_inputs import CONTROLS
 from ctl_lightning.data.splits import Split, read_split
 from ctl_lightning.data.store.scene_pictures import Cut, strips_of
 from ctl_lightning.data.store.views import centre
@@ -56,11 +55,7 @@ class Encoder:
             raise InputError(
                 f"ckpt_path={self.trained.path}: {self.trained.method} sees no pictures; give a checkpoint of another method"
             )
-        if (scene := self.trained.config["data"]["scene"]) in CONTROLS:
-            raise InputError(
-                f"ckpt_path={self.trained.path}: it was trained with data.scene={scene}, which is to compare others with; give a "
-                "checkpoint of another run"
-            )
+        self.trained.check_serves()
         try:
             network.to(device)
             torch.zeros(1, device=device).cpu()  # refuses a device that holds no numbers, such as meta

@@ -72,8 +72,8 @@ def export(encoder: Encoder, folder: Path, onnx: bool) -> list[Path]:
         The files written.
 
     Raises:
-        InputError: a method whose distance has no one-query form, or whose scenes are strips; ONNX is not installed; torch cannot write the network
-            in such a form, or the file gives other vectors than the network.
+        InputError: a method whose distance has no one-query form, or whose scenes are strips; ONNX is not installed;
+            torch cannot write the network in such a form, or the file gives other vectors than the network.
     """
     network = require_query(encoder)
     if encoder.shows_strips:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from PIL import Image
 
 from ctl_lightning.data.category_names import short_if_unique
+from ctl_lightning.data.crop import WHOLE
 from ctl_lightning.data.images import Pixels
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.runtime.errors import InputError
@@ -114,7 +115,7 @@ class _Desk:
         if len(corners) == 1:
             x, y = corner
             mark = max(0.0, x - 0.03), max(0.0, y - 0.02), min(1.0, x + 0.03), min(1.0, y + 0.02)
-            marked = self._shown(boxed(scene, mark, [(0.0, 0.0, 1.0, 1.0)]))
+            marked = self._shown(boxed(scene, mark, [WHOLE]))
             return asked, marked, self._gradio.skip(), _note(ONE_CORNER), self._gradio.skip()
         return self.complete(asked, categories, count)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.scene_inputs import CONTROLS
 from ctl_lightning.data.sources.registry import source_hints
 from ctl_lightning.metrics.classification import Classifier
 from ctl_lightning.models.checkpoint import checkpoint_of, network_of, read_checkpoint
@@ -109,6 +110,14 @@ class Trained:
             f"{data.root} has {len(data.categories)} ({odd[0]!r} is in one of them only); give data.root=DIR of the data that it "
             "was trained on"
         )
+
+    def check_serves(self) -> None:
+        """Raises InputError: it is shown of scenes what no user has, to find out what other methods are worth."""
+        if (scene := self.config["data"]["scene"]) in CONTROLS:
+            raise InputError(
+                f"ckpt_path={self.path}: it was trained with data.scene={scene}, which is to compare others with; give a checkpoint of "
+                "another run"
+            )
 
     def check_pairs(self, data: TripletDataModule) -> str | None:
         """Compares the splits of data that are set up with those of the checkpoint's training.

@@ -53,8 +53,8 @@ class FeaturePlan(NamedTuple):
         products: keys of the products, which have only pooled vectors.
         views: number of random views of each picture beside its centre.
         dtype: type of the stored numbers, such as "float16".
-        part: what is shown of scenes whose keys are among `products`, as only their pooled vectors are kept: "strips",
-            "box" or "whole"; None: all keys are of squares of the store.
+        part: what is shown of scenes whose keys are among `products`, as only their pooled vectors are kept, and how it is
+            cut; None: all keys are of squares of the store.
     """
 
     store: str

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ctl_lightning.data.crop import WHOLE, area, strips
 from ctl_lightning.data.images import Aspect, Interpolation, at_own_proportions, open_upright, to_square
-from ctl_lightning.data.pairs import NO_BOX, Box
+from ctl_lightning.data.pairs import Box
 
 
 class Strip(NamedTuple):
@@ -67,7 +67,7 @@ def box_of(scene: Image.Image, box: Box, cut: Cut) -> Tensor:
 
     All of the box: it is tight, where of a product's photo the outermost pixels are cut off.
     """
-    square = to_square(scene, None if box == NO_BOX else box, cut.image_size, cut.aspect, cut.interpolation)
+    square = to_square(scene, box, cut.image_size, cut.aspect, cut.interpolation)
     return torch.from_numpy(square.copy()).permute(2, 0, 1)[None]
 
 

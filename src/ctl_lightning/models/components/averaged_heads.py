@@ -25,19 +25,13 @@ class ScaledHeads(nn.Module):
 
     Args:
         features: number of features F.
-        hidden: width of the heads' hidden layer.
-        dim: number of dimensions D of each member's style space.
-        dropout: dropout rate in the heads.
-        members: number of members.
-        kinds: kinds of picture that go through the heads.
+        heads: head of each member.
     """
 
-    def __init__(
-        self, features: int, hidden: int, dim: int, dropout: float, members: int, kinds: Sequence[Kind]
-    ) -> None:
+    def __init__(self, features: int, heads: nn.ModuleList) -> None:
         super().__init__()
         self.scale = Standardised(features)
-        self.heads = nn.ModuleList(Head(features, hidden, dim, dropout, kinds) for _ in range(members))
+        self.heads = heads
 
     def forward(self, features: Tensor, kind: Kind) -> Tensor:
         """Features (B, F) -> unit vectors (B, members · D)."""
@@ -81,11 +75,15 @@ class AveragedHeads(PooledNetwork):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
         super().__init__(backbone)
-        self.scenes = ScaledHeads(scene_features, hidden, dim, dropout, members, ("scene",))
-        self.products = ScaledHeads(backbone.pooled_features, hidden, dim, dropout, members, ("product",))
-        if heads == "shared":
-            both = ScaledHeads(scene_features, hidden, dim, dropout, members, ("scene", "product"))
-            self.scenes.heads = self.products.heads = both.heads
+        features = backbone.pooled_features
+
+        def of(width: int, *kinds: Kind) -> nn.ModuleList:
+            return nn.ModuleList(Head(width, hidden, dim, dropout, kinds) for _ in range(members))
+
+        of_scenes = of(scene_features, "scene") if heads == "separate" else of(features, "scene", "product")
+        of_products = of(features, "product") if heads == "separate" else of_scenes
+        self.scenes = ScaledHeads(scene_features, of_scenes)
+        self.products = ScaledHeads(features, of_products)
 
     def fit_inputs(self, inputs: Mapping[str, Iterable[Tensor]]) -> None:
         """See `Network.fit_inputs`."""

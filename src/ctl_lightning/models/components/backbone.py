@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ctl_lightning.models.components.colours import WIDTH, colour_histogram
+from ctl_lightning.models.components.colours import BINS, RANGE, WIDTH, colour_histogram
 from ctl_lightning.models.components.libraries.library import BackboneOptions, Maps, PooledPart, pooled_parts
 from ctl_lightning.models.components.libraries.registry import LIBRARIES
 from ctl_lightning.models.components.preprocessing import (
@@ -46,9 +46,10 @@ class Backbone(nn.Module):
 
     Args:
         options: `library` and `name` of the network, and its layers, see the library; `pooled`, the parts of the pooled
-            vector, see `PooledPart`; `preprocessing`, what is not None takes the place of ImageNet's; `grid`, the side of the grid of regions: the region map is averaged down to
-            grid x grid regions; `frozen`, whether it is not trained: no gradients, always eval mode, and BatchNorm
-            statistics do not move; `checkpointing`, whether training computes activations again instead of keeping them.
+            vector, see `PooledPart`; `preprocessing`, what is not None takes the place of ImageNet's; `grid`, the side of
+            the grid of regions: the region map is averaged down to grid x grid regions; `frozen`, whether it is not
+            trained: no gradients, always eval mode, and BatchNorm statistics do not move; `checkpointing`, whether
+            training computes activations again instead of keeping them.
 
     Raises:
         InputError: unknown network or layer; a network that refuses pictures; a layer of another shape.
@@ -202,7 +203,9 @@ class Backbone(nn.Module):
         # The final part alone is not named, as it was not before there were others: caches and catalogues still count.
         parts: dict[str, Any] = {} if self._parts == ["final"] else {"pooled": self._parts}
         if self._stages:
-            parts["stages"] = self._library.stage_layers(self._options)
+            parts["stages"] = self._library.stage_layers(self._options) or self._stages
+        if "colours" in self._parts:
+            parts["colours"] = [*BINS, RANGE]
         return self._library.identity(self._options) | parts | {"grid": self.grid, "weights": hash_of_weights(self)}
 
     def load_weights(self, weights: str) -> None:

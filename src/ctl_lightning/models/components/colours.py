@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 BINS = (5, 6, 6)
-"""Number of bins along L (0 to 100), a and b (each from -RANGE to RANGE; what lies beyond is in the outermost bin).
-
-With other values the FORMAT of cached features must go up: they do not name them."""
+"""Number of bins along L (0 to 100), a and b (each from -RANGE to RANGE; what lies beyond is in the outermost bin)."""
 
 RANGE = 60.0
 

@@ -88,10 +88,9 @@ class StyleNetwork(Network):
                 "model.attention=category, or leave them out"
             )
         # A fixed one is no weight: checkpoints and catalogues of the paper's attention stay what they are.
-        self._fixed_temperature = attention_temperature
-        if learn_temperature:
-            self.attention_temperature = Temperature(attention_temperature, learned=True)
-        self._learns_temperature = learn_temperature
+        self.attention_temperature: Temperature | float = (
+            Temperature(attention_temperature, learned=True) if learn_temperature else attention_temperature
+        )
 
     def forward(self, scene: Images, products: Sequence[Images], category: Tensor) -> Embedded:
         """See `Network.forward`.
@@ -127,11 +126,13 @@ class StyleNetwork(Network):
         return SceneStyle(scene, self.region_head(regions, "scene"), weights)
 
     def _temperature(self) -> Tensor | float:
-        return self.attention_temperature() if self._learns_temperature else self._fixed_temperature
+        found = self.attention_temperature
+        return found() if isinstance(found, Temperature) else found
 
     def logged(self) -> dict[str, Tensor]:
         """The temperature of the attention, if it is learned."""
-        return {"attention_temperature": self.attention_temperature().detach()} if self._learns_temperature else {}
+        found = self._temperature()
+        return {"attention_temperature": found.detach()} if isinstance(found, Tensor) else {}
 
     def embed_product(self, images: Images) -> Tensor:
         """uint8 products (B, 3, S, S), or features, -> style embeddings f_p (B, D). One backbone pass at most."""

@@ -25,9 +25,7 @@ ALL_THE_WAY: dict[str, Any] = {"output_fmt": "NCHW", "stop_early": False}
 """Options of `forward_intermediates`; some networks else stop at the last map that is asked for, before their end."""
 
 MOST_STAGES = 6
-"""Of a network with more maps, such as a ViT with one for each block, every so many-th stands for a stage.
-
-With another value the FORMAT of cached features must go up: they do not name it."""
+"""Of a network with more maps, such as a ViT with one for each block, every so many-th stands for a stage."""
 
 
 class TimmNetwork(nn.Module):
