@@ -8,6 +8,7 @@ import torch
 from lightning import Trainer
 
 from ctl_lightning.benchmarks.cached import cached_ratios, cached_rows
+from ctl_lightning.benchmarks.exact_search import exact_ratios, exact_rows
 from ctl_lightning.benchmarks.loader import loader_ratios, loader_rows
 from ctl_lightning.benchmarks.pace import pace_ratios, pace_rows
 from ctl_lightning.benchmarks.scoring import scoring_ratios, scoring_rows
@@ -100,6 +101,8 @@ def measure(config: Config, make: Maker, measured: Sequence[str]) -> tuple[list[
         rows += (found := scoring_rows(seconds, rounds))
         ratios |= scoring_ratios(found)
     if "search" in measured:
+        rows += (found := exact_rows(config["search_products"], seconds, rounds))
+        ratios |= exact_ratios(found)
         rows += (found := search_rows(config["search_products"], rounds))
         ratios |= search_ratios(found)
     return rows, ratios

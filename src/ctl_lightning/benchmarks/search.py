@@ -16,6 +16,7 @@ import numpy as np
 from ctl_lightning.benchmarks.timing import Row, ratio
 from ctl_lightning.data.evaluation_set import Integers
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.catalogue.codes import write_codes
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
 from ctl_lightning.serving.catalogue.files import Listed, Manifest, Vectors, write_products
 from ctl_lightning.serving.catalogue.hnsw import Graph, GraphCatalogue, faiss
@@ -88,18 +89,23 @@ def vectors_of(kind: str, count: int, seed: int) -> Vectors:
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def _rows(folder: Path, kind: str, products: int, rounds: int) -> list[Row]:
+def one_slice_each(products: int) -> dict[str, tuple[int, int]]:
+    """Name of each of the 11 categories -> its first row, and the row after its last one."""
     edges = np.linspace(0, products, CATEGORIES + 1).round().astype(int).tolist()
-    slices = {f"category {number}": (edges[number], edges[number + 1]) for number in range(CATEGORIES)}
+    return {f"category {number}": (edges[number], edges[number + 1]) for number in range(CATEGORIES)}
+
+
+def _rows(folder: Path, kind: str, products: int, rounds: int) -> list[Row]:
+    slices = one_slice_each(products)
     vectors = vectors_of(kind, products, 1)
-    np.save(folder / "vectors.npy", vectors)
+    np.save(folder / "vectors-0.npy", vectors)
     listed = [
         Listed(f"product {row}", category, f"{row}.jpg", "")
         for category, (start, end) in slices.items()
         for row in range(start, end)
     ]
     write_products(folder / "products.sqlite", listed)
-    manifest = Manifest({}, DIM, slices, "vectors.npy", "products.sqlite")
+    manifest = write_codes(folder, Manifest({}, DIM, slices, "vectors-0.npy", "products.sqlite"))
     queries = vectors_of(kind, QUERIES, 2) + vectors_of(kind, QUERIES, 3)  # of a scene, and of what is attended to
     exact = _searched(folder, manifest, queries)
     try:
@@ -126,7 +132,7 @@ def _rows(folder: Path, kind: str, products: int, rounds: int) -> list[Row]:
         Row(group, f"{GRAPHS}: efSearch", [float(effort)], "candidates"),
         Row(group, f"{GRAPHS}: building", [built], "s"),
         Row(group, f"{GRAPHS}: files", [size / 1e6], "MB"),
-        Row(group, f"{EXACT}: files", [vectors.nbytes / 1e6], "MB"),
+        Row(group, f"{EXACT}: files", [vectors.nbytes * (4 + 1) / 4 / 1e6], "MB"),
     ]
 
 
@@ -162,14 +168,14 @@ def _search(folder: Path, manifest: Manifest, queries: Vectors) -> Searched:
     names = list(manifest.slices)
     before, began = _resident(), time.perf_counter()
     catalogue = GraphCatalogue(folder, manifest) if manifest.backend == "faiss" else ExactCatalogue(folder, manifest)
-    catalogue.search(queries[0], names[0], NEAREST)
+    catalogue.search(queries[:1], names[0], NEAREST)
     opening = time.perf_counter() - began
     for number, query in enumerate(queries):  # the files' pages come into memory
-        catalogue.search(query, names[number % len(names)], NEAREST)
+        catalogue.search(query[None], names[number % len(names)], NEAREST)
     times, products = [], []
     for number, query in enumerate(queries):
         start = time.perf_counter()
-        hits = catalogue.search(query, names[number % len(names)], NEAREST)
+        (hits,) = catalogue.search(query[None], names[number % len(names)], NEAREST)
         times.append(time.perf_counter() - start)
         products.append([int(hit.product.removeprefix("product ")) for hit in hits])
     found = [row + [-1] * (NEAREST - len(row)) for row in products]

@@ -209,7 +209,7 @@ class Recommender:
         return category
 
     def _found(self, category: str, vector: NDArray[np.float32], style: SceneStyle, k: int) -> list[Recommended]:
-        hits = self.catalogue.search(vector, category, k)
+        hits = self.catalogue.search(vector[None], category, k)[0]
         distances = np.array([hit.distance for hit in hits], np.float64)
         chances = [None] * len(hits) if self.classifier is None else self.classifier.probability(distances).tolist()
         parts = self._parts(style, np.array([hit.vector for hit in hits]))

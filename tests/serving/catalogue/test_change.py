@@ -348,7 +348,7 @@ def test_vectors_are_mapped_and_not_read(tmp_path: Path) -> None:
     write_products(tmp_path / "products.sqlite", [Listed(f"p{row}", "c", "x", "1") for row in range(count)])
     catalogue = ExactCatalogue(tmp_path, Manifest({}, 8, {"c": (0, count)}, "vectors.npy", "products.sqlite"))
     assert isinstance(catalogue._vectors, np.memmap)
-    hits = catalogue.search(vectors[7], "c", 3)
+    (hits,) = catalogue.search(vectors[7:8], "c", 3)
     best = np.argsort(-(vectors.astype(float) @ vectors[7].astype(float)), kind="stable")[:3]
     assert [hit.product for hit in hits] == [f"p{row}" for row in best]
 

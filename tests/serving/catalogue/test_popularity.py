@@ -62,13 +62,15 @@ def test_the_best_are_those_of_a_slow_loop_over_the_sum(tmp_path: Path, tied: bo
     for query in vectors[draw.choice(count, 12)]:
         for category, k in (("Hats", 1), ("Hats", 10), ("Hats", 300), ("Shoes", 5), ("Shoes", 99)):
             expected = brute_force(vectors, query, category, weight, counts)[:k]
-            hits = favouring.search(query, category, k)
+            (hits,) = favouring.search(query[None], category, k)
             assert [hit.product for hit in hits] == [f"p{row}" for _, row in expected]
             for hit, (total, row) in zip(hits, expected, strict=True):
                 assert hit.distance == pytest.approx(2 - float(vectors[row].astype(float) @ query.astype(float)))
                 assert hit.distance - hit.bonus == pytest.approx(total)
                 assert (hit.bonus > 0) == (f"p{row}" in counts)
-            differ += [hit.product for hit in plain.search(query, category, k)] != [hit.product for hit in hits]
+            differ += [hit.product for hit in plain.search(query[None], category, k)[0]] != [
+                hit.product for hit in hits
+            ]
     assert differ > 5
 
 

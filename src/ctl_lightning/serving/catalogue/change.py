@@ -17,6 +17,7 @@ from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.runtime.files import replacing, write_text
 from ctl_lightning.runtime.large_files import check_room, told_if_full
 from ctl_lightning.runtime.locks import alone
+from ctl_lightning.serving.catalogue.codes import write_codes
 from ctl_lightning.serving.catalogue.files import (
     BackendName,
     Listed,
@@ -42,7 +43,7 @@ BAD = "bad_images.txt"
 HNSW = {"from": 1_000_000, "links": 32, "build": 100, "search": 128}
 QDRANT = {"url": None, "collection": "products", "part": "all"}
 
-CATALOGUE_FILES = re.compile(r"\.?(vectors|products|graph)-[0-9a-f]{12}(\.\d+)?\.(npy|sqlite|faiss)")
+CATALOGUE_FILES = re.compile(r"\.?(vectors|codes|products|graph)-[0-9a-f]{12}(\.\d+)?\.(npy|sqlite|faiss)")
 """Names of the files of a catalogue, and of their half-written temporary files."""
 
 Change = Literal["set", "add", "remove"]
@@ -165,6 +166,8 @@ def change_catalogue(
             log.warning("%d products without a readable image are left out; %s lists them", len(bad), folder / BAD)
         listed = _in_order(folder, encoder.categories, known, wanted, bad, change)
         new = replace(_write(folder, before, known, listed, embedded, identity), backend=name, hnsw=hnsw, qdrant=qdrant)
+        if name != "qdrant":
+            new = write_codes(folder, new)
         if name == "faiss":
             new = replace(new, graphs=make_graphs(folder, old, new, known, listed))
         if name == "qdrant":
@@ -291,7 +294,7 @@ def _write(
     manifest = Manifest(identity, embedded.dim, slices, vectors.name, products.name)
     if vectors.exists() and products.exists():
         return manifest
-    needed = len(listed) * embedded.dim * 4
+    needed = len(listed) * embedded.dim * (4 + 1)  # and the codes
     check_room(vectors, "the vectors need", needed, "Choose another folder with catalogue=DIR")
     with told_if_full(folder, "is embedded"):
         with replacing(vectors) as temporary, temporary.open("wb") as file:
@@ -320,7 +323,7 @@ def _delete_partial(folder: Path) -> None:
 
 def _clean(folder: Path, manifest: Manifest) -> None:
     """Deletes the files of earlier catalogues. A process that has one open can go on reading it."""
-    named = {manifest.vectors, manifest.products}
+    named = {manifest.vectors, manifest.codes, manifest.products}
     named |= {f"{name}{ending}" for name in manifest.graphs.values() for ending in (".faiss", ".npy")}
     for path in folder.iterdir():
         if CATALOGUE_FILES.fullmatch(path.name) and path.name not in named:

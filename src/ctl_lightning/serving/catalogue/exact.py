@@ -1,4 +1,4 @@
-"""Exact search in a catalogue: one matrix product with the vectors of a category."""
+"""Exact search in a catalogue: one matrix product with the codes or vectors of a category, then double precision."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from ctl_lightning.data.evaluation_set import Integers
+from ctl_lightning.serving.catalogue.codes import open_codes
 from ctl_lightning.serving.catalogue.files import Bonus, Hit, Manifest, Vectors, open_files
 
 ROUNDING = 1e-5
 """More than the rounding error of an inner product of unit vectors with some hundred numbers, in single precision."""
+
+FEW = 1 / 16
+"""Largest share of a category's vectors that are ranked in double precision; beyond it their own inner products take less time."""
 
 
 def nearest(vectors: Vectors, query: Vectors, k: int, bonus: Bonus | None = None) -> Integers:
@@ -34,7 +38,7 @@ def nearest(vectors: Vectors, query: Vectors, k: int, bonus: Bonus | None = None
 
 
 class ExactCatalogue:
-    """Searches the vectors of a category with one matrix product.
+    """Searches the codes of a category with one matrix product, or its vectors, where there are no codes.
 
     Args:
         folder: folder of the catalogue.
@@ -47,6 +51,7 @@ class ExactCatalogue:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._slices = manifest.slices
         self._vectors, self._products = open_files(folder, manifest)
+        self._codes = open_codes(folder, manifest)
         self._lock = threading.Lock()
 
     @property
@@ -62,30 +67,45 @@ class ExactCatalogue:
             ).fetchall()
         return [product for (product,) in found]
 
-    def search(self, query: Vectors, category: str, k: int, bonus: Bonus | None = None) -> list[Hit]:
+    def search(self, queries: Vectors, category: str, k: int, bonus: Bonus | None = None) -> list[list[Hit]]:
         """See `Catalogue.search`; `bonus` is taken off the distances for the rank, (n,), in the order of `products`."""
         start, end = self._slices[category]
-        vectors = self._vectors[start:end]
-        rows = start + (
-            self._nearest(category, vectors, query, k) if bonus is None else nearest(vectors, query, k, bonus)
-        )
-        # In double precision, as `evaluate` ranks; equal distances in the order of their rows.
-        distances = 2 - self._vectors[rows].astype(np.float64) @ query.astype(np.float64)
-        taken = np.zeros(len(rows)) if bonus is None else bonus[rows - start]
-        best = np.argsort(distances - taken, kind="stable")[:k]
-        rows, distances, taken = rows[best], distances[best], taken[best]
-        with self._lock:  # one connection, many threads
-            named = [
-                self._products.execute("SELECT product, image FROM products WHERE row = ?", (int(row),)).fetchone()
-                for row in rows
-            ]
+        vectors = np.asarray(self._vectors)[start:end]  # still mapped; np.memmap itself takes long to be cut
+        found = self._nearest(category, vectors, queries, k, bonus)
+        return [self._ranked(query, vectors, rows, start, k, bonus) for query, rows in zip(queries, found, strict=True)]
+
+    def _nearest(
+        self, category: str, vectors: Vectors, queries: Vectors, k: int, bonus: Bonus | None
+    ) -> list[Integers]:
+        """Rows of the category's slice `vectors`, (n, D), that include the k nearest of each query; in increasing order."""
+        most = FEW * len(vectors)
+        if category not in self._codes or k > most:
+            return [nearest(vectors, query, k, bonus) for query in queries]
+        found = self._codes[category].candidates(queries, k, bonus)
         return [
-            Hit(product, Path(image), vector, float(distance), float(less))
-            for (product, image), vector, distance, less in zip(
-                named, self._vectors[rows], distances, taken, strict=True
-            )
+            rows if len(rows) <= most else nearest(vectors, query, k, bonus)
+            for query, rows in zip(queries, found, strict=True)
         ]
 
-    def _nearest(self, category: str, vectors: Vectors, query: Vectors, k: int) -> Integers:
-        """Rows of the category's slice `vectors`, (n, D), that include the k nearest; in increasing order."""
-        return nearest(vectors, query, k)
+    def _ranked(
+        self, query: Vectors, vectors: Vectors, rows: Integers, start: int, k: int, bonus: Bonus | None
+    ) -> list[Hit]:
+        """The k best of some rows of a slice that begins at row `start`, as `evaluate` ranks: in double precision.
+
+        Each sum is taken by itself: a matrix product would round equal vectors differently, by their place among the rows.
+        """
+        chosen = vectors[rows]
+        distances = 2 - (chosen.astype(np.float64) * query).sum(1)
+        taken = np.zeros(len(rows)) if bonus is None else bonus[rows]
+        best = np.argsort(distances - taken, kind="stable")[:k]  # equal ones in the order of their rows
+        with self._lock:  # one connection, many threads
+            named = self._products.execute(
+                "SELECT product, image FROM json_each(?) JOIN products ON row = value ORDER BY key",
+                (str((start + rows[best]).tolist()),),
+            ).fetchall()
+        return [
+            Hit(product, Path(image), vector, distance, less)
+            for (product, image), vector, distance, less in zip(
+                named, chosen[best], distances[best].tolist(), taken[best].tolist(), strict=True
+            )
+        ]

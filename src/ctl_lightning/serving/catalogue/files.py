@@ -1,7 +1,7 @@
 """The files of a catalogue: vectors, products, and `catalogue.json`, which says what they are.
 
-One memory-mapped file holds one vector per product, sorted by category; an SQLite file beside it holds the products'
-ids and images. Files are never changed, only replaced, `catalogue.json` last: a process that has a catalogue open goes
+One memory-mapped file holds one vector per product, sorted by category; another their codes (see codes.py); an SQLite
+file beside them holds the products' ids and images. Files are never changed, only replaced, `catalogue.json` last: a process that has a catalogue open goes
 on with the one that it opened.
 """
 
@@ -32,8 +32,11 @@ BackendName = Literal["exact", "faiss", "qdrant"]
 MANIFEST = "catalogue.json"
 METRIC = "distance = 2 - query · vector"
 
-FORMAT = 1
-"""Version of the file format: raised when the format changes, so that an old catalogue is refused and not misread."""
+FORMAT = 2
+"""Version of the file format: raised when the format changes, so that another version refuses it and does not misread it."""
+
+READABLE = (1, FORMAT)
+"""Versions of the file format that are read; the first has no codes."""
 
 
 class Hit(NamedTuple):
@@ -54,6 +57,20 @@ class Hit(NamedTuple):
     bonus: float = 0.0
 
 
+class Scale(NamedTuple):
+    """How codes stand for the vectors v of a category: v̂ = step · code.
+
+    Attributes:
+        step: step s, above 0.
+        rest: the largest |v - v̂|.
+        norm: the largest |v̂|.
+    """
+
+    step: float
+    rest: float
+    norm: float
+
+
 class Catalogue(Protocol):
     """Interface of a catalogue that can be searched."""
 
@@ -61,8 +78,8 @@ class Catalogue(Protocol):
     def counts(self) -> Mapping[str, int]:
         """Category -> number of its products, more than 0."""
 
-    def search(self, query: Vectors, category: str, k: int) -> list[Hit]:
-        """The k products of a category that are nearest to a query q, (D,), nearest first; all of them if it has fewer."""
+    def search(self, queries: Vectors, category: str, k: int) -> list[list[Hit]]:
+        """The k products of a category that are nearest to each query q, (B, D), nearest first; all of them if it has fewer."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,8 @@ class Manifest:
         vectors: name of the file of all vectors, (N, D) float32.
         products: name of the file of product ids and images.
         backend: how the catalogue is searched.
+        codes: name of the file of all codes, (N, D) int8; None: there is none.
+        scales: category -> how its codes stand for its vectors; empty without codes.
         graphs: for "faiss": category -> name of its two graph files, without .faiss and .npy.
         hnsw: for "faiss": options of the graphs; see `Backend`.
         qdrant: for "qdrant": server address, collection and part; see `Backend`.
@@ -87,6 +106,8 @@ class Manifest:
     vectors: str
     products: str
     backend: BackendName = "exact"
+    codes: str | None = None
+    scales: dict[str, Scale] = field(default_factory=dict)
     graphs: dict[str, str] = field(default_factory=dict)
     hnsw: dict[str, int] = field(default_factory=dict)
     qdrant: dict[str, str | None] = field(default_factory=dict)
@@ -107,13 +128,14 @@ class Manifest:
         path = folder / MANIFEST
         try:
             content = read_json(path)
-            if content.pop("format") != FORMAT:
+            if content.pop("format") not in READABLE:
                 raise ValueError("another revision of ctl_lightning wrote it")
             slices = {category: (start, end) for category, (start, end) in content.pop("slices").items()}
+            scales = {category: Scale(*map(float, scale)) for category, scale in content.pop("scales", {}).items()}
             del content["metric"], content["counts"]
             if content["backend"] not in get_args(BackendName) or not isinstance(content["identity"], dict):
                 raise ValueError(f"backend {content['backend']!r}, identity {str(content['identity'])[:40]!r}")
-            return cls(slices=slices, **content)
+            return cls(slices=slices, scales=scales, **content)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, InputError, ValueError, KeyError, TypeError, AttributeError) as error:

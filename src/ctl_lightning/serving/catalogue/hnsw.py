@@ -18,7 +18,7 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import mapped_array, replacing
 from ctl_lightning.runtime.progress import progress
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
-from ctl_lightning.serving.catalogue.files import Listed, Manifest, Vectors
+from ctl_lightning.serving.catalogue.files import Bonus, Listed, Manifest, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -159,12 +159,20 @@ class GraphCatalogue(ExactCatalogue):
         self._effort = manifest.hnsw["search"]
         self._graphs = {category: Graph.load(folder / name) for category, name in manifest.graphs.items()}
 
-    def _nearest(self, category: str, vectors: Vectors, query: Vectors, k: int) -> Integers:
+    def _nearest(
+        self, category: str, vectors: Vectors, queries: Vectors, k: int, bonus: Bonus | None
+    ) -> list[Integers]:
         # A graph gives up when it is asked for all products of a category.
         if category not in self._graphs or k > self._effort:
-            return super()._nearest(category, vectors, query, k)
-        rows = self._graphs[category].search(query, min(k, len(vectors)), self._effort)
-        return rows if len(rows) >= min(k, len(vectors)) else super()._nearest(category, vectors, query, k)
+            return super()._nearest(category, vectors, queries, k, bonus)
+        enough = min(k, len(vectors))
+        found = [self._graphs[category].search(query, enough, self._effort) for query in queries]
+        return [
+            rows
+            if len(rows) >= enough
+            else super(GraphCatalogue, self)._nearest(category, vectors, query[None], k, bonus)[0]
+            for query, rows in zip(queries, found, strict=True)
+        ]
 
 
 def _distinct(vectors: Vectors) -> tuple[Integers, Integers]:

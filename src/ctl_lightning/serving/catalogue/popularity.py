@@ -33,9 +33,9 @@ class FavouringCatalogue:
         """Category -> number of its products."""
         return self._catalogue.counts
 
-    def search(self, query: Vectors, category: str, k: int) -> list[Hit]:
+    def search(self, queries: Vectors, category: str, k: int) -> list[list[Hit]]:
         """The k products of a category with the smallest d', equal ones in the order of their rows; `distance` stays d."""
-        return self._catalogue.search(query, category, k, self._bonus(category))
+        return self._catalogue.search(queries, category, k, self._bonus(category))
 
     def _bonus(self, category: str) -> Bonus:
         if category not in self._bonuses:

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,14 +133,19 @@ class QdrantCatalogue:
         """Category -> number of its products when the catalogue was opened."""
         return self._counts
 
-    def search(self, query: Vectors, category: str, k: int) -> list[Hit]:
-        """About the k products of a category that are nearest to a query q, (D,), the nearest first."""
+    def search(self, queries: Vectors, category: str, k: int) -> list[list[Hit]]:
+        """About the k products of a category that are nearest to each query q, (B, D), the nearest first."""
         models = _models()
         only = models.Filter(must=[models.FieldCondition(key="category", match=models.MatchValue(value=category))])
+        asked = [
+            models.QueryRequest(query=query.tolist(), filter=only, limit=k, with_payload=True, with_vector=True)
+            for query in queries
+        ]
         with _told_of_the_server(self._manifest.qdrant):
-            points = self._client.query_points(
-                self._collection, query=query.tolist(), query_filter=only, limit=k, with_payload=True, with_vectors=True
-            ).points
+            found = self._client.query_batch_points(self._collection, asked)
+        return [self._hits(query, one.points) for query, one in zip(queries, found, strict=True)]
+
+    def _hits(self, query: Vectors, points: Sequence[Any]) -> list[Hit]:
         vectors = [np.asarray(point.vector, np.float32) for point in points]
         hits = [
             Hit(
