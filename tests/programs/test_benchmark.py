@@ -157,7 +157,8 @@ def test_only_what_is_asked_for_is_measured(
     tmp_path: Path, looks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "scoring_rows", lambda seconds, rounds: scoring_rows(seconds, rounds, 500, 2))
-    monkeypatch.setattr(measure, "search_rows", lambda *_: [])
+    for name in ("search_rows", "exact_rows"):
+        monkeypatch.setattr(measure, name, lambda *_: [])
     quick = {startup.HYDRA, "an unknown experiment"}
     monkeypatch.setattr(startup, "COMMANDS", {name: words for name, words in startup.COMMANDS.items() if name in quick})
     monkeypatch.setattr(pace, "_step", lambda seconds, load, threads, wait: {"ACTIVE": 4.0, "PASSIVE": 1.0}[wait])

@@ -166,8 +166,6 @@ def change_catalogue(
             log.warning("%d products without a readable image are left out; %s lists them", len(bad), folder / BAD)
         listed = _in_order(folder, encoder.categories, known, wanted, bad, change)
         new = replace(_write(folder, before, known, listed, embedded, identity), backend=name, hnsw=hnsw, qdrant=qdrant)
-        if name != "qdrant":
-            new = write_codes(folder, new)
         if name == "faiss":
             new = replace(new, graphs=make_graphs(folder, old, new, known, listed))
         if name == "qdrant":
@@ -279,7 +277,7 @@ def _write(
     embedded: PendingVectors,
     identity: dict[str, Any],
 ) -> Manifest:
-    """Writes the files of vectors and products. Returns their manifest, not yet written: the old one still counts."""
+    """Writes the files of vectors, codes and products. Returns their manifest, not yet written: the old one still counts."""
     digest = sha256(repr(identity).encode())
     for one in listed:
         digest.update(repr(one).encode())
@@ -293,7 +291,7 @@ def _write(
         start = end
     manifest = Manifest(identity, embedded.dim, slices, vectors.name, products.name)
     if vectors.exists() and products.exists():
-        return manifest
+        return write_codes(folder, manifest)
     needed = len(listed) * embedded.dim * (4 + 1)  # and the codes
     check_room(vectors, "the vectors need", needed, "Choose another folder with catalogue=DIR")
     with told_if_full(folder, "is embedded"):
@@ -311,7 +309,7 @@ def _write(
                 file.write(rows.tobytes())
         with replacing(products) as temporary:
             write_products(temporary, listed)
-    return manifest
+    return write_codes(folder, manifest)
 
 
 def _delete_partial(folder: Path) -> None:
