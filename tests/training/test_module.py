@@ -63,6 +63,16 @@ def distances(model: CompleteTheLook, batch: Triplet) -> tuple[torch.Tensor, tor
     return model.network.distance(style, near), model.network.distance(style, far)
 
 
+def test_the_dropout_of_each_batch_is_drawn_from_its_own_seed(make_data: MakeData, tmp_path: Path) -> None:
+    model = module(seed=3)
+    states: list[torch.Tensor] = []
+    model.network.register_forward_pre_hook(lambda *_: states.append(torch.get_rng_state()))
+    trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(model, datamodule=make_data())
+    expected = [torch.Generator().manual_seed((3 << 32) + number).get_state() for number in range(len(states))]
+    assert len(states) >= 2
+    assert all(torch.equal(*pair) for pair in zip(states, expected, strict=True))
+
+
 def test_training_brings_the_true_product_nearer_than_the_negative(make_data: MakeData, tmp_path: Path) -> None:
     batch: Triplet = next(iter(make_data(batch_size=8).train_dataloader()))
     loader: DataLoader[Triplet] = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
