@@ -2,7 +2,9 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from factories import BACKBONE, MakeData, module, trainer
 
 from ctl_lightning.benchmark import benchmark
 from ctl_lightning.benchmarks import exact_search, measure, pace, search, startup
-from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, COMPUTED, UNCACHED
+from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, COMPUTED, PRODUCTS, UNCACHED, Products
 from ctl_lightning.benchmarks.loader import FILES, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.naive import NaiveScore
 from ctl_lightning.benchmarks.scoring import (
@@ -26,7 +28,7 @@ from ctl_lightning.benchmarks.scoring import (
     scoring_rows,
 )
 from ctl_lightning.benchmarks.step import BACKBONE as ALONE
-from ctl_lightning.benchmarks.step import END_TO_END, FORWARD, LOGGING, NAIVE, STEP, _operations, fit_rate
+from ctl_lightning.benchmarks.step import END_TO_END, FORWARD, LOGGING, NAIVE, STEP, Step, _operations, fit_rate
 from ctl_lightning.benchmarks.timing import Row, rates, ratio
 from ctl_lightning.data.triplets import TripletDataset
 from ctl_lightning.models.components.distance import query, query_distance
@@ -34,6 +36,7 @@ from ctl_lightning.models.components.preprocessing import IMAGENET
 from ctl_lightning.models.components.style_network import StyleNetwork
 from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.training.feature_cache import cache_features
 
 
 def run(tmp_path: Path, looks: Path, cache: Path, *overrides: str) -> Any:
@@ -83,9 +86,28 @@ def test_a_step_is_measured_beside_its_backbone_and_the_naive_way(tmp_path: Path
 def test_an_epoch_on_features_is_measured_beside_one_on_pictures(tmp_path: Path, looks: Path, cache: Path) -> None:
     found = run(tmp_path, looks, cache, "what=cache", "backbone.grid=4")
     value = {row["name"]: row["value"] for row in found["rows"]}
-    assert value.keys() == {CACHED, UNCACHED, CACHED_STEP, COMPUTED}
+    assert value.keys() == {CACHED, UNCACHED, CACHED_STEP, PRODUCTS, COMPUTED}
     assert min(value.values()) > 0
-    assert found["ratios"] == {"uncached_over_cached_epoch": pytest.approx(value[UNCACHED] / value[CACHED])}
+    assert found["ratios"] == {
+        "uncached_over_cached_epoch": pytest.approx(value[UNCACHED] / value[CACHED]),
+        "cached_step_over_products": pytest.approx(value[CACHED_STEP] / value[PRODUCTS]),
+    }
+
+
+def test_the_products_of_a_step_on_features_are_those_of_its_layers(make_data: MakeData) -> None:
+    data = make_data(augment="none")
+    model = module(backbone=BACKBONE | {"frozen": True}, categories=data.categories).train()
+    cache_features(model, data, torch.device("cpu"))
+    products = Products(Step(model, nullcontext), next(iter(data.train_dataloader())))
+    found = Counter((*left.shape, right.shape[1]) for left, right in (operands[-2:] for _, operands in products.calls))
+    # By hand: 4 scenes, 8 products, 4 x 16 regions, in two heads; features, hidden width and dimensions.
+    expected: Counter[tuple[int, ...]] = Counter()
+    for rows, features, hidden, dim in (4, 128, 8, 8), (8, 128, 8, 8), (64, 96, 8, 8), (64, 96, 8, 8):
+        forward = (rows, features, hidden), (rows, hidden, dim)
+        # No gradient of the features: nothing learns from it.
+        backward = (hidden, rows, features), (rows, dim, hidden), (dim, rows, hidden)
+        expected.update([*forward, *backward])
+    assert found == expected
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -174,6 +196,7 @@ def test_only_what_is_asked_for_is_measured(
         "naive_over_end_to_end",
         "step_over_matrix_rate",
         "uncached_over_cached_epoch",
+        "cached_step_over_products",
         "region_loop_over_query",
         "an_unknown_experiment_over_import_hydra",
         "passive_over_active_idle",
