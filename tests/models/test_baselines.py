@@ -78,6 +78,9 @@ def test_a_training_batch_is_embedded_as_in_evaluation_from_pictures_and_from_fe
         for ours, theirs, one in zip(products, of_features, images[1:], strict=True):
             torch.testing.assert_close(ours, net.embed_product(one))
             torch.testing.assert_close(ours, theirs)
+        alone = net.embed_scene(images[0][:1], torch.tensor([0, 1, 1]))  # one scene for all categories
+        torch.testing.assert_close(alone.scene, style.scene[:1].expand(3, -1))
+        assert (alone.regions.shape[:2], alone.attention.shape) == ((3, 0), (3, 0))
     torch.testing.assert_close(penalty, cost)
     assert (float(penalty) > 0) == (name == "bpr_dae")
 

@@ -281,6 +281,23 @@ def test_all_forms_of_the_distance_agree(method: DistanceName, squared: bool) ->
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("attention", ["category", "uniform"])
+def test_one_scene_for_all_categories_is_that_scene_for_each_of_them(method: DistanceName, attention: str) -> None:
+    net, category = network(method, attention=attention).eval(), torch.tensor([2, 0, 1, 0])
+    with torch.no_grad():
+        scene = pictures(1)
+        expected = net.embed_scene(scene.expand(4, -1, -1, -1), category)
+        for style in (net.embed_scene(scene, category), net.embed_scene(net.backbone(scene), category)):
+            for one, other in zip(style, expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+            query, reference = net.query(style), net.query(expected)
+            assert query is not None
+            torch.testing.assert_close(query, reference, rtol=0, atol=1e-6)
+            assert style.scene.stride(0) == 0  # computed once
+            assert style.regions.shape[1] == 0 or style.regions.stride(0) == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_training_sees_the_distances_that_are_ranked_by(method: DistanceName) -> None:
     net = network(method).eval()
     scene, positive, negative = pictures(3), pictures(3, 1), pictures(3, 2)

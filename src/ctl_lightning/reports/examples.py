@@ -70,7 +70,7 @@ def attention_rows(data: TripletDataModule, task: EvaluationSet, network: Networ
         crop, _ = task.queries[task.query[pair]]
         image = data.pictures.evaluation([crop]).to(device)
         with torch.no_grad():
-            weights = network.embed_scene(image.expand(len(categories), -1, -1, -1), categories).attention
+            weights = network.embed_scene(image, categories).attention
         grid = math.isqrt(weights.shape[1])
         maps = weights.reshape(-1, grid, grid).double().cpu().numpy()
         rows.append(

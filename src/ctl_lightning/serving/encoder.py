@@ -148,8 +148,7 @@ class Encoder:
             features = Features(pooled, pooled.new_empty(1, 0, 0))
         else:
             features = backbone(self._batch([self.square(photo, crop)]))
-        every = Features(*(part.expand(len(indices), *part.shape[1:]) for part in features))
-        return self.network.embed_scene(every, indices)
+        return self.network.embed_scene(features, indices)
 
     @torch.inference_mode()
     def products(self, squares: Iterable[Pixels]) -> Tensor:

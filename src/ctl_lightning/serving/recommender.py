@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from ctl_lightning.data.images import to_rgb
 from ctl_lightning.data.pairs import Box
@@ -17,7 +18,7 @@ from ctl_lightning.models.components.network import Network, SceneStyle
 from ctl_lightning.runtime.config import Config, check_options
 from ctl_lightning.runtime.errors import InputError, listed
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
-from ctl_lightning.serving.catalogue.files import BackendName, Catalogue, Manifest, check_identity
+from ctl_lightning.serving.catalogue.files import BackendName, Catalogue, Hit, Manifest, check_identity
 from ctl_lightning.serving.catalogue.hnsw import GraphCatalogue
 from ctl_lightning.serving.catalogue.popularity import favouring
 from ctl_lightning.serving.catalogue.qdrant import QdrantCatalogue
@@ -187,18 +188,12 @@ class Recommender:
         picture = to_rgb(opened(photo))
         style = self.encoder.scene(picture, box, names)
         with torch.inference_mode():
-            query = self._network.query(style)
+            query, parts = self._network.query(style), self._network.queries(style)
         assert query is not None
-        queries = query.float().cpu().numpy()
-        answers = [
-            Answer(
-                name,
-                self._found(name, queries[row], _row(style, row), k),
-                self._attention(style, row),
-                self.catalogue.counts[name],
-            )
-            for row, name in enumerate(names)
-        ]
+        hits = [self.catalogue.search(one[None], name, k)[0] for one, name in zip(_array(query), names, strict=True)]
+        found = self._recommended(hits, {name: _array(part) for name, part in parts.items()})
+        attention, counts = self._attention(style), self.catalogue.counts
+        answers = [Answer(name, found[row], attention[row], counts[name]) for row, name in enumerate(names)]
         seen = self.encoder.seen(*picture.size, crop)
         return Look(picture, box, crop, self.encoder.kept(box), seen, answers, self.popularity)
 
@@ -208,36 +203,31 @@ class Recommender:
             raise InputError(f"category={name}: the catalogue has no product of it; it has {listed(self.categories)}")
         return category
 
-    def _found(self, category: str, vector: NDArray[np.float32], style: SceneStyle, k: int) -> list[Recommended]:
-        hits = self.catalogue.search(vector[None], category, k)[0]
-        distances = np.array([hit.distance for hit in hits], np.float64)
-        chances = [None] * len(hits) if self.classifier is None else self.classifier.probability(distances).tolist()
-        parts = self._parts(style, np.array([hit.vector for hit in hits]))
-        return [
-            Recommended(
-                rank,
-                hit.product,
-                hit.image,
-                hit.distance,
-                {name: float(part[rank - 1]) for name, part in parts.items()},
-                chance,
-                hit.bonus,
+    def _recommended(
+        self, hits: Sequence[Sequence[Hit]], queries: Mapping[str, NDArray[np.float32]]
+    ) -> list[list[Recommended]]:
+        """What was found in each of n categories, for the queries (n, D) of each part of the distance."""
+        every = [(row, rank, hit) for row, some in enumerate(hits) for rank, hit in enumerate(some, start=1)]
+        rows, vectors = [row for row, _, _ in every], np.array([hit.vector for _, _, hit in every])
+        parts = {name: (2 - (vectors * query[rows]).sum(1)).tolist() for name, query in queries.items()}
+        chances: list[float | None] = [None] * len(every)
+        if self.classifier is not None:
+            chances = self.classifier.probability(np.array([hit.distance for _, _, hit in every])).tolist()
+        found: list[list[Recommended]] = [[] for _ in hits]
+        for place, (row, rank, hit) in enumerate(every):
+            of_hit = {name: part[place] for name, part in parts.items()}
+            found[row].append(
+                Recommended(rank, hit.product, hit.image, hit.distance, of_hit, chances[place], hit.bonus)
             )
-            for rank, (hit, chance) in enumerate(zip(hits, chances, strict=True), start=1)
-        ]
+        return found
 
-    def _parts(self, style: SceneStyle, vectors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Name -> (n,): the global and the local distance to n products, (n, D), as far as the method has them."""
-        with torch.inference_mode():
-            parts = self._network.queries(style)
-        return {name: 2 - vectors @ query[0].float().cpu().numpy() for name, query in parts.items()}
-
-    def _attention(self, style: SceneStyle, row: int) -> NDArray[np.float64] | None:
+    def _attention(self, style: SceneStyle) -> Sequence[NDArray[np.float64] | None]:
+        """The attention of each of n categories, (grid, grid)."""
+        count, regions = style.attention.shape
         if not self._network.attends:
-            return None
-        weights = style.attention[row].double().cpu().numpy()
-        grid = math.isqrt(len(weights))
-        return weights.reshape(grid, grid)
+            return [None] * count
+        grid = math.isqrt(regions)
+        return list(style.attention.double().cpu().numpy().reshape(count, grid, grid))
 
 
 def open_catalogue(folder: Path, encoder: Encoder, url: str | None) -> Catalogue:
@@ -280,5 +270,5 @@ def require_query(encoder: Encoder) -> Network:
     return encoder.network
 
 
-def _row(style: SceneStyle, row: int) -> SceneStyle:
-    return SceneStyle(*(part[row : row + 1] for part in style))
+def _array(vectors: Tensor) -> NDArray[np.float32]:
+    return vectors.float().cpu().numpy()

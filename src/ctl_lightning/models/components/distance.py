@@ -25,7 +25,7 @@ def attention_weights(keys: Tensor, category: Tensor, temperature: Tensor | floa
     With t = 1 it is the paper's (equation 4), whose odds are at most e⁴ : 1, as the distances are between 0 and 4.
 
     Args:
-        keys: attention keys k, one unit vector per region, (B, R, D).
+        keys: attention keys k, one unit vector per region, (B, R, D), or (1, R, D) of one scene for all categories.
         category: embedding e_c of each product's category, unit vectors, (B, D).
         temperature: temperature t, above 0; smaller ones give sharper weights.
 

@@ -104,7 +104,13 @@ class Network(nn.Module):
         return [(style, tuple(products))]
 
     def embed_scene(self, images: Images, category: Tensor) -> SceneStyle:
-        """uint8 scene crops (B, 3, S, S), or features, and category indices (B,) -> SceneStyle. One backbone pass at most."""
+        """The queries of B scenes, each for its own category; or of one scene for B categories. One backbone pass at most.
+
+        Args:
+            images: uint8 scene crops, (B, 3, S, S), or their features; or one scene's, (1, 3, S, S), for all categories. What does not
+                depend on the category is then computed once, and its rows in the SceneStyle are views of one.
+            category: category indices, (B,).
+        """
         self._cannot("sees no pictures")
 
     def embed_product(self, images: Images) -> Tensor:

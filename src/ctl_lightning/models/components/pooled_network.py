@@ -46,8 +46,8 @@ class PooledNetwork(Network, ABC):
         return Embedded(style, torch.split(self.product_vector(shown), count), self.penalty(scenes, shown))
 
     def embed_scene(self, images: Images, category: Tensor) -> SceneStyle:
-        """uint8 scene crops (B, 3, S, S), or features, -> SceneStyle without regions; the category is ignored."""
-        return without_regions(self.scene_vector(self._pooled(images)))
+        """See `Network.embed_scene`; without regions, and the category is ignored."""
+        return without_regions(self.scene_vector(self._pooled(images)).expand(category.shape[0], -1))
 
     def embed_product(self, images: Images) -> Tensor:
         """uint8 products (B, 3, S, S), or features, -> vectors (B, D)."""

@@ -109,12 +109,13 @@ class StyleNetwork(Network):
         return Embedded(self._scene_style(scene, category), embedded.split(count), embedded.new_zeros(()))
 
     def embed_scene(self, images: Images, category: Tensor) -> SceneStyle:
-        """uint8 scene crops (B, 3, S, S), or features, and category indices (B,) -> SceneStyle. One backbone pass at most."""
+        """See `Network.embed_scene`."""
         return self._scene_style(self.backbone(images) if isinstance(images, Tensor) else images, category)
 
     def _scene_style(self, features: tuple[Tensor, Tensor], category: Tensor) -> SceneStyle:
         pooled, regions = map(self._as_heads, features)
-        scene = self.pooled_head(pooled, "scene")
+        count = category.shape[0]  # not `len`, which torch.export takes for a constant
+        scene = self.pooled_head(pooled, "scene").expand(count, -1)
         if self.method == "global":
             return without_regions(scene)
         if self.attends:
@@ -122,8 +123,8 @@ class StyleNetwork(Network):
             with _full_precision(keys):
                 weights = attention_weights(keys, self.category_embedding(category), self._temperature())
         else:
-            weights = regions.new_full(regions.shape[:2], 1 / regions.shape[1])
-        return SceneStyle(scene, self.region_head(regions, "scene"), weights)
+            weights = regions.new_full((count, regions.shape[1]), 1 / regions.shape[1])
+        return SceneStyle(scene, self.region_head(regions, "scene").expand(count, -1, -1), weights)
 
     def _temperature(self) -> Tensor | float:
         found = self.attention_temperature
