@@ -147,9 +147,13 @@ def composed(program: str, folder: Path, *words: str) -> Any:
         return hydra.compose(program, spelled_out([f"paths.run_dir={folder}", *words], program))
 
 
+KEPT = ("keep_memory=false",)
+"""What a program keeps by default, the process of the tests must not: it would stay so for all tests."""
+
+
 def make_catalogue(run: Path, folder: Path, *words: str) -> Path:
     """A catalogue of a run's data, or as `words` say."""
-    catalogue(composed("catalogue", folder / "hydra", f"ckpt_path={run}", f"catalogue={folder}", *words))
+    catalogue(composed("catalogue", folder / "hydra", f"ckpt_path={run}", f"catalogue={folder}", *KEPT, *words))
     return folder
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
 
-from ctl_lightning.runtime.config import Config, check_options, check_switches, resolved
+from ctl_lightning.runtime.config import Config, check_options, resolved
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.program import program
 
@@ -18,9 +18,14 @@ OPTIONS: dict[str, Any] = {
     "images": str | None,
     "change": Literal["set", "add", "remove"],
     "max_bad_images": float | int,
-    "batch_size": int,
+    "keep_memory": bool | None,
+    "batch_size": int | None,
     "device": str,
+    "engine": Literal["torch", "onnx"],
 }
+BATCH, CPU_BATCH = 64, 16
+"""Number of pictures that go through the network at once; on a CPU larger batches need fresh memory, which costs more than they gain."""
+
 CATALOGUE: dict[str, Any] = {
     "dir": str,
     "backend": Literal["exact", "faiss", "qdrant"] | None,
@@ -45,36 +50,36 @@ def catalogue(config: DictConfig) -> None:
     """
     options = resolved(config)
     check(options)
-    from ctl_lightning.runtime.memory import keep_freed_memory
+    import torch
+
+    from ctl_lightning.runtime.memory import can_keep, keep_freed_memory
     from ctl_lightning.serving.catalogue.change import Backend, change_catalogue
     from ctl_lightning.serving.catalogue.products import products_of
     from ctl_lightning.serving.encoder import Encoder
     from ctl_lightning.serving.recommender import require_query
 
-    if options["keep_memory"]:
+    if options["keep_memory"] or (options["keep_memory"] is None and can_keep()):
         keep_freed_memory()
     folder = Path(options["catalogue"]["dir"]).expanduser()
-    encoder = Encoder(Path(str(options["ckpt_path"])).expanduser(), options["device"])
+    encoder = Encoder(Path(str(options["ckpt_path"])).expanduser(), options["device"], options["engine"])
     require_query(encoder)  # now rather than when the catalogue is searched
     products = products_of(options, encoder, folder)
     backend = Backend.of(options["catalogue"])
-    made = change_catalogue(
-        folder, encoder, products, options["change"], backend, options["batch_size"], options["max_bad_images"]
-    )
+    batch = options["batch_size"] or (CPU_BATCH if torch.device(encoder.device).type == "cpu" else BATCH)
+    made = change_catalogue(folder, encoder, products, options["change"], backend, batch, options["max_bad_images"])
     tell(folder, made)
 
 
 def check(options: Config) -> None:
     """Raises InputError: an option of another type, or out of its range."""
     check_options({name: options[name] for name in OPTIONS}, OPTIONS)
-    check_switches(options, "keep_memory")
     check_options(options["catalogue"], CATALOGUE, "catalogue.")
     for name, value in options["catalogue"].items():
         if name.startswith("hnsw_") and value is not None and value < 2:
             raise InputError(f"catalogue.{name}={value}: must be at least 2")
         if name in ("collection", "part") and value is not None and not re.fullmatch(r"[\w.-]{1,200}", value):
             raise InputError(f"catalogue.{name}={value!r}: give a name of letters, digits and . _ -")
-    if options["batch_size"] < 1 or not 0 <= options["max_bad_images"] <= 1:
+    if (options["batch_size"] is not None and options["batch_size"] < 1) or not 0 <= options["max_bad_images"] <= 1:
         raise InputError("batch_size must be at least 1, and max_bad_images a share from 0 to 1")
 
 

@@ -1,7 +1,7 @@
 """python -m ctl_lightning.demo: a page on which to try a checkpoint and its catalogue."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig
 
@@ -19,6 +19,7 @@ OPTIONS: dict[str, Any] = {
     "port": int,
     "max_upload": str | int,
     "device": str,
+    "engine": Literal["torch", "onnx"],
 }
 
 

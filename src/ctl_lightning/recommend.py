@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
 
@@ -18,6 +18,7 @@ OPTIONS: dict[str, Any] = {
     "k": int,
     "popularity": float,
     "device": str,
+    "engine": Literal["torch", "onnx"],
     "output": str | None,
     "category": str | list[str] | None,
 }

@@ -32,7 +32,7 @@ def rerank(config: DictConfig) -> None:
     from ctl_lightning.serving.compatibility import Compatibility
     from ctl_lightning.serving.encoder import photo_named, read_box
 
-    compatibility = Compatibility(Path(str(config.ckpt_path)).expanduser(), config.device)
+    compatibility = Compatibility(Path(str(config.ckpt_path)).expanduser(), config.device, config.engine)
     data = compatibility.trained.data({"root": config.data.root})
     names = read_names(Path(str(config.candidates)).expanduser(), "candidates", "candidate")
     box = read_box(config.box)

@@ -20,7 +20,8 @@ from ctl_lightning.models.checkpoint import FORMAT
 from ctl_lightning.models.registry import METHODS, own_options
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.encoder import Encoder
-from ctl_lightning.serving.export import ProductEncoder, QueryEncoder, _compare, export
+from ctl_lightning.serving.export import ProductEncoder, QueryEncoder, export
+from ctl_lightning.serving.exporters import compare as compare_both
 from ctl_lightning.serving.recommender import Recommender
 
 EXAMPLE = REPOSITORY / "examples" / "serve.py"
@@ -252,9 +253,9 @@ def test_what_must_be_known_beside_the_files(served: tuple[Path, Path], exported
 def test_a_file_that_says_something_else_does_not_count() -> None:
     def compare(error: float, alone: float = 0) -> None:
         def exported(inputs: dict[str, Tensor]) -> Any:
-            return inputs["image"].numpy() + np.float32(error + alone * (len(inputs["image"]) == 1))
+            return [inputs["image"].numpy() + np.float32(error + alone * (len(inputs["image"]) == 1))]
 
-        _compare(torch.nn.Identity(), {"image": torch.zeros(3, 4)}, exported)
+        compare_both(torch.nn.Identity(), {"image": torch.zeros(3, 4)}, exported)
 
     compare(5e-5)
     for error, alone in ((2e-4, 0), (np.nan, 0), (0, 2e-4)):  # the last is right for three pictures, not for one

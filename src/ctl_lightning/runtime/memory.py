@@ -8,6 +8,11 @@ from ctl_lightning.runtime.errors import InputError
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 
+def can_keep() -> bool:
+    """Whether the C library is one that can be told to keep freed memory: glibc."""
+    return platform.libc_ver()[0] == "glibc"
+
+
 def keep_freed_memory() -> None:
     """Lets the C library keep freed memory in place of giving it back to the system, which would hand out fresh pages each time.
 
@@ -16,7 +21,7 @@ def keep_freed_memory() -> None:
     Raises:
         InputError: the C library is not glibc.
     """
-    kept = platform.libc_ver()[0] == "glibc"
+    kept = can_keep()
     if kept:
         library = ctypes.CDLL(None)
         # No block of its own for a large request (that would go back at once), and nothing cut off at the end.

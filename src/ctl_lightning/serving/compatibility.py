@@ -12,6 +12,7 @@ from ctl_lightning.metrics.classification import Classifier
 from ctl_lightning.metrics.intervals import Floats
 from ctl_lightning.metrics.reranking import order
 from ctl_lightning.serving.encoder import Encoder, Photo
+from ctl_lightning.serving.engines import EngineName
 
 BATCH = 64
 
@@ -43,13 +44,14 @@ class Compatibility:
     Args:
         path: checkpoint file, or its run directory.
         device: torch device, such as "cuda:0".
+        engine: what runs the backbone: "torch", or "onnx", which is faster on a CPU and opens some seconds later.
 
     Raises:
-        InputError: unreadable or foreign checkpoint; a method that sees no pictures.
+        InputError: unreadable or foreign checkpoint; a method that sees no pictures; an engine that cannot run this backbone.
     """
 
-    def __init__(self, path: Path, device: str = "cpu") -> None:
-        self._encoder = Encoder(path, device)
+    def __init__(self, path: Path, device: str = "cpu", engine: EngineName = "torch") -> None:
+        self._encoder = Encoder(path, device, engine)
         self.trained = self._encoder.trained
         self.classifier: Classifier | None = self.trained.classifier
         self.categories: list[str] = self.trained.categories

@@ -23,6 +23,7 @@ from ctl_lightning.models.components.backbone import Features, hash_of_weights
 from ctl_lightning.models.components.network import SceneStyle
 from ctl_lightning.models.components.strips import pooled_strips
 from ctl_lightning.runtime.errors import InputError, listed, suggestion
+from ctl_lightning.serving.engines import EngineName, engine_of
 from ctl_lightning.serving.trained import Trained
 
 Photo = Path | str | Image.Image
@@ -37,6 +38,8 @@ class Encoder:
     Args:
         path: checkpoint file, or its run directory.
         device: torch device, such as "cuda:0".
+        engine: what runs the backbone: "torch", or "onnx", see `engines`. Strips of scenes, which are of many sizes, always go through
+            torch.
 
     Attributes:
         trained: the checkpoint, with what it was trained with.
@@ -45,10 +48,11 @@ class Encoder:
         device: torch device of the network.
 
     Raises:
-        InputError: unreadable or foreign checkpoint; a method that sees no pictures; a device that is not there.
+        InputError: unreadable or foreign checkpoint; a method that sees no pictures; a device that is not there; an engine that
+            cannot run this backbone.
     """
 
-    def __init__(self, path: Path, device: str = "cpu") -> None:
+    def __init__(self, path: Path, device: str = "cpu", engine: EngineName = "torch") -> None:
         self.trained = Trained(path)
         network = self.trained.network()
         if not network.sees:
@@ -66,6 +70,7 @@ class Encoder:
         self.device = device
         self.categories = self.trained.categories
         self._options: dict[str, Any] = self.trained.config["data"]
+        self._features = engine_of(engine, network.backbone, self.size, device)
 
     @property
     def shows_strips(self) -> bool:
@@ -84,7 +89,10 @@ class Encoder:
         return int(self._options["image_size"])
 
     def identity(self) -> dict[str, Any]:
-        """What a product's vector depends on, as plain values: method, hash of the weights, and how photos are cut."""
+        """What a product's vector depends on, as plain values: method, hash of the weights, and how photos are cut.
+
+        Not the engine: its vectors differ in the last digits alone, as those of two processors do.
+        """
         photos = {option: self._options[option] for option in ("stored_size", "image_size", "aspect")}
         if self._options["interpolation"] != UNNAMED:
             photos["interpolation"] = self._options["interpolation"]
@@ -142,18 +150,20 @@ class Encoder:
             InputError: an unreadable picture, an unknown category, a box that is no box or leaves nothing.
         """
         indices = torch.tensor([self.categories.index(self.category(name)) for name in categories], device=self.device)
-        crop, backbone = self.crop(box), self.network.backbone
+        crop = self.crop(box)
         if self.shows_strips:
-            pooled = pooled_strips(backbone, [strips_of(opened(photo), box or NO_BOX, self._cut)], self.device)
+            pooled = pooled_strips(
+                self.network.backbone, [strips_of(opened(photo), box or NO_BOX, self._cut)], self.device
+            )
             features = Features(pooled, pooled.new_empty(1, 0, 0))
         else:
-            features = backbone(self._batch([self.square(photo, crop)]))
+            features = self._features(self._batch([self.square(photo, crop)]))
         return self.network.embed_scene(features, indices)
 
     @torch.inference_mode()
     def products(self, squares: Iterable[Pixels]) -> Tensor:
         """n product photos, each as `square` returns it, -> f_p, (n, D)."""
-        return self.network.embed_product(self._batch(squares))
+        return self.network.embed_product(self._features(self._batch(squares)))
 
     def square(self, photo: Photo, crop: Box = WHOLE) -> Pixels:
         """The square of a photo that the network is given, uint8 (S, S, 3). Raises InputError: an unreadable picture."""

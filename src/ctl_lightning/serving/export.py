@@ -1,17 +1,12 @@
 """Writes the two encoders as files that run without this package: product -> vector, scene crop + category -> query."""
 
 import json
-import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -21,13 +16,17 @@ from ctl_lightning.runtime.files import replacing, write_text
 from ctl_lightning.runtime.locks import alone
 from ctl_lightning.serving.catalogue.files import METRIC
 from ctl_lightning.serving.encoder import Encoder
+from ctl_lightning.serving.exporters import (
+    Inputs,
+    check_onnx,
+    compare,
+    exported,
+    one_line,
+    opened_onnx,
+    random_pictures,
+    to_onnx,
+)
 from ctl_lightning.serving.recommender import require_query
-
-TOLERANCE = 1e-4
-"""Largest difference between a number of an exported vector and the network's own: other kernels add in another order."""
-
-Inputs = dict[str, Tensor]
-"""Inputs of an encoder by name: `image`, and of the query's also `category`."""
 
 
 class ProductEncoder(nn.Module):
@@ -82,10 +81,8 @@ def export(encoder: Encoder, folder: Path, onnx: bool) -> list[Path]:
             "square; serve it with `recommend` or `demo`, which need no export"
         )
     if onnx:
-        _check_onnx()
-    images = torch.randint(
-        0, 256, (3, 3, encoder.size, encoder.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+        check_onnx("onnx=true")
+    images = random_pictures(encoder.size)
     categories = torch.arange(3) % len(encoder.categories)
     encoders: dict[str, tuple[nn.Module, Inputs]] = {
         "product": (ProductEncoder(network).eval(), {"image": images}),
@@ -128,76 +125,20 @@ def _described(encoder: Encoder) -> dict[str, Any]:
 
 def write_program(path: Path, module: nn.Module, inputs: Inputs) -> ExportedProgram:
     """Writes PATH, reads it back and compares. Raises InputError: torch.export cannot, or it gives other vectors."""
-    batch = torch.export.Dim("batch", min=1)
-    with (
-        _one_line(
-            f"torch.export cannot write {path.name}", "serve it with `recommend` or `demo`, which need no export"
-        ),
-        warnings.catch_warnings(),
-    ):
+    way_out = "serve it with `recommend` or `demo`, which need no export"
+    with one_line(f"torch.export cannot write {path.name}", way_out), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No complete tensor found")  # channels-last weights, on the CPU
-        program = torch.export.export(
-            module, tuple(inputs.values()), dynamic_shapes={key: {0: batch} for key in inputs}
-        )
+        program = exported(module, inputs)
         torch.export.save(program, path)
         read = torch.export.load(path).module()
-        _compare(module, inputs, lambda some: read(*some.values()).detach().numpy())
+        compare(module, inputs, lambda some: [read(*some.values()).detach().numpy()])
     return program
 
 
 def write_onnx(path: Path, program: ExportedProgram, module: nn.Module, inputs: Inputs) -> None:
-    """Writes PATH, reads it back and compares. Raises InputError: torch.onnx cannot, or it gives other vectors."""
-    import onnxruntime
-
-    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Writes PATH in ONNX's form, reads it back and compares. Raises InputError: torch.onnx cannot, or it gives other vectors."""
     way_out = "the .pt2 files and serving.json are written; give onnx=false"
-    with (
-        _one_line(f"onnx=true: torch.onnx cannot write {path.name}", way_out),
-        replacing(path) as temporary,
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")  # deprecations inside the exporter
-        torch.onnx.export(
-            program,
-            f=str(temporary),
-            input_names=list(inputs),
-            output_names=["vector"],
-            external_data=False,
-            verbose=False,
-        )
-        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-        _compare(
-            module, inputs, lambda some: session.run(None, {name: value.numpy() for name, value in some.items()})[0]
-        )
-
-
-@contextmanager
-def _one_line(what: str, way_out: str) -> Iterator[None]:
-    """Turns the errors of torch's exporters, which have no class of their own, into one line."""
-    try:
-        yield
-    except OSError:  # says itself what is wrong, and where
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise InputError(f"{what} ({type(error).__name__}: {reason}); {way_out}") from error
-
-
-def _compare(module: nn.Module, inputs: Inputs, exported: Callable[[Inputs], NDArray[np.float32]]) -> None:
-    """Raises ValueError: for three pictures or for one, the vectors are not the network's."""
-    for count in (3, 1):
-        some = {name: value[:count] for name, value in inputs.items()}
-        with torch.no_grad():
-            expected = module(*some.values()).numpy()
-        difference = float(np.abs(exported(some) - expected).max())
-        if not difference <= TOLERANCE:
-            raise ValueError(f"its vectors differ from the network's by {difference:.2g}")
-
-
-def _check_onnx() -> None:
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401 - torch's exporter needs it
-    except ImportError as error:
-        raise InputError(f"onnx=true: {error.name} is not installed; pip install 'ctl_lightning[onnx]'") from None
+    with one_line(f"onnx=true: torch.onnx cannot write {path.name}", way_out), replacing(path) as temporary:
+        to_onnx(temporary, program, list(inputs), ["vector"])
+        session = opened_onnx(temporary)
+        compare(module, inputs, lambda some: session.run(None, {name: value.numpy() for name, value in some.items()}))

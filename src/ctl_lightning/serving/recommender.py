@@ -23,6 +23,7 @@ from ctl_lightning.serving.catalogue.hnsw import GraphCatalogue
 from ctl_lightning.serving.catalogue.popularity import favouring
 from ctl_lightning.serving.catalogue.qdrant import QdrantCatalogue
 from ctl_lightning.serving.encoder import Encoder, Photo, opened
+from ctl_lightning.serving.engines import EngineName
 
 BACKENDS: dict[BackendName, type[ExactCatalogue] | type[QdrantCatalogue]] = {
     "exact": ExactCatalogue,
@@ -129,6 +130,7 @@ class Recommender:
         device: str = "cpu",
         url: str | None = None,
         popularity: float = 0.0,
+        engine: EngineName = "torch",
     ) -> "Recommender":
         """Opens a checkpoint and a catalogue.
 
@@ -138,23 +140,29 @@ class Recommender:
             device: torch device, such as "cuda:0".
             url: address of the Qdrant server, if it has moved since the catalogue was made.
             popularity: weight of the popularity in the ranks; see `Recommender`.
+            engine: what runs the backbone: "torch", or "onnx", which is faster on a CPU and opens some seconds later.
 
         Raises:
             InputError: unreadable checkpoint or catalogue; a catalogue of another checkpoint; a popularity that cannot be
-                counted.
+                counted; an engine that cannot run this backbone.
         """
         folder = Path(catalogue).expanduser()
-        encoder = Encoder(Path(ckpt_path).expanduser(), device)
+        encoder = Encoder(Path(ckpt_path).expanduser(), device, engine)
         require_query(encoder)
         return cls(encoder, open_catalogue(folder, encoder, url), popularity)
 
     @classmethod
     def of(cls, options: Config) -> "Recommender":
-        """Opens what the options `ckpt_path`, `catalogue`, `device` and `popularity` of a program name. Raises InputError."""
+        """Opens what the options `ckpt_path`, `catalogue`, `device`, `popularity` and `engine` of a program name. Raises InputError."""
         where = options["catalogue"]
         check_options(where, {"dir": str, "url": str | None}, "catalogue.")
         return cls.from_checkpoint(
-            str(options["ckpt_path"]), where["dir"], options["device"], where["url"], options["popularity"]
+            str(options["ckpt_path"]),
+            where["dir"],
+            options["device"],
+            where["url"],
+            options["popularity"],
+            options["engine"],
         )
 
     @property

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -63,6 +64,7 @@ class PendingVectors:
         )
         done = len(products) - len(todo)
         log.info("embedding %d products%s", len(products), f", {done} of them embedded before" if done else "")
+        began = time.monotonic()
         batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
         with ExitStack() as opened:
             opened.enter_context(told_if_full(self._folder, "is embedded"))
@@ -93,6 +95,8 @@ class PendingVectors:
                         self._count += 1
                 shown.note = f"{len(self.bad):,} unreadable" if self.bad else ""
                 shown.advance(len(batch))
+        if todo:
+            log.info("embedded %.0f products a second", len(todo) / (time.monotonic() - began))
 
     def _read(self) -> None:
         """Reads what earlier runs left, and cuts off what a killed one wrote only in part."""
