@@ -14,6 +14,9 @@ from ctl_lightning.runtime.program import program
 if TYPE_CHECKING:
     from ctl_lightning.serving.recommender import Look, Recommender
 
+TOGETHER = 8
+"""Photos of a folder that are open at once, and searched for together: more take memory, and gain little."""
+
 OPTIONS: dict[str, Any] = {
     "k": int,
     "popularity": float,
@@ -85,24 +88,26 @@ def complete_folder(recommender: "Recommender", options: Config, categories: lis
         if recommender.popularity:  # notes without it are of a version that had none
             made_with.append(options["popularity"])
         done = DonePhotos(output, recommender, catalogue, made_with)
-        for number, photo in enumerate(photos, start=1):
-            path = file_for(photo, output)
-            console.print(f"{number} of {len(photos)}: {photo}")
-            if done.has(photo) and path.exists():
-                console.print(f"  {path} is there")
-                continue
-            try:
-                look = recommender.look(photo, categories, options["k"], box)
-            except InputError as error:
-                if not str(error).startswith(str(photo)):  # another photo would say the same
-                    raise
-                failed += 1
-                print(f"recommend: {error}", file=sys.stderr)
-                continue
-            tell(look)
-            write_look(path, str(photo), look)
-            done.note(photo)
-            console.print(f"  {path}")
+        left = []
+        for photo in photos:
+            if done.has(photo) and (path := file_for(photo, output)).exists():
+                console.print(f"{photo}\n  {path} is there")
+            else:
+                left.append(photo)
+        for start in range(0, len(left), TOGETHER):
+            some = left[start : start + TOGETHER]
+            looks = recommender.looks(some, categories, options["k"], box)
+            for number, (photo, look) in enumerate(zip(some, looks, strict=True), start=start + 1):
+                console.print(f"{number} of {len(left)}: {photo}")
+                if isinstance(look, InputError):
+                    failed += 1
+                    print(f"recommend: {look}", file=sys.stderr)
+                    continue
+                tell(look)
+                path = file_for(photo, output)
+                write_look(path, str(photo), look)
+                done.note(photo)
+                console.print(f"  {path}")
     if failed:
         raise InputError(f"{failed} of {len(photos)} photos in {scene} cannot be read; the others are done")
 

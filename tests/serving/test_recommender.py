@@ -264,6 +264,28 @@ def test_a_sheet_shows_the_categories_with_the_most_products_and_says_so(
     assert len(json.loads((tmp_path / "look.json").read_text())["categories"]) == 100
 
 
+def test_looks_at_several_photos_are_those_at_each_alone(
+    served: tuple[Path, Path], looks: Path, tmp_path: Path
+) -> None:
+    recommender = Recommender.from_checkpoint(*served)
+    photos = [*sorted((looks / "images").rglob("*.jpg"))[:3], tmp_path / "missing.jpg"]
+    photos.insert(1, photos.pop())
+    found = recommender.looks(photos, k=4)
+    for photo, look in zip(photos, found, strict=True):
+        if photo.name == "missing.jpg":
+            assert isinstance(look, InputError)
+            assert str(photo) in str(look)
+            continue
+        assert not isinstance(look, InputError)
+        alone = recommender.look(photo, k=4)
+        assert [answer.category for answer in look.answers] == recommender.categories
+        for one, other in zip(look.answers, alone.answers, strict=True):
+            assert one.products == other.products
+            np.testing.assert_array_equal(one.attention, other.attention)
+    (only,) = recommender.looks([tmp_path / "missing.jpg"])
+    assert isinstance(only, InputError)
+
+
 def test_a_folder_of_photos_goes_on_where_it_was(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

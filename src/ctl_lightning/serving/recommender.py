@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -98,6 +99,22 @@ class Look:
     popularity: float = 0.0
 
 
+class _Scene(NamedTuple):
+    """What is to be completed.
+
+    Attributes:
+        picture: picture of the scene, upright, RGB.
+        queries: query q of each of n categories, (n, D).
+        parts: name -> query of each category for a part of the distance, (n, D); see `Recommended.parts`.
+        attention: attention of each category, as in `Answer`.
+    """
+
+    picture: Image.Image
+    queries: NDArray[np.float32]
+    parts: Mapping[str, NDArray[np.float32]]
+    attention: Sequence[NDArray[np.float64] | None]
+
+
 class Recommender:
     """Recommends products of a catalogue for photos.
 
@@ -187,23 +204,61 @@ class Recommender:
 
     def look(self, photo: Photo, categories: Sequence[str] | None = None, k: int = 3, box: Box | None = None) -> Look:
         """The k best products of each category; `categories` None: of all that have products. Otherwise as `recommend`."""
+        (found,) = self.looks([photo], categories, k, box)
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    def looks(
+        self, photos: Sequence[Photo], categories: Sequence[str] | None = None, k: int = 3, box: Box | None = None
+    ) -> list[Look | InputError]:
+        """`look` at several photos, which are searched for together; of a photo that cannot be read, the error.
+
+        All of them are held in memory at once.
+
+        Raises:
+            InputError: as `look`, but for unreadable pictures.
+        """
         if not isinstance(k, int) or k < 1:
             raise InputError(f"k={k}: give a whole number above 0")
         if categories is not None and not categories:
             raise InputError("category=[]: name at least one, or leave it out for all")
         names = self.categories if categories is None else [self._with_products(name) for name in categories]
         crop = self.encoder.crop(box)
-        picture = to_rgb(opened(photo))
-        style = self.encoder.scene(picture, box, names)
+        scenes = [self._scene(photo, box, names) for photo in photos]
+        read = [scene for scene in scenes if isinstance(scene, _Scene)]
+        hits = [
+            self.catalogue.search(np.stack([scene.queries[row] for scene in read]), name, k)
+            for row, name in enumerate(names)
+            if read
+        ]
+        of_scene = iter(zip(*hits, strict=True))  # the hits of each category, scene by scene
+        looks: list[Look | InputError] = []
+        for scene in scenes:
+            if isinstance(scene, InputError):
+                looks.append(scene)
+                continue
+            seen = self.encoder.seen(*scene.picture.size, crop)
+            answers = self._answers(scene, names, next(of_scene))
+            looks.append(Look(scene.picture, box, crop, self.encoder.kept(box), seen, answers, self.popularity))
+        return looks
+
+    def _scene(self, photo: Photo, box: Box | None, categories: Sequence[str]) -> "_Scene | InputError":
+        try:
+            picture = to_rgb(opened(photo))
+        except InputError as error:
+            return error
+        style = self.encoder.scene(picture, box, categories)
         with torch.inference_mode():
             query, parts = self._network.query(style), self._network.queries(style)
         assert query is not None
-        hits = [self.catalogue.search(one[None], name, k)[0] for one, name in zip(_array(query), names, strict=True)]
-        found = self._recommended(hits, {name: _array(part) for name, part in parts.items()})
-        attention, counts = self._attention(style), self.catalogue.counts
-        answers = [Answer(name, found[row], attention[row], counts[name]) for row, name in enumerate(names)]
-        seen = self.encoder.seen(*picture.size, crop)
-        return Look(picture, box, crop, self.encoder.kept(box), seen, answers, self.popularity)
+        return _Scene(
+            picture, _array(query), {name: _array(part) for name, part in parts.items()}, self._attention(style)
+        )
+
+    def _answers(self, scene: "_Scene", names: Sequence[str], hits: Sequence[Sequence[Hit]]) -> list[Answer]:
+        found, counts = self._recommended(hits, scene.parts), self.catalogue.counts
+        return [Answer(name, found[row], scene.attention[row], counts[name]) for row, name in enumerate(names)]
 
     def _with_products(self, name: str) -> str:
         category = self.encoder.category(name)
