@@ -80,7 +80,7 @@ def test_a_picture_is_resized_by_the_chosen_filter_of_pillow(
     squares = []
     for interpolation, resampling in FILTERS.items():
         if aspect == "stretch":
-            expected = image.resize((side, side), resampling, reducing_gap=2.0)
+            expected = image.resize((side, side), resampling)
         elif aspect == "crop":
             short = min(size)
             left, top = (width - short) / 2, (height - short) / 2
@@ -92,7 +92,10 @@ def test_a_picture_is_resized_by_the_chosen_filter_of_pillow(
                 image.resize(inner, resampling), (round((side - inner[0]) / 2), round((side - inner[1]) / 2))
             )
         squares.append(decode(ImageItem("", tmp_path / "a.png", None), side, aspect, interpolation))
-        np.testing.assert_array_equal(squares[-1], np.asarray(expected))
+        apart = np.abs(squares[-1].astype(int) - np.asarray(expected))
+        by_pillow = aspect == "crop" or interpolation in ("nearest", "lanczos")
+        assert apart.max() <= (0 if by_pillow else 1)  # torch's filters have coarser weights
+        assert (apart > 0).mean() < 0.02
     assert len({square.tobytes() for square in squares}) == len(FILTERS)
 
 

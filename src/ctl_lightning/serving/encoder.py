@@ -1,7 +1,8 @@
 """Reads the photos and boxes that a user names, and applies a checkpoint's network to them as in training."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ from torch import Tensor
 from ctl_lightning.data.category_names import last_part
 from ctl_lightning.data.crop import WHOLE, area, scene_crop, strips, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
-from ctl_lightning.data.images import UNNAMED, Pixels, open_upright, placed, reason, to_square, upright
+from ctl_lightning.data.images import (
+    UNNAMED,
+    ImageItem,
+    Pixels,
+    decode,
+    open_upright,
+    placed,
+    reason,
+    to_square,
+    upright,
+)
 from ctl_lightning.data.pairs import NO_BOX, Box
 from ctl_lightning.data.pictures.folder import pictures_in
 from ctl_lightning.data.pictures.opening import ENDINGS
@@ -170,7 +181,12 @@ class Encoder:
         options = self._options
         start, end = centre(options["stored_size"], options["image_size"])
         part = None if crop == WHOLE else crop
-        square = to_square(opened(photo), part, options["stored_size"], options["aspect"], options["interpolation"])
+        how = options["stored_size"], options["aspect"], options["interpolation"]
+        if isinstance(photo, Image.Image):
+            square = to_square(opened(photo), part, *how)
+        else:
+            with _told(photo):
+                square = decode(ImageItem("", Path(photo), part), *how)
         return square[start:end, start:end]
 
     def seen(self, width: int, height: int, crop: Box) -> Box:
@@ -191,10 +207,15 @@ class Encoder:
 
 def opened(photo: Photo) -> Image.Image:
     """Opens a photo, upright. Raises InputError: it cannot be read."""
+    with _told(photo):
+        return upright(photo) if isinstance(photo, Image.Image) else open_upright(Path(photo))
+
+
+@contextmanager
+def _told(photo: Photo) -> Iterator[None]:
+    """Raises InputError where a photo cannot be read in this block."""
     try:
-        if isinstance(photo, Image.Image):
-            return upright(photo)
-        return open_upright(Path(photo))
+        yield
     except OSError as error:
         name = "the photo" if isinstance(photo, Image.Image) else photo
         why = reason(error)

@@ -49,16 +49,23 @@ def turned(image: Image.Image, by: Image.Transpose | None) -> Image.Image:
 
 def as_srgb(image: Image.Image) -> Image.Image:
     """The picture in the colours of sRGB, if a profile says that it is in others. A broken profile counts as none."""
-    profile = image.info.get("icc_profile") or b""
     if image.mode == "LAB":
         return _transformed(image, _from_lab())
-    if not isinstance(profile, bytes) or not profile:
-        return image
     mode = image.mode
     if mode == "P" or "transparency" in image.info:
         mode = "RGBA" if image.has_transparency_data else "RGB"
-    transform = _to_srgb(profile, mode)
+    transform = _to_srgb(_profile(image), mode)
     return image if transform is None else _transformed(image.convert(mode), transform)
+
+
+def is_srgb(image: Image.Image) -> bool:
+    """Whether a JPEG, which may not be decoded yet, is in the colours of sRGB, so that `as_srgb` leaves it as it is."""
+    return _to_srgb(_profile(image), image.mode) is None
+
+
+def _profile(image: Image.Image) -> bytes:
+    profile = image.info.get("icc_profile")
+    return profile if isinstance(profile, bytes) else b""
 
 
 def _transformed(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
@@ -80,8 +87,8 @@ def _from_lab() -> ImageCms.ImageCmsTransform:
 # lcms2's transforms may be used by several threads at once: each call works on a copy of the transform's cache.
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform from a profile to sRGB; None: the profile is sRGB, broken, or not one for pictures of `mode`."""
-    if mode not in ("RGB", "RGBA", "L", "CMYK"):
+    """The transform from a profile to sRGB; None: it is sRGB, missing, broken, or not one for pictures of `mode`."""
+    if not profile or mode not in ("RGB", "RGBA", "L", "CMYK"):
         return None
     try:
         transform = ImageCms.buildTransform(

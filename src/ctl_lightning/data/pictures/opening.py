@@ -87,11 +87,18 @@ def check_regular(path: Path) -> None:
         raise OSError("a pipe, socket or device, not an image file")
 
 
-def shrink(image: Image.Image) -> None:
-    """Has an opened JPEG of more than `MAX_PIXELS` decoded at the largest of 1/2, 1/4 and 1/8 of its size that has no more."""
+def shrink(image: Image.Image, needed: tuple[int, int] | None = None) -> None:
+    """Has an opened JPEG decoded at a half, quarter or eighth of its size if it has more than `MAX_PIXELS`, or than are needed.
+
+    Args:
+        image: opened, not decoded yet.
+        needed: width and height that it must keep; it may lose more where it has more than `MAX_PIXELS`. None: all of them.
+    """
     pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
-        scale = next(scale for scale in (2, 4, 8) if pixels <= MAX_PIXELS * scale**2)
+    scale = next(scale for scale in (1, 2, 4, 8) if pixels <= MAX_PIXELS * scale**2)
+    if needed is not None:
+        scale = max(scale, min(image.width // needed[0], image.height // needed[1]))
+    if scale > 1:
         image.draft(None, (image.width // scale, image.height // scale))
 
 

@@ -4,15 +4,16 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from ctl_lightning.data.images import UNNAMED, Aspect, ImageItem, Interpolation, Pixels, decode, reason
+from ctl_lightning.data.images import Aspect, ImageItem, Interpolation, Pixels, decode, reason
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import sha256_of, write_text
 from ctl_lightning.runtime.large_files import array_file, check_room, told_if_full, write_at
@@ -21,7 +22,9 @@ from ctl_lightning.runtime.reading import json_value, read_json
 
 log = logging.getLogger(__name__)
 
-FORMAT = 5
+Result = TypeVar("Result")
+
+FORMAT = 6
 """Format version; goes up when equal items would be stored as other bytes, so that old files are not taken for new."""
 
 BLOCK = 256
@@ -54,8 +57,7 @@ class Plan(NamedTuple):
         return self._digest(hashes)
 
     def _digest(self, files: Sequence[object]) -> str:
-        filtered = "" if self.interpolation == UNNAMED else f"|{self.interpolation}"
-        digest = hashlib.sha256(f"{FORMAT}|{self.size}|{self.aspect}{filtered}".encode())
+        digest = hashlib.sha256(f"{FORMAT}|{self.size}|{self.aspect}|{self.interpolation}".encode())
         for item, file in zip(self.items, files, strict=True):
             digest.update(repr((item.key, item.crop, file)).encode())
         return digest.hexdigest()
@@ -198,7 +200,7 @@ def _in_blocks(
 
     done = _read_journal(journal)
     unreadable = sum(len(block.bad) for block in done.values())
-    starts = range(0, len(plan.items), BLOCK)
+    blocks = [range(start, min(start + BLOCK, len(plan.items))) for start in range(0, len(plan.items), BLOCK)]
     before = min(len(done) * BLOCK, len(plan.items))
     already = f", {before} of them done before" if before else ""
     log.info("%s %d images at %d x %d pixels, once%s", verb, len(plan.items), plan.size, plan.size, already)
@@ -208,20 +210,32 @@ def _in_blocks(
         progress(f"{verb} images", len(plan.items), before) as shown,
         journal.open("a", encoding="utf-8") as noted,
     ):
-        for start in starts:
-            if start in done:
-                continue
-            rows = range(start, min(start + BLOCK, len(plan.items)))
-            results = list(pool.map(attempt, rows))
+        for rows, results in _one_ahead(pool, attempt, [rows for rows in blocks if rows.start not in done]):
             sync()
             bad = {plan.items[row].key: why for row, (_, why) in zip(rows, results, strict=True) if why is not None}
-            done[start] = _Block(start, [found for found, _ in results], bad)
-            noted.write(json.dumps(done[start]) + "\n")
+            done[rows.start] = block = _Block(rows.start, [found for found, _ in results], bad)
+            noted.write(json.dumps(block) + "\n")
             noted.flush()
             unreadable += len(bad)
             shown.note = f"{unreadable:,} unreadable" if unreadable else ""
             shown.advance(len(rows))
-    return [done[start] for start in starts]
+    return [done[rows.start] for rows in blocks]
+
+
+def _one_ahead(
+    pool: ThreadPoolExecutor, work: Callable[[int], Result], blocks: Sequence[range]
+) -> Iterator[tuple[range, list[Result]]]:
+    """Blocks with their results, in order. The next block is worked on meanwhile, so that no core waits for the disk."""
+    waiting: deque[tuple[range, list[Future[Result]]]] = deque()
+    try:
+        for rows in [*blocks, range(0)]:
+            waiting.append((rows, [pool.submit(work, row) for row in rows]))
+            if len(waiting) > 1:
+                first, futures = waiting.popleft()
+                yield first, [future.result() for future in futures]
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
 
 
 def _read_journal(path: Path) -> dict[int, _Block]:
