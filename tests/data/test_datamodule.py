@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from factories import MakeData, data_module, image_id, write_look_files
 
 from ctl_lightning.data.crop import crop_key
@@ -241,8 +242,8 @@ def test_evaluation_pictures_are_the_centres(make_data: MakeData) -> None:
     batch = next(iter(products))
     expected = data.store[task.products[3]][2:34, 2:34]
     np.testing.assert_array_equal(batch.image[3].numpy().transpose(1, 2, 0), expected)
-    assert len(queries.dataset) == len(task.queries)  # type: ignore[arg-type]
-    assert len(products.dataset) == len(task.products)  # type: ignore[arg-type]
+    for loader, count in ((queries, len(task.queries)), (products, len(task.products))):
+        assert torch.cat([batch.place for batch in loader]).tolist() == list(range(count))
 
 
 def test_photos_that_most_are_enlarged_are_told_once(make_data: MakeData, caplog: pytest.LogCaptureFixture) -> None:

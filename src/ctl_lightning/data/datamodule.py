@@ -8,19 +8,19 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from ctl_lightning.data.images import Aspect, Interpolation
+from ctl_lightning.data.kept_loaders import Batches, KeptLoader, as_it_is, import_torch_once
 from ctl_lightning.data.negatives import Negatives, NegativeSampler
 from ctl_lightning.data.prepared import PreparedData
-from ctl_lightning.data.samplers import DealtBatches, EpochSampler, Share, check_processes
+from ctl_lightning.data.samplers import EpochSampler, Share, check_processes
 from ctl_lightning.data.scene_inputs import SceneInput
 from ctl_lightning.data.shown import ShownData
 from ctl_lightning.data.sources.registry import make_source, source_hints
 from ctl_lightning.data.sources.source import Source
-from ctl_lightning.data.splits import Split, SplitRule, TwinRule
+from ctl_lightning.data.splits import SPLITS, Split, SplitRule, TwinRule
 from ctl_lightning.data.store.factory import StoreKind
 from ctl_lightning.data.store.views import Augment
 from ctl_lightning.data.transforms import jitter_batch
 from ctl_lightning.data.triplets import (
-    EvaluationImage,
     PairBatch,
     PairDataset,
     Triplet,
@@ -29,6 +29,9 @@ from ctl_lightning.data.triplets import (
 from ctl_lightning.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
+
+PRODUCTS = "products"
+"""Name of the catalogue among the lists of pictures to embed; the others are those of the scene crops of a split."""
 
 LEFT_TO_WEIGHTS = ("stored_size", "image_size", "interpolation")
 """Options that a config may leave to the weights of the backbone."""
@@ -73,6 +76,9 @@ class TripletDataModule(ShownData, LightningDataModule):
         train_share: share of the training scenes that are used, such as 0.25; validation and test stay as they are.
         triplets_file: published triplets.jsonl to use in place of those that the salt gives; None: the salt decides.
     """
+
+    _kept: KeptLoader | None = None
+    _kept_for: tuple[object, ...] = ()
 
     def __init__(
         self,
@@ -167,7 +173,7 @@ class TripletDataModule(ShownData, LightningDataModule):
             self.batch_size,
             sampler=sampler,
             drop_last=True,
-            **self._loader_options(persistent=True),
+            **self._loader_options(),
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -177,28 +183,25 @@ class TripletDataModule(ShownData, LightningDataModule):
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx  # type: ignore[union-attr]
         return jitter_batch(batch, self.seed, number, self._share.rank)
 
-    def val_dataloader(self) -> list[DataLoader[EvaluationImage]]:
+    def val_dataloader(self) -> list[Batches]:
         """Two loaders for the validation split: its scene crops, and the catalogue."""
         return self.evaluation_loaders("validation", self._share)
 
-    def test_dataloader(self) -> list[DataLoader[EvaluationImage]]:
+    def test_dataloader(self) -> list[Batches]:
         """Two loaders for the test split: its scene crops, and the catalogue."""
         return self.evaluation_loaders("test", self._share)
 
-    def evaluation_loaders(self, split: Split, share: Share) -> list[DataLoader[EvaluationImage]]:
-        """Two loaders for a split, with one process's share of the batches: its scene crops, and the catalogue."""
-        task = self.evaluation(split)
-        datasets = self.query_images(task), self.product_images(task)
-        options = self._loader_options(persistent=split == "validation")
-        return [
-            DataLoader(
-                dataset,
-                self.eval_batch_size,
-                sampler=DealtBatches(len(dataset), self.eval_batch_size, share),
-                **options,
-            )
-            for dataset in datasets
-        ]
+    def evaluation_loaders(self, split: Split, share: Share) -> list[Batches]:
+        """Two loaders for a split, with one process's share of the batches: its scene crops, and the catalogue.
+
+        They share loader processes with those of the other split; one is iterated over at a time.
+        """
+        if self._kept is None or self._kept_for != self._shown:
+            tasks = {name: self.evaluation(name) for name in SPLITS[1:]}
+            lists = {PRODUCTS: self.product_images(tasks["test"])}
+            lists |= {name: self.query_images(task) for name, task in tasks.items()}
+            self._kept, self._kept_for = KeptLoader(lists, **self._loader_options()), self._shown
+        return [self._kept.batches(name, share, self.eval_batch_size) for name in (split, PRODUCTS)]
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: the next epoch and batch, the number of processes, and a hash of each split's pairs."""
@@ -238,14 +241,16 @@ class TripletDataModule(ShownData, LightningDataModule):
         # Loaders of a resumed run begin to fetch before Lightning has restored its own counts.
         return max(self._first, (fit.epoch_progress.current.processed, batch))  # type: ignore[attr-defined]
 
-    def _loader_options(self, persistent: bool) -> dict[str, Any]:
+    def _loader_options(self) -> dict[str, Any]:
+        if self.num_workers > 0:
+            import_torch_once()
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {
             "num_workers": self.num_workers,
             # New processes would take longer to start than an epoch on features lasts.
-            "persistent_workers": persistent and self.num_workers > 0,
+            "persistent_workers": self.num_workers > 0,
             "pin_memory": on_gpu,
-            "collate_fn": _as_it_is,  # the datasets make whole batches themselves
+            "collate_fn": as_it_is,
         }
 
 
@@ -265,7 +270,3 @@ def _check_batches(
         raise ValueError(
             f"same_category must be between 2 and batch_size={batch_size}, not {same_category}; give data.same_category=N"
         )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

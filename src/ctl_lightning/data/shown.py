@@ -143,6 +143,11 @@ class ShownData(PreparedData):
         finally:
             self._whole = None
 
+    @property
+    def _shown(self) -> tuple[object, ...]:
+        """What decides, beside the prepared data, what is shown: others mean other pictures or features."""
+        return self._cached, self._whole
+
     def query_images(self, task: EvaluationSet) -> EvaluationImages:
         """The scene crops (in `whole_scenes` the scenes) of the queries of an evaluation set."""
         keys, categories = zip(*task.queries, strict=True)
