@@ -14,8 +14,17 @@ from ctl_lightning.runtime.program import program
 if TYPE_CHECKING:
     from ctl_lightning.benchmarks.timing import Row
 
-WHAT = ("all", "loader", "step", "cache", "scoring", "search", "startup", "pace")
-MEASUREMENTS = {"loader": 6, "scoring": 2, "step": 6, "cache": 5, "search": 14, "startup": 4, "pace": 20}
+WHAT = ("all", "loader", "packing", "step", "cache", "scoring", "search", "startup", "pace")
+MEASUREMENTS = {
+    "loader": 6,
+    "packing": 4,
+    "scoring": 2,
+    "step": 6,
+    "cache": 5,
+    "search": 14,
+    "startup": 4,
+    "pace": 20,
+}
 """About how many measurements a round of each has."""
 
 DATALESS = ("scoring", "search", "startup", "pace")

@@ -19,6 +19,7 @@ from ctl_lightning.benchmarks import exact_search, measure, pace, search, startu
 from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, COMPUTED, PRODUCTS, UNCACHED, Products
 from ctl_lightning.benchmarks.loader import FILES, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.naive import NaiveScore
+from ctl_lightning.benchmarks.packing import BEFORE, NOW, pack_before, packing_plan
 from ctl_lightning.benchmarks.scoring import (
     ONE_QUERY,
     REGION_LOOP,
@@ -30,6 +31,7 @@ from ctl_lightning.benchmarks.scoring import (
 from ctl_lightning.benchmarks.step import BACKBONE as ALONE
 from ctl_lightning.benchmarks.step import END_TO_END, FORWARD, LOGGING, NAIVE, STEP, Step, _operations, fit_rate
 from ctl_lightning.benchmarks.timing import Row, rates, ratio
+from ctl_lightning.data.store.packing import pack
 from ctl_lightning.data.triplets import TripletDataset
 from ctl_lightning.models.components.distance import query, query_distance
 from ctl_lightning.models.components.preprocessing import IMAGENET
@@ -66,6 +68,27 @@ def test_the_loader_is_measured_in_three_ways(tmp_path: Path, looks: Path, cache
     assert found["ratios"]["store_over_pil"] == pytest.approx(expected)
     assert found["machine"]["cores"] >= 1
     assert value["a worker's own, 1 worker"] > 1
+
+
+def test_packing_is_measured_beside_the_way_of_version_0_1(tmp_path: Path, looks: Path, cache: Path) -> None:
+    found = run(tmp_path, looks, cache, "what=packing")
+    value = {row["name"]: row["value"] for row in found["rows"]}
+    assert value.keys() == {BEFORE, NOW}
+    assert found["ratios"] == {"before_over_packing": pytest.approx(value[NOW] / value[BEFORE])}
+
+
+def test_both_ways_of_packing_give_the_same_pictures(make_data: MakeData, tmp_path: Path) -> None:
+    plan = packing_plan(make_data())
+    assert {item.crop is None for item in plan.items} == {True, False}
+    for name, way in (("before", pack_before), ("now", pack)):
+        (tmp_path / name).mkdir()
+        way(plan, tmp_path / name / "store.npy")
+    old, new = (np.load(tmp_path / name / "store.npy").astype(int) for name in ("before", "now"))
+    assert old.std() > 20
+    apart = np.abs(old - new)  # of noise, the worst case: of photos it is one level, in a thousandth of the values
+    assert apart.max() <= 2
+    assert (apart > 1).mean() < 1e-3
+    assert (apart > 0).mean() < 0.1
 
 
 def test_a_step_is_measured_beside_its_backbone_and_the_naive_way(tmp_path: Path, looks: Path, cache: Path) -> None:

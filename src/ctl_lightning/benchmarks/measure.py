@@ -11,6 +11,7 @@ from ctl_lightning.benchmarks.cached import cached_ratios, cached_rows
 from ctl_lightning.benchmarks.exact_search import exact_ratios, exact_rows
 from ctl_lightning.benchmarks.loader import loader_ratios, loader_rows
 from ctl_lightning.benchmarks.pace import pace_ratios, pace_rows
+from ctl_lightning.benchmarks.packing import packing_ratios, packing_rows
 from ctl_lightning.benchmarks.scoring import scoring_ratios, scoring_rows
 from ctl_lightning.benchmarks.search import search_ratios, search_rows
 from ctl_lightning.benchmarks.startup import startup_ratios, startup_rows
@@ -94,6 +95,9 @@ def measure(config: Config, make: Maker, measured: Sequence[str]) -> tuple[list[
         pictures, features = (make.ready(augment="none", batch_size=config["cache_batch_size"]) for _ in range(2))
         rows += (found := cached_rows(pictures, features, make.module(frozen=True), make.trainer, seconds, rounds))
         ratios |= cached_ratios(found)
+    if "packing" in measured:
+        rows += (found := packing_rows(make.ready(), rounds))
+        ratios |= packing_ratios(found)
     if "loader" in measured:
         rows += (found := loader_rows(make.data, seconds, rounds, config["workers"]))
         ratios |= loader_ratios(found)
