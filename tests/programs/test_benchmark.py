@@ -214,6 +214,7 @@ def test_only_what_is_asked_for_is_measured(
     assert everything["ratios"].keys() == {
         "store_over_pil",
         "files_over_pil",
+        "before_over_packing",
         "step_over_backbone",
         "end_to_end_over_step",
         "naive_over_end_to_end",
