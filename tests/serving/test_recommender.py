@@ -13,6 +13,7 @@ import pytest
 from factories import REPOSITORY, composed, make_catalogue, save_image, served_ranks, train_on
 from PIL import Image
 
+from ctl_lightning.data import images
 from ctl_lightning.evaluate import evaluate
 from ctl_lightning.recommend import recommend
 from ctl_lightning.reports.run_report import RunReport
@@ -262,6 +263,34 @@ def test_a_sheet_shows_the_categories_with_the_most_products_and_says_so(
     assert "the 30 categories with the most products of 100 are drawn" in said
     write_look(tmp_path / "look.json", "scene", look)
     assert len(json.loads((tmp_path / "look.json").read_text())["categories"]) == 100
+
+
+def test_a_look_opens_its_photo_once_and_sees_what_training_sees(
+    served: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = Recommender.from_checkpoint(*served)
+    encoder, photo = recommender.encoder, tmp_path / "large.jpg"
+    save_image(photo, 3, (900, 700))
+    opened: list[object] = []
+    real = images.read
+
+    def counted(source: Any, use: Any) -> Any:
+        opened.append(source)
+        return real(source, use)
+
+    monkeypatch.setattr(images, "read", counted)
+    for box in (None, (0.1, 0.6, 0.9, 1.0)):
+        opened.clear()
+        look = recommender.look(photo, box=box)
+        assert opened == [photo]
+        crop = encoder.crop(box)
+        assert look.photo.width < 900  # enough for the square, and to be looked at
+        item = images.ImageItem("", photo, None if box is None else crop)
+        options = encoder.trained.config["data"]
+        stored = images.decode(item, options["stored_size"], options["aspect"], options["interpolation"])
+        start = (options["stored_size"] - encoder.size) // 2
+        seen = encoder.square(look.photo, crop)
+        np.testing.assert_array_equal(seen, stored[start : start + encoder.size, start : start + encoder.size])
 
 
 def test_looks_at_several_photos_are_those_at_each_alone(

@@ -88,21 +88,28 @@ def reason(error: OSError) -> str:
 def decode(item: ImageItem, size: int, aspect: Aspect, interpolation: Interpolation) -> Pixels:
     """Opens, crops and resizes one picture to uint8 (size, size, 3), RGB.
 
-    As `open_upright` and `to_square` do, but that a JPEG is decoded at a half, quarter or eighth of its size where enough of
-    it is left.
-
     Raises:
         OSError: missing, truncated, undecodable or enormous file.
     """
+    return _square(whole(item, size), item.crop, size, aspect, interpolation)
 
-    def cut(image: Image.Image) -> Pixels:
+
+def whole(item: ImageItem, size: int) -> Pixels:
+    """Opens the picture of an item, all of it, upright, in the colours of sRGB, uint8 (H, W, 3).
+
+    As `open_upright` does, but that a JPEG is decoded at a half, quarter or eighth of its size where enough is left of the
+    item's part for a square of `size` pixels.
+
+    Raises:
+        OSError: as `open_upright`.
+    """
+
+    def decoded(image: Image.Image) -> Pixels:
         shrink(image, _needed(image, item.crop, size))
         pixels = decode_plain(image)
-        if pixels is None:
-            pixels = np.array(to_rgb(_decoded(image)))
-        return _square(pixels, item.crop, size, aspect, interpolation)
+        return np.array(to_rgb(_decoded(image))) if pixels is None else pixels
 
-    return read(item.path, cut)
+    return read(item.path, decoded)
 
 
 def _needed(image: Image.Image, crop: Box | None, size: int) -> tuple[int, int]:

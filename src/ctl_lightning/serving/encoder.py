@@ -17,12 +17,13 @@ from ctl_lightning.data.images import (
     UNNAMED,
     ImageItem,
     Pixels,
-    decode,
     open_upright,
     placed,
     reason,
+    to_rgb,
     to_square,
     upright,
+    whole,
 )
 from ctl_lightning.data.pairs import NO_BOX, Box
 from ctl_lightning.data.pictures.folder import pictures_in
@@ -176,17 +177,25 @@ class Encoder:
         """n product photos, each as `square` returns it, -> f_p, (n, D)."""
         return self.network.embed_product(self._features(self._batch(squares)))
 
+    def picture(self, photo: Photo, crop: Box = WHOLE) -> Image.Image:
+        """A photo, upright, RGB, as it is decoded to show its crop to the network: of a large JPEG file not every pixel.
+
+        Raises:
+            InputError: an unreadable picture.
+        """
+        if isinstance(photo, Image.Image) or self.shows_strips:
+            return to_rgb(opened(photo))
+        part = None if crop == WHOLE else crop
+        with _told(photo):
+            return Image.fromarray(whole(ImageItem("", Path(photo), part), self._options["stored_size"]))
+
     def square(self, photo: Photo, crop: Box = WHOLE) -> Pixels:
         """The square of a photo that the network is given, uint8 (S, S, 3). Raises InputError: an unreadable picture."""
         options = self._options
         start, end = centre(options["stored_size"], options["image_size"])
         part = None if crop == WHOLE else crop
-        how = options["stored_size"], options["aspect"], options["interpolation"]
-        if isinstance(photo, Image.Image):
-            square = to_square(opened(photo), part, *how)
-        else:
-            with _told(photo):
-                square = decode(ImageItem("", Path(photo), part), *how)
+        picture = self.picture(photo, crop)
+        square = to_square(picture, part, options["stored_size"], options["aspect"], options["interpolation"])
         return square[start:end, start:end]
 
     def seen(self, width: int, height: int, crop: Box) -> Box:

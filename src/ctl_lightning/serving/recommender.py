@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ctl_lightning.data.images import to_rgb
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.metrics.classification import Classifier
 from ctl_lightning.models.components.network import Network, SceneStyle
@@ -23,7 +22,7 @@ from ctl_lightning.serving.catalogue.files import BackendName, Catalogue, Hit, M
 from ctl_lightning.serving.catalogue.hnsw import GraphCatalogue
 from ctl_lightning.serving.catalogue.popularity import favouring
 from ctl_lightning.serving.catalogue.qdrant import QdrantCatalogue
-from ctl_lightning.serving.encoder import Encoder, Photo, opened
+from ctl_lightning.serving.encoder import Encoder, Photo
 from ctl_lightning.serving.engines import EngineName
 
 BACKENDS: dict[BackendName, type[ExactCatalogue] | type[QdrantCatalogue]] = {
@@ -81,7 +80,7 @@ class Look:
     """A scene and what completes it.
 
     Attributes:
-        photo: picture of the scene, upright, RGB.
+        photo: picture of the scene, upright, RGB; of a large JPEG file not every pixel.
         box: box that was cut away, normalised; None: nothing was.
         crop: the scene crop, normalised.
         kept: parts of the scene that the network was shown, normalised: the scene crop, or all strips beside the box.
@@ -103,7 +102,7 @@ class _Scene(NamedTuple):
     """What is to be completed.
 
     Attributes:
-        picture: picture of the scene, upright, RGB.
+        picture: picture of the scene, as in `Look`.
         queries: query q of each of n categories, (n, D).
         parts: name -> query of each category for a part of the distance, (n, D); see `Recommended.parts`.
         attention: attention of each category, as in `Answer`.
@@ -245,7 +244,7 @@ class Recommender:
 
     def _scene(self, photo: Photo, box: Box | None, categories: Sequence[str]) -> "_Scene | InputError":
         try:
-            picture = to_rgb(opened(photo))
+            picture = self.encoder.picture(photo, self.encoder.crop(box))
         except InputError as error:
             return error
         style = self.encoder.scene(picture, box, categories)
