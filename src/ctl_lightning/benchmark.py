@@ -14,7 +14,7 @@ from ctl_lightning.runtime.program import program
 if TYPE_CHECKING:
     from ctl_lightning.benchmarks.timing import Row
 
-WHAT = ("all", "loader", "packing", "step", "cache", "scoring", "search", "startup", "pace")
+WHAT = ("all", "loader", "packing", "step", "cache", "scoring", "search", "look", "index", "startup", "pace")
 MEASUREMENTS = {
     "loader": 6,
     "packing": 4,
@@ -22,6 +22,8 @@ MEASUREMENTS = {
     "step": 6,
     "cache": 5,
     "search": 14,
+    "look": 20,
+    "index": 40,
     "startup": 4,
     "pace": 20,
 }

@@ -15,7 +15,8 @@ import torch
 from factories import BACKBONE, MakeData, module, trainer
 
 from ctl_lightning.benchmark import benchmark
-from ctl_lightning.benchmarks import exact_search, measure, pace, search, startup
+from ctl_lightning.benchmarks import exact_search, look, measure, pace, search, startup
+from ctl_lightning.benchmarks import index as indexing
 from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, COMPUTED, PRODUCTS, UNCACHED, Products
 from ctl_lightning.benchmarks.loader import FILES, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.naive import NaiveScore
@@ -38,6 +39,7 @@ from ctl_lightning.models.components.preprocessing import IMAGENET
 from ctl_lightning.models.components.style_network import StyleNetwork
 from ctl_lightning.runtime.config import config_dir
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.recommender import Recommender
 from ctl_lightning.training.feature_cache import cache_features
 
 
@@ -202,8 +204,8 @@ def test_only_what_is_asked_for_is_measured(
     tmp_path: Path, looks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "scoring_rows", lambda seconds, rounds: scoring_rows(seconds, rounds, 500, 2))
-    for name in ("search_rows", "exact_rows"):
-        monkeypatch.setattr(measure, name, lambda *_: [])
+    for rows in ("search_rows", "exact_rows", "look_rows", "index_rows"):
+        monkeypatch.setattr(measure, rows, lambda *_: [])
     quick = {startup.HYDRA, "an unknown experiment"}
     monkeypatch.setattr(startup, "COMMANDS", {name: words for name, words in startup.COMMANDS.items() if name in quick})
     monkeypatch.setattr(pace, "_step", lambda seconds, load, threads, wait: {"ACTIVE": 4.0, "PASSIVE": 1.0}[wait])
@@ -259,6 +261,33 @@ def test_searching_is_measured_and_graphs_find_99_of_100(
         assert value[kind, f"{search.GRAPHS}: efSearch"] in search.EFFORTS
         for name in (search.EXACT, search.GRAPHS):
             assert value[kind, f"{name}: queries"] > 1
+
+
+def test_a_look_and_indexing_are_measured_beside_version_0_1_and_say_what_it_said(
+    tmp_path: Path, looks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "_measured", lambda given, way: indexing.rate(given, way._replace(keep=False)))
+    monkeypatch.setattr(measure, "SERVED_PRODUCTS", 24)
+    monkeypatch.setattr(measure, "SERVED_SCENES", 2)
+    compared, before = [], look.look_before
+
+    def both(recommender: Recommender, photo: Path) -> None:
+        for old, now in zip(before(recommender, photo), recommender.look(photo, k=look.NEAREST).answers, strict=True):
+            assert [one.product for one in old.products] == [one.product for one in now.products]
+            for one, other in zip(old.products, now.products, strict=True):
+                assert one.distance == pytest.approx(other.distance, abs=1e-6)
+                assert one.parts == pytest.approx(other.parts, abs=1e-6)
+            assert old.attention == pytest.approx(now.attention, abs=1e-6)
+            compared.append(photo)
+
+    monkeypatch.setattr(look, "look_before", both)
+    found = run(tmp_path, looks, cache, "what=look", "backbone.grid=4")
+    assert compared
+    assert found["ratios"].keys() == {"torch_over_engine_look", "before_over_look"}
+    assert {row["name"] for row in found["rows"]} == {look.BEFORE, "torch", "onnx"}
+    found = run(tmp_path, looks, cache, "what=index", "backbone.grid=4")
+    assert found["ratios"].keys() == {"before_over_index", "before_over_index_torch", "before_over_index_onnx"}
+    assert all(row["value"] > 0 for row in found["rows"])
 
 
 def test_without_faiss_exact_slices_are_measured_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """The benchmarks by name, each with the objects that a config describes."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning
@@ -9,11 +11,14 @@ from lightning import Trainer
 
 from ctl_lightning.benchmarks.cached import cached_ratios, cached_rows
 from ctl_lightning.benchmarks.exact_search import exact_ratios, exact_rows
+from ctl_lightning.benchmarks.index import index_ratios, index_rows
 from ctl_lightning.benchmarks.loader import loader_ratios, loader_rows
+from ctl_lightning.benchmarks.look import look_ratios, look_rows
 from ctl_lightning.benchmarks.pace import pace_ratios, pace_rows
 from ctl_lightning.benchmarks.packing import packing_ratios, packing_rows
 from ctl_lightning.benchmarks.scoring import scoring_ratios, scoring_rows
 from ctl_lightning.benchmarks.search import search_ratios, search_rows
+from ctl_lightning.benchmarks.served import served
 from ctl_lightning.benchmarks.startup import startup_ratios, startup_rows
 from ctl_lightning.benchmarks.step import step_ratios, step_rows
 from ctl_lightning.benchmarks.timing import Row
@@ -22,6 +27,9 @@ from ctl_lightning.runtime.config import Config, build
 from ctl_lightning.runtime.console import console
 from ctl_lightning.training.compilation import compile_network
 from ctl_lightning.training.module import CompleteTheLook
+
+SERVED_PRODUCTS, SERVED_SCENES = 512, 60
+"""Number of photos that serving is measured with."""
 
 
 class Maker:
@@ -98,6 +106,15 @@ def measure(config: Config, make: Maker, measured: Sequence[str]) -> tuple[list[
     if "packing" in measured:
         rows += (found := packing_rows(make.ready(), rounds))
         ratios |= packing_ratios(found)
+    if {"look", "index"} & {*measured}:
+        with TemporaryDirectory() as folder:
+            given = served(Path(folder), config, make.ready(), make.module(), SERVED_PRODUCTS, SERVED_SCENES)
+            if "index" in measured:  # in processes of its own
+                rows += (found := index_rows(given, rounds))
+                ratios |= index_ratios(found)
+            if "look" in measured:
+                rows += (found := look_rows(given, rounds))
+                ratios |= look_ratios(found)
     if "loader" in measured:
         rows += (found := loader_rows(make.data, seconds, rounds, config["workers"]))
         ratios |= loader_ratios(found)
