@@ -14,6 +14,7 @@ from factories import REPOSITORY, composed, make_catalogue, save_image, served_r
 from PIL import Image
 
 from ctl_lightning.data import images
+from ctl_lightning.data.pictures import opening
 from ctl_lightning.evaluate import evaluate
 from ctl_lightning.recommend import recommend
 from ctl_lightning.reports.run_report import RunReport
@@ -272,7 +273,7 @@ def test_a_look_opens_its_photo_once_and_sees_what_training_sees(
     encoder, photo = recommender.encoder, tmp_path / "large.jpg"
     save_image(photo, 3, (900, 700))
     opened: list[object] = []
-    real = images.read
+    real = opening.read
 
     def counted(source: Any, use: Any) -> Any:
         opened.append(source)

@@ -85,7 +85,7 @@ def look_before(recommender: Recommender, photo: Path) -> list[Answer]:
 
 
 def _answer(recommender: Recommender, style: SceneStyle, category: str, vector: NDArray[np.float32]) -> Answer:
-    hits = recommender.catalogue.search(vector, category, NEAREST)
+    (hits,) = recommender.catalogue.search(vector[None], category, NEAREST)
     distances, classifier = np.array([hit.distance for hit in hits]), recommender.classifier
     chances = [None] * len(hits) if classifier is None else classifier.probability(distances).tolist()
     vectors = np.array([hit.vector for hit in hits])
