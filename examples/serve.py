@@ -15,26 +15,19 @@ exported, catalogue, photo, category = Path(sys.argv[1]), Path(sys.argv[2]), sys
 model, products = (json.loads(path.read_bytes()) for path in (exported / "serving.json", catalogue / "catalogue.json"))
 if model["identity"] != products["identity"] or category not in products["slices"]:
     sys.exit(f"{catalogue} must be of the exported checkpoint, and CATEGORY one of {list(products['slices'])}")
-size, side, how = model["stored_size"], model["image_size"], model.get("interpolation", "bilinear")  # older: unnamed
-cut = (size - side) // 2
+size, aspect, how = model["stored_size"], model["aspect"], model.get("interpolation", "bilinear")  # older: unnamed
+cut = slice((size - model["image_size"]) // 2, (size + model["image_size"]) // 2)
 scene = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
-square = {"stretch": Image.Image.resize, "pad": partial(ImageOps.pad, color="white"), "crop": ImageOps.fit}[
-    model["aspect"]
-]
-by_torch = model["aspect"] == "stretch" and how in (
-    "bilinear",
-    "bicubic",
-)  # as the package does; the others are Pillow's
-picture = scene if by_torch else square(scene, (size, size), Image.Resampling[how.upper()])
+by_torch = aspect == "stretch" and how in ("bilinear", "bicubic")  # as the package; the others are Pillow's
+square = {"stretch": Image.Image.resize, "pad": partial(ImageOps.pad, color="white"), "crop": ImageOps.fit}
+picture = scene if by_torch else square[aspect](scene, (size, size), Image.Resampling[how.upper()])
 pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-pixels = interpolate(pixels, (size, size), mode=how, antialias=True) if by_torch else pixels
-image = pixels[..., cut : cut + side, cut : cut + side].contiguous()
-query = torch.export.load(exported / "query.pt2").module()(image, torch.tensor([model["categories"].index(category)]))[
-    0
-]
+image = (interpolate(pixels, (size, size), mode=how, antialias=True) if by_torch else pixels)[..., cut, cut]
+encode = torch.export.load(exported / "query.pt2").module()
+query = encode(image.contiguous(), torch.tensor([model["categories"].index(category)]))[0].detach().numpy()
 start, end = products["slices"][category]
-distances = 2 - np.load(catalogue / products["vectors"], mmap_mode="r")[start:end] @ query.detach().numpy()
+distances = 2 - np.load(catalogue / products["vectors"], mmap_mode="r")[start:end] @ query
 names = sqlite3.connect(catalogue / products["products"])
 for row in np.argsort(distances)[:5].tolist():
-    (name,) = names.execute("SELECT product FROM products WHERE row = ?", (start + row,)).fetchone()
-    print(f"{name}\t{distances[row]:.4f}")
+    name = names.execute("SELECT product FROM products WHERE row = ?", (start + row,)).fetchone()
+    print(*name, f"{distances[row]:.4f}", sep="\t")
