@@ -31,10 +31,13 @@ def main(config: DictConfig) -> None:
     if not 1 <= options["k"] <= 20:
         raise InputError(f"k={options['k']}: give a number from 1 to 20")
     from ctl_lightning.runtime.console import console
+    from ctl_lightning.runtime.memory import can_keep, keep_freed_memory
     from ctl_lightning.serving.encoder import example_scenes, photos_in
     from ctl_lightning.serving.page import build_page, load_gradio, serve
     from ctl_lightning.serving.recommender import Recommender
 
+    if can_keep():
+        keep_freed_memory()
     load_gradio()
     console.print("loading ...")
     recommender = Recommender.of(options)

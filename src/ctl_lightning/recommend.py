@@ -30,6 +30,10 @@ OPTIONS: dict[str, Any] = {
 @program("recommend")
 def main(config: DictConfig) -> None:
     """Completes one photo, or a folder of them."""
+    from ctl_lightning.runtime.memory import can_keep, keep_freed_memory
+
+    if can_keep():
+        keep_freed_memory()
     recommend(config)
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 @program("rerank")
 def main(config: DictConfig) -> None:
     """Orders one list."""
+    from ctl_lightning.runtime.memory import can_keep, keep_freed_memory
+
+    if can_keep():
+        keep_freed_memory()
     rerank(config)
 
 

@@ -32,6 +32,7 @@ from ctl_lightning.benchmarks.scoring import (
 from ctl_lightning.benchmarks.step import BACKBONE as ALONE
 from ctl_lightning.benchmarks.step import END_TO_END, FORWARD, LOGGING, NAIVE, STEP, Step, _operations, fit_rate
 from ctl_lightning.benchmarks.timing import Row, rates, ratio
+from ctl_lightning.data.images import decode
 from ctl_lightning.data.store.packing import pack
 from ctl_lightning.data.triplets import TripletDataset
 from ctl_lightning.models.components.distance import query, query_distance
@@ -267,6 +268,10 @@ def test_a_look_and_indexing_are_measured_beside_version_0_1_and_say_what_it_sai
     tmp_path: Path, looks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(indexing, "_measured", lambda given, way: indexing.rate(given, way._replace(keep=False)))
+    monkeypatch.setattr(look, "_measured", look.milliseconds)
+    monkeypatch.setattr(look, "can_keep", lambda: False)  # the other tests of this process would keep memory, too
+    # The same pixels, so that all distances can be the same.
+    monkeypatch.setattr(look, "before", lambda item, size, how: decode(item, size, "stretch", how))
     monkeypatch.setattr(measure, "SERVED_PRODUCTS", 24)
     monkeypatch.setattr(measure, "SERVED_SCENES", 2)
     compared, before = [], look.look_before
