@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ctl_lightning.benchmarks.search import CATEGORIES, DIM, NEAREST, one_slice_each, vectors_of
-from ctl_lightning.benchmarks.timing import Row, rates, ratio
+from ctl_lightning.benchmarks.timing import Row, alone, rates, ratio
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.catalogue.codes import kernel, write_codes
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
@@ -84,8 +83,7 @@ def _one_thread() -> Iterator[None]:
 
 def _measured(folder: Path, products: int, seconds: float, rounds: int) -> Mapping[str, list[float]]:
     """In a process of its own, which alone has one core and one thread. Way -> queries or categories a second."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure_here, (folder, products, seconds, rounds))
+    return alone(measure_here, folder, products, seconds, rounds)
 
 
 def measure_here(folder: Path, products: int, seconds: float, rounds: int) -> Mapping[str, list[float]]:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from ctl_lightning.benchmarks.served import Served, engines
-from ctl_lightning.benchmarks.timing import Row, in_turn, ratio
+from ctl_lightning.benchmarks.timing import Row, alone, in_turn, ratio
 from ctl_lightning.runtime.memory import can_keep, keep_freed_memory
 from ctl_lightning.serving.catalogue.files import Listed
 from ctl_lightning.serving.catalogue.pending import PendingVectors
@@ -55,8 +54,7 @@ def index_ratios(rows: Sequence[Row]) -> dict[str, float]:
 
 def _measured(given: Served, way: Way) -> float:
     """In a process of its own, as memory that is kept stays kept."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(rate, (given, way))
+    return alone(rate, given, way)
 
 
 def rate(given: Served, way: Way) -> float:

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Sequence
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from ctl_lightning.benchmarks.packing import before
 from ctl_lightning.benchmarks.served import Served, engines
-from ctl_lightning.benchmarks.timing import Row, in_turn, ratio
+from ctl_lightning.benchmarks.timing import Row, alone, in_turn, ratio
 from ctl_lightning.data.images import ImageItem
 from ctl_lightning.models.components.backbone import Features
 from ctl_lightning.models.components.network import SceneStyle
@@ -46,8 +45,7 @@ def look_rows(given: Served, rounds: int) -> list[Row]:
 
 
 def _measured(given: Served, folder: Path, way: str) -> float:
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(milliseconds, (given, folder, way))
+    return alone(milliseconds, given, folder, way)
 
 
 def milliseconds(given: Served, folder: Path, way: str) -> float:

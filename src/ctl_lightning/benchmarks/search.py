@@ -6,14 +6,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 
-from ctl_lightning.benchmarks.timing import Row, ratio
+from ctl_lightning.benchmarks.timing import Row, alone, ratio
 from ctl_lightning.data.evaluation_set import Integers
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.catalogue.codes import write_codes
@@ -158,8 +157,7 @@ def _recall(found: Integers, truth: Integers) -> float:
 
 def _searched(folder: Path, manifest: Manifest, queries: Vectors) -> Searched:
     """In a process of its own, so that nothing is open or in its memory yet."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(_search, (folder, manifest, queries))
+    return alone(_search, folder, manifest, queries)
 
 
 def _search(folder: Path, manifest: Manifest, queries: Vectors) -> Searched:

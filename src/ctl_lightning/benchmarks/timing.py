@@ -2,11 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from statistics import median
+from typing import TypeVar
 
 import torch
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,12 @@ def rate_of(start: Callable[[], Iterable[int]], seconds: float) -> float:
         if time.perf_counter() - began >= seconds:
             break
     return done / (clock() - began)
+
+
+def alone(work: Callable[..., Result], *arguments: object) -> Result:
+    """What a function of a module returns in a process of its own, which ends by itself: killed, it would leave semaphores."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def clock() -> float:
