@@ -138,7 +138,7 @@ OTHERS = {
         "trainer.strategy",
     ),
     *("trainer.devices", "trainer.num_nodes", "data.seed", "backbone.cache", "backbone.cache_dtype"),
-    "callbacks.learning_rate.logging_interval",
+    *("callbacks.learning_rate.logging_interval", "engine", "batch_size", "keep_memory"),
 }
 
 
