@@ -22,7 +22,8 @@ def import_torch_once() -> None:
 
     It counts for a server that has not been started yet.
     """
-    multiprocessing.set_forkserver_preload([__name__])
+    if multiprocessing.get_start_method() == "forkserver":
+        multiprocessing.set_forkserver_preload([__name__])
 
 
 class _Lists(Dataset[EvaluationImage]):
