@@ -44,7 +44,6 @@ TOGETHER = 32
 GROUP = 64
 """Most vectors of a group: the k-th largest of the groups' maxima is a number that k vectors reach, found in less time than theirs."""
 
-
 CHUNK = 10_000
 """Number of vectors that are turned into codes at once."""
 
@@ -54,7 +53,7 @@ MANY = 10_000
 
 @cache
 def kernel() -> Any:
-    """NumKong, whose inner products of int8 are exact and as fast as memory is read; None: it is not installed."""
+    """NumKong, whose inner products of int8 are exact; None: it is not installed."""
     try:
         import numkong
     except ImportError:
