@@ -16,6 +16,7 @@ from factories import REPOSITORY, TINY, composed, make_catalogue, train_on
 from golden import REMEASURED, code_of
 from PIL import Image
 
+from ctl_lightning.benchmarks import look as look_benchmark
 from ctl_lightning.benchmarks.packing import before as pixels_of_0_1
 from ctl_lightning.data.images import Pixels
 from ctl_lightning.data.store import packing
@@ -272,7 +273,13 @@ def test_what_the_code_of_0_1_writes_is_read(
     assert without_remeasured(evaluated(run, tmp_path / "evaluated", monkeypatch)["test"]) == without_remeasured(before)
     if experiment == "hybrid":
         answered = json.loads((tmp_path / "look.json").read_text())["categories"]
-        look = Recommender.from_checkpoint(run, tmp_path / "products").look(photo, k=5)
+        recommender = Recommender.from_checkpoint(run, tmp_path / "products")
+        look = recommender.look(photo, k=5)
+        monkeypatch.setattr(look_benchmark, "NEAREST", 5)
+        for old_answer, answer in zip(answered, look_benchmark.look_before(recommender, photo), strict=True):
+            # Each sum is taken by itself since, which rounds the last bit otherwise.
+            distances = [one["distance"] for one in old_answer["products"]]
+            assert distances == pytest.approx([one.distance for one in answer.products], rel=0, abs=1e-14)
         for old_answer, answer in zip(answered, look.answers, strict=True):
             assert [one["product"] for one in old_answer["products"]] == [one.product for one in answer.products]
             # The heads run once a photo since, not once a category, which rounds otherwise.

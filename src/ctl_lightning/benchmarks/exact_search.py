@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ctl_lightning.benchmarks.search import CATEGORIES, DIM, NEAREST, one_slice_each, vectors_of
+from ctl_lightning.benchmarks.search import CATEGORIES, DIM, NEAREST, one_slice_each, vectors_of, write_files
 from ctl_lightning.benchmarks.timing import Row, alone, rates, ratio
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.catalogue.codes import kernel, write_codes
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
-from ctl_lightning.serving.catalogue.files import Listed, Manifest, Vectors, write_products
+from ctl_lightning.serving.catalogue.files import Vectors
 from ctl_lightning.serving.catalogue.hnsw import faiss
 
 TOGETHER = 32
@@ -91,14 +91,7 @@ def measure_here(folder: Path, products: int, seconds: float, rounds: int) -> Ma
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     slices, vectors = one_slice_each(products), vectors_of("learned", products, 1)
-    np.save(folder / "vectors-0.npy", vectors)
-    listed = [
-        Listed(f"product {row}", category, f"{row}.jpg", "")
-        for category, (start, end) in slices.items()
-        for row in range(start, end)
-    ]
-    write_products(folder / "products.sqlite", listed)
-    plain = Manifest({}, DIM, slices, "vectors-0.npy", "products.sqlite")
+    plain = write_files(folder, vectors, slices)
     ways = {FLOATS: _searching(ExactCatalogue(folder, plain))}
     if kernel() is not None:
         ways = {CODES: _searching(ExactCatalogue(folder, write_codes(folder, plain)))} | ways

@@ -94,9 +94,8 @@ def one_slice_each(products: int) -> dict[str, tuple[int, int]]:
     return {f"category {number}": (edges[number], edges[number + 1]) for number in range(CATEGORIES)}
 
 
-def _rows(folder: Path, kind: str, products: int, rounds: int) -> list[Row]:
-    slices = one_slice_each(products)
-    vectors = vectors_of(kind, products, 1)
+def write_files(folder: Path, vectors: Vectors, slices: dict[str, tuple[int, int]]) -> Manifest:
+    """Writes the vectors, (N, DIM), and products of a catalogue, without codes."""
     np.save(folder / "vectors-0.npy", vectors)
     listed = [
         Listed(f"product {row}", category, f"{row}.jpg", "")
@@ -104,7 +103,13 @@ def _rows(folder: Path, kind: str, products: int, rounds: int) -> list[Row]:
         for row in range(start, end)
     ]
     write_products(folder / "products.sqlite", listed)
-    manifest = write_codes(folder, Manifest({}, DIM, slices, "vectors-0.npy", "products.sqlite"))
+    return Manifest({}, DIM, slices, "vectors-0.npy", "products.sqlite")
+
+
+def _rows(folder: Path, kind: str, products: int, rounds: int) -> list[Row]:
+    slices = one_slice_each(products)
+    vectors = vectors_of(kind, products, 1)
+    manifest = write_codes(folder, write_files(folder, vectors, slices))
     queries = vectors_of(kind, QUERIES, 2) + vectors_of(kind, QUERIES, 3)  # of a scene, and of what is attended to
     exact = _searched(folder, manifest, queries)
     try:
