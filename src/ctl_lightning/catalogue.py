@@ -55,8 +55,7 @@ def catalogue(config: DictConfig) -> None:
     from ctl_lightning.runtime.memory import can_keep, keep_freed_memory
     from ctl_lightning.serving.catalogue.change import Backend, change_catalogue
     from ctl_lightning.serving.catalogue.products import products_of
-    from ctl_lightning.serving.encoder import Encoder
-    from ctl_lightning.serving.recommender import require_query
+    from ctl_lightning.serving.encoder import Encoder, require_query
 
     if options["keep_memory"] or (options["keep_memory"] is None and can_keep()):
         keep_freed_memory()

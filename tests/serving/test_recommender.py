@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 from factories import REPOSITORY, composed, make_catalogue, save_image, served_ranks, train_on
 from PIL import Image
+from torch import Tensor
 
 from ctl_lightning.data import images
 from ctl_lightning.data.pictures import opening
 from ctl_lightning.evaluate import evaluate
+from ctl_lightning.models.components.backbone import Features
 from ctl_lightning.recommend import recommend
 from ctl_lightning.reports.run_report import RunReport
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.locks import alone
+from ctl_lightning.serving.catalogue.opening import open_catalogue
 from ctl_lightning.serving.encoder import Encoder, Photo
 from ctl_lightning.serving.look import product_picture, write_look
-from ctl_lightning.serving.recommender import Answer, Look, Recommended, Recommender, open_catalogue
+from ctl_lightning.serving.recommender import Answer, Look, Recommended, Recommender
 
 README = REPOSITORY / "README.md"
 SHOES, HATS = "Apparel & Accessories|Shoes", "Apparel & Accessories|Hats"
@@ -93,6 +96,47 @@ def test_any_kind_of_photo_is_completed(served: tuple[Path, Path], tmp_path: Pat
         assert answer.attention is not None
         assert answer.attention.shape == (4, 4)
         assert answer.attention.sum() == pytest.approx(1)
+
+
+def test_photos_of_several_requests_go_through_one_backbone_pass_with_the_answers_of_each(
+    served: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = Recommender.from_checkpoint(*served)
+    asked: list[tuple[Path, list[str] | None, int, tuple[float, float, float, float] | None]] = []
+    for seed, (categories, k, box) in enumerate(
+        [(None, 3, None), (["Shoes"], 2, (0.1, 0.6, 0.5, 0.9)), (["Hats", "Shoes"], 3, None), (["Shoes"], 3, None)]
+    ):
+        save_image(tmp_path / f"{seed}.png", seed, (40 + seed, 60))
+        asked.append((tmp_path / f"{seed}.png", categories, k, box))
+    alone = [recommender.look(*one) for one in asked]
+    passes: list[int] = []
+    features = recommender.encoder._features
+
+    def counted(pictures: Tensor) -> Features:
+        passes.append(len(pictures))
+        return features(pictures)
+
+    monkeypatch.setattr(recommender.encoder, "_features", counted)
+    together = recommender.complete([recommender.prepare(*one) for one in asked])
+    assert passes == [4]
+    for mine, theirs in zip(together, alone, strict=True):
+        assert (mine.box, mine.crop, mine.seen, list(mine.kept)) == (theirs.box, theirs.crop, theirs.seen, theirs.kept)
+        assert [one.category for one in mine.answers] == [one.category for one in theirs.answers]
+        for here, there in zip(mine.answers, theirs.answers, strict=True):
+            assert [one.product for one in here.products] == [one.product for one in there.products]
+            for a, b in zip(here.products, there.products, strict=True):
+                assert a.distance == pytest.approx(b.distance, abs=1e-5)
+    assert recommender.complete([]) == []
+    with pytest.raises(InputError, match="k=0: give a whole number"):
+        recommender.prepare(tmp_path / "0.png", None, 0, None)
+
+
+def test_a_category_that_was_emptied_meanwhile_has_no_products(served: tuple[Path, Path]) -> None:
+    recommender = Recommender.from_checkpoint(*served)
+    asked = recommender.prepare(photo_of("RGB"), None, 3, None)
+    del recommender.catalogue._slices[HATS]  # type: ignore[attr-defined]
+    (look,) = recommender.complete([asked._replace(categories=[HATS, SHOES])])
+    assert [(one.category, len(one.products), one.candidates) for one in look.answers] == [(HATS, 0, 0), (SHOES, 3, 6)]
 
 
 def test_a_catalogue_of_photos_resized_in_another_way_is_refused_in_one_line(served: tuple[Path, Path]) -> None:

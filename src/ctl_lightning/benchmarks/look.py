@@ -21,9 +21,10 @@ from ctl_lightning.models.components.backbone import Features
 from ctl_lightning.models.components.network import SceneStyle
 from ctl_lightning.runtime.memory import can_keep, keep_freed_memory
 from ctl_lightning.serving.catalogue.change import HNSW, QDRANT, Backend, change_catalogue
+from ctl_lightning.serving.catalogue.opening import open_catalogue
 from ctl_lightning.serving.encoder import Encoder
 from ctl_lightning.serving.engines import EngineName
-from ctl_lightning.serving.recommender import Answer, Recommended, Recommender, open_catalogue
+from ctl_lightning.serving.recommender import Answer, Recommended, Recommender
 
 BEFORE = "version 0.1: torch, heads once a category"
 NEAREST = 3

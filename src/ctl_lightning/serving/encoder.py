@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -29,10 +30,10 @@ from ctl_lightning.data.pairs import NO_BOX, Box
 from ctl_lightning.data.pictures.folder import pictures_in
 from ctl_lightning.data.pictures.opening import ENDINGS
 from ctl_lightning.data.splits import Split, read_split
-from ctl_lightning.data.store.scene_pictures import Cut, strips_of
+from ctl_lightning.data.store.scene_pictures import Cut, Strip, strips_of
 from ctl_lightning.data.store.views import centre
 from ctl_lightning.models.components.backbone import Features, hash_of_weights
-from ctl_lightning.models.components.network import SceneStyle
+from ctl_lightning.models.components.network import Network, SceneStyle
 from ctl_lightning.models.components.strips import pooled_strips
 from ctl_lightning.runtime.errors import InputError, listed, suggestion
 from ctl_lightning.serving.engines import EngineName, engine_of
@@ -40,6 +41,9 @@ from ctl_lightning.serving.trained import Trained
 
 Photo = Path | str | Image.Image
 """An image file, or a picture that is open already."""
+
+Shown = Pixels | list[Strip]
+"""What a network is shown of a scene: a square, uint8 (S, S, 3), or its strips."""
 
 log = logging.getLogger(__name__)
 
@@ -161,15 +165,27 @@ class Encoder:
         Raises:
             InputError: an unreadable picture, an unknown category, a box that is no box or leaves nothing.
         """
-        indices = torch.tensor([self.categories.index(self.category(name)) for name in categories], device=self.device)
-        crop = self.crop(box)
+        categories = [self.category(name) for name in categories]
+        return self.style(self.features([self.shown(photo, box)]), categories)
+
+    def shown(self, photo: Photo, box: Box | None) -> Shown:
+        """What the network is shown of a scene beside a box. Arguments and errors as of `scene`."""
         if self.shows_strips:
-            pooled = pooled_strips(
-                self.network.backbone, [strips_of(opened(photo), box or NO_BOX, self._cut)], self.device
-            )
-            features = Features(pooled, pooled.new_empty(1, 0, 0))
-        else:
-            features = self._features(self._batch([self.square(photo, crop)]))
+            return strips_of(opened(photo), box or NO_BOX, self._cut)
+        return self.square(photo, self.crop(box))
+
+    @torch.inference_mode()
+    def features(self, scenes: Sequence[Shown]) -> Features:
+        """What n scenes show, all as squares or all as strips, -> features: pooled (n, F), regions (n, R, C); strips have none."""
+        if self.shows_strips:
+            pooled = pooled_strips(self.network.backbone, [one for one in scenes if isinstance(one, list)], self.device)
+            return Features(pooled, pooled.new_empty(len(scenes), 0, 0))
+        return self._features(self._batch(one for one in scenes if isinstance(one, np.ndarray)))
+
+    @torch.inference_mode()
+    def style(self, features: Features, categories: Sequence[str]) -> SceneStyle:
+        """The style of one scene, whose features are (1, ...), for n categories. Raises InputError: an unknown category."""
+        indices = torch.tensor([self.categories.index(self.category(name)) for name in categories], device=self.device)
         return self.network.embed_scene(features, indices)
 
     @torch.inference_mode()
@@ -229,6 +245,17 @@ def _told(photo: Photo) -> Iterator[None]:
         name = "the photo" if isinstance(photo, Image.Image) else photo
         why = reason(error)
         raise InputError(f"{name}: {why}{'' if ';' in why else '; give an image file'}") from None
+
+
+def require_query(encoder: Encoder) -> Network:
+    """The encoder's network. Raises InputError: its distance is not 2 - q·f_p of one vector q per scene and category."""
+    if not encoder.network.has_query():
+        plain = " with plain distances" if encoder.trained.options.get("squared") is False else ""
+        raise InputError(
+            f"ckpt_path={encoder.trained.path}: {encoder.trained.method}{plain} has no distance of the form 2 - query · vector, "
+            "which a catalogue is searched by; give a checkpoint of hybrid, global or local with model.squared=true, or of imagenet"
+        )
+    return encoder.network
 
 
 def read_box(given: object) -> Box | None:

@@ -15,7 +15,7 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import replacing, write_text
 from ctl_lightning.runtime.locks import alone
 from ctl_lightning.serving.catalogue.files import METRIC
-from ctl_lightning.serving.encoder import Encoder
+from ctl_lightning.serving.encoder import Encoder, require_query
 from ctl_lightning.serving.exporters import (
     Inputs,
     check_onnx,
@@ -26,7 +26,6 @@ from ctl_lightning.serving.exporters import (
     random_pictures,
     to_onnx,
 )
-from ctl_lightning.serving.recommender import require_query
 
 
 class ProductEncoder(nn.Module):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,22 +14,15 @@ from torch import Tensor
 
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.metrics.classification import Classifier
-from ctl_lightning.models.components.network import Network, SceneStyle
+from ctl_lightning.models.components.backbone import Features
+from ctl_lightning.models.components.network import SceneStyle
 from ctl_lightning.runtime.config import Config, check_options
 from ctl_lightning.runtime.errors import InputError, listed
-from ctl_lightning.serving.catalogue.exact import ExactCatalogue
-from ctl_lightning.serving.catalogue.files import BackendName, Catalogue, Hit, Manifest, check_identity
-from ctl_lightning.serving.catalogue.hnsw import GraphCatalogue
+from ctl_lightning.serving.catalogue.files import Catalogue, Hit
+from ctl_lightning.serving.catalogue.opening import open_catalogue
 from ctl_lightning.serving.catalogue.popularity import favouring
-from ctl_lightning.serving.catalogue.qdrant import QdrantCatalogue
-from ctl_lightning.serving.encoder import Encoder, Photo
+from ctl_lightning.serving.encoder import Encoder, Photo, Shown, require_query
 from ctl_lightning.serving.engines import EngineName
-
-BACKENDS: dict[BackendName, type[ExactCatalogue] | type[QdrantCatalogue]] = {
-    "exact": ExactCatalogue,
-    "faiss": GraphCatalogue,
-    "qdrant": QdrantCatalogue,
-}
 
 
 @dataclass(frozen=True)
@@ -98,17 +91,37 @@ class Look:
     popularity: float = 0.0
 
 
+class Prepared(NamedTuple):
+    """A photo that is ready for the network, and what is asked of it.
+
+    Attributes:
+        picture: picture of the scene, as in `Look`.
+        shown: what the network is shown of it.
+        box: box that is cut away, normalised; None: nothing is.
+        categories: names of n categories; None: all that have products.
+        k: number of products of each category.
+    """
+
+    picture: Image.Image
+    shown: Shown
+    box: Box | None
+    categories: Sequence[str] | None
+    k: int
+
+
 class _Scene(NamedTuple):
     """What is to be completed.
 
     Attributes:
-        picture: picture of the scene, as in `Look`.
-        queries: query q of each of n categories, (n, D).
+        prepared: the photo, and what is asked of it.
+        names: names of n categories.
+        queries: query q of each, (n, D).
         parts: name -> query of each category for a part of the distance, (n, D); see `Recommended.parts`.
         attention: attention of each category, as in `Answer`.
     """
 
-    picture: Image.Image
+    prepared: Prepared
+    names: Sequence[str]
     queries: NDArray[np.float32]
     parts: Mapping[str, NDArray[np.float32]]
     attention: Sequence[NDArray[np.float64] | None]
@@ -218,46 +231,80 @@ class Recommender:
         Raises:
             InputError: as `look`, but for unreadable pictures.
         """
+        self._check(categories, k, box)  # what is wrong with all of them is told once
+        prepared: list[Prepared | InputError] = []
+        for photo in photos:
+            try:
+                prepared.append(self.prepare(photo, categories, k, box))
+            except InputError as error:
+                prepared.append(error)
+        features = self.encoder.features
+        scenes = [self._scene(one, features([one.shown])) for one in prepared if not isinstance(one, InputError)]
+        looks = iter(self._looks(scenes))
+        return [one if isinstance(one, InputError) else next(looks) for one in prepared]
+
+    def prepare(self, photo: Photo, categories: Sequence[str] | None, k: int, box: Box | None) -> Prepared:
+        """Makes a photo ready for `complete`: decodes and cuts it, without the network. Arguments and errors as of `look`."""
+        names = self._check(categories, k, box)
+        picture = self.encoder.picture(photo, self.encoder.crop(box))
+        return Prepared(picture, self.encoder.shown(picture, box), box, names, k)
+
+    def complete(self, prepared: Sequence[Prepared]) -> list[Look]:
+        """`look` at several photos at once, which go through the backbone as one batch; equal to `look` but for rounding."""
+        if not prepared:
+            return []
+        features = self.encoder.features([one.shown for one in prepared])
+        rows = [Features(*(part[row : row + 1] for part in features)) for row in range(len(prepared))]
+        return self._looks([self._scene(one, row) for one, row in zip(prepared, rows, strict=True)])
+
+    def _check(self, categories: Sequence[str] | None, k: int, box: Box | None) -> list[str] | None:
+        """The whole names of the categories. Raises InputError: as `look`, but for the picture."""
         if not isinstance(k, int) or k < 1:
             raise InputError(f"k={k}: give a whole number above 0")
         if categories is not None and not categories:
             raise InputError("category=[]: name at least one, or leave it out for all")
-        names = self.categories if categories is None else [self._with_products(name) for name in categories]
-        crop = self.encoder.crop(box)
-        scenes = [self._scene(photo, box, names) for photo in photos]
-        read = [scene for scene in scenes if isinstance(scene, _Scene)]
-        hits = [
-            self.catalogue.search(np.stack([scene.queries[row] for scene in read]), name, k)
-            for row, name in enumerate(names)
-            if read
-        ]
-        of_scene = iter(zip(*hits, strict=True))  # the hits of each category, scene by scene
-        looks: list[Look | InputError] = []
-        for scene in scenes:
-            if isinstance(scene, InputError):
-                looks.append(scene)
-                continue
-            seen = self.encoder.seen(*scene.picture.size, crop)
-            answers = self._answers(scene, names, next(of_scene))
-            looks.append(Look(scene.picture, box, crop, self.encoder.kept(box), seen, answers, self.popularity))
-        return looks
+        names = None if categories is None else [self._with_products(name) for name in categories]
+        self.encoder.crop(box)
+        return names
 
-    def _scene(self, photo: Photo, box: Box | None, categories: Sequence[str]) -> "_Scene | InputError":
-        try:
-            picture = self.encoder.picture(photo, self.encoder.crop(box))
-        except InputError as error:
-            return error
-        style = self.encoder.scene(picture, box, categories)
+    def _scene(self, prepared: Prepared, features: Features) -> _Scene:
+        names = self.categories if prepared.categories is None else prepared.categories
+        style = self.encoder.style(features, names)
         with torch.inference_mode():
             query, parts = self._network.query(style), self._network.queries(style)
         assert query is not None
-        return _Scene(
-            picture, _array(query), {name: _array(part) for name, part in parts.items()}, self._attention(style)
-        )
+        of_parts = {name: _array(part) for name, part in parts.items()}
+        return _Scene(prepared, names, _array(query), of_parts, self._attention(style))
 
-    def _answers(self, scene: "_Scene", names: Sequence[str], hits: Sequence[Sequence[Hit]]) -> list[Answer]:
-        found, counts = self._recommended(hits, scene.parts), self.catalogue.counts
-        return [Answer(name, found[row], scene.attention[row], counts[name]) for row, name in enumerate(names)]
+    def _looks(self, scenes: Sequence[_Scene]) -> list[Look]:
+        """Searches for all scenes in one state of the catalogue, those that ask for the same of a category together."""
+        wanted: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        for number, scene in enumerate(scenes):
+            for row, name in enumerate(scene.names):
+                wanted.setdefault((name, scene.prepared.k), []).append((number, row))
+        hits: dict[tuple[int, int], Sequence[Hit]] = {}
+        with self.catalogue.snapshot() as catalogue:
+            counts = catalogue.counts
+            for (name, k), places in wanted.items():
+                queries = np.stack([scenes[number].queries[row] for number, row in places])
+                # A category can have lost its last product since the photo was prepared.
+                found = catalogue.search(queries, name, k) if name in counts else [[] for _ in places]
+                hits |= dict(zip(places, found, strict=True))
+        return [
+            self._look(scene, [hits[number, row] for row in range(len(scene.names))], counts)
+            for number, scene in enumerate(scenes)
+        ]
+
+    def _look(self, scene: _Scene, hits: Sequence[Sequence[Hit]], counts: Mapping[str, int]) -> Look:
+        prepared, found = scene.prepared, self._recommended(hits, scene.parts)
+        answers = [
+            Answer(name, found[row], scene.attention[row], counts.get(name, 0)) for row, name in enumerate(scene.names)
+        ]
+        crop = self.encoder.crop(prepared.box)
+        seen = self.encoder.seen(*prepared.picture.size, crop)
+        return Look(
+            prepared.picture, prepared.box, crop, self.encoder.kept(prepared.box), seen, answers, self.popularity
+        )
 
     def _with_products(self, name: str) -> str:
         category = self.encoder.category(name)
@@ -290,46 +337,6 @@ class Recommender:
             return [None] * count
         grid = math.isqrt(regions)
         return list(style.attention.double().cpu().numpy().reshape(count, grid, grid))
-
-
-def open_catalogue(folder: Path, encoder: Encoder, url: str | None) -> Catalogue:
-    """Opens a catalogue of an encoder's vectors.
-
-    Args:
-        folder: folder of the catalogue.
-        encoder: encoder of the checkpoint.
-        url: address of the Qdrant server, if it has moved since the catalogue was made.
-
-    Raises:
-        InputError: there is no catalogue, it is broken, or of another checkpoint.
-    """
-    manifest = Manifest.read(folder)
-    if manifest is None:
-        raise InputError(
-            f"catalogue={folder}: there is no catalogue; make one with python -m ctl_lightning.catalogue "
-            f"ckpt_path={encoder.trained.path} catalogue={folder}"
-        )
-    check_identity(folder, manifest, encoder.identity())
-    if url is not None and manifest.backend != "qdrant":
-        raise InputError(f"catalogue.url={url}: catalogue={folder} is not in Qdrant; leave it out")
-    try:
-        where = manifest.qdrant | {"url": url} if url is not None else manifest.qdrant
-        return BACKENDS[manifest.backend](folder, replace(manifest, qdrant=where))
-    except InputError:
-        if Manifest.read(folder) == manifest:
-            raise
-        return open_catalogue(folder, encoder, url)  # it was replaced while it was opened
-
-
-def require_query(encoder: Encoder) -> Network:
-    """The encoder's network. Raises InputError: its distance is not 2 - q·f_p of one vector q per scene and category."""
-    if not encoder.network.has_query():
-        plain = " with plain distances" if encoder.trained.options.get("squared") is False else ""
-        raise InputError(
-            f"ckpt_path={encoder.trained.path}: {encoder.trained.method}{plain} has no distance of the form 2 - query · vector, "
-            "which a catalogue is searched by; give a checkpoint of hybrid, global or local with model.squared=true, or of imagenet"
-        )
-    return encoder.network
 
 
 def _array(vectors: Tensor) -> NDArray[np.float32]:

@@ -1,14 +1,16 @@
 """Exact search in a catalogue: one matrix product with the codes or vectors of a category, then double precision."""
 
+import json
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from ctl_lightning.data.evaluation_set import Integers
 from ctl_lightning.serving.catalogue.codes import open_codes
-from ctl_lightning.serving.catalogue.files import Bonus, Hit, Manifest, Vectors, open_files
+from ctl_lightning.serving.catalogue.files import Bonus, Found, Hit, Manifest, Vectors, open_files
 
 ROUNDING = 1e-5
 """More than the rounding error of an inner product of unit vectors with some hundred numbers, in single precision."""
@@ -66,6 +68,30 @@ class ExactCatalogue:
                 "SELECT product FROM products WHERE row >= ? AND row < ? ORDER BY row", self._slices[category]
             ).fetchall()
         return [product for (product,) in found]
+
+    def find(self, products: Sequence[str]) -> dict[str, Found]:
+        """See `Catalogue.find`."""
+        with self._lock:
+            rows = self._products.execute(
+                "SELECT row, product, category, image FROM products WHERE product IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(products)),),
+            ).fetchall()
+        return {
+            product: Found(product, category, Path(image), np.array(self._vectors[row]))
+            for row, product, category, image in rows
+        }
+
+    def snapshot(self) -> AbstractContextManager["ExactCatalogue"]:
+        """The catalogue itself: its files are never changed."""
+        return nullcontext(self)
+
+    def check(self) -> None:
+        """Does nothing: what was opened can be searched."""
+
+    def close(self) -> None:
+        """Closes the file of products; the mapped ones are let go with the catalogue."""
+        with self._lock:
+            self._products.close()
 
     def search(self, queries: Vectors, category: str, k: int, bonus: Bonus | None = None) -> list[list[Hit]]:
         """See `Catalogue.search`; `bonus` is taken off the distances for the rank, (n,), in the order of `products`."""

@@ -8,7 +8,7 @@ on with the one that it opened.
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -57,6 +57,22 @@ class Hit(NamedTuple):
     bonus: float = 0.0
 
 
+class Found(NamedTuple):
+    """A product that was looked up by its id.
+
+    Attributes:
+        product: id of the product.
+        category: name of its category.
+        image: file of its catalogue photo.
+        vector: its vector f_p, (D,).
+    """
+
+    product: str
+    category: str
+    image: Path
+    vector: Vectors
+
+
 class Scale(NamedTuple):
     """How codes stand for the vectors v of a category: v̂ = step · code.
 
@@ -80,6 +96,18 @@ class Catalogue(Protocol):
 
     def search(self, queries: Vectors, category: str, k: int) -> list[list[Hit]]:
         """The k products of a category that are nearest to each query q, (B, D), nearest first; all of them if it has fewer."""
+
+    def find(self, products: Sequence[str]) -> dict[str, Found]:
+        """The products with some ids, by id; without those that the catalogue does not have."""
+
+    def snapshot(self) -> "AbstractContextManager[Catalogue]":
+        """The catalogue as it is now: what is read from it is of one state, whoever changes the catalogue meanwhile."""
+
+    def check(self) -> None:
+        """Raises InputError if it cannot be searched now, such as when its server does not answer."""
+
+    def close(self) -> None:
+        """Closes files and connections; it is not searched any more."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +236,7 @@ def _insert(path: Path, products: Sequence[Listed]) -> None:
             database.executemany(
                 "INSERT INTO products VALUES (?, ?, ?, ?, ?)", ((row, *one) for row, one in enumerate(products))
             )
+            database.execute("CREATE INDEX row_of_product ON products (product)")
 
 
 def open_products(path: Path) -> sqlite3.Connection:

@@ -1,13 +1,14 @@
 """Gives popularity back when serving: products that were in many training pairs come nearer, by one number each."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
-from ctl_lightning.serving.catalogue.files import Bonus, Catalogue, Hit, Vectors
+from ctl_lightning.serving.catalogue.files import Bonus, Catalogue, Found, Hit, Vectors
 from ctl_lightning.serving.trained import Trained
 
 
@@ -36,6 +37,22 @@ class FavouringCatalogue:
     def search(self, queries: Vectors, category: str, k: int) -> list[list[Hit]]:
         """The k products of a category with the smallest d', equal ones in the order of their rows; `distance` stays d."""
         return self._catalogue.search(queries, category, k, self._bonus(category))
+
+    def find(self, products: Sequence[str]) -> dict[str, Found]:
+        """See `Catalogue.find`."""
+        return self._catalogue.find(products)
+
+    def snapshot(self) -> AbstractContextManager["FavouringCatalogue"]:
+        """The catalogue itself: its files are never changed."""
+        return nullcontext(self)
+
+    def check(self) -> None:
+        """See `Catalogue.check`."""
+        self._catalogue.check()
+
+    def close(self) -> None:
+        """See `Catalogue.close`."""
+        self._catalogue.close()
 
     def _bonus(self, category: str) -> Bonus:
         if category not in self._bonuses:

@@ -13,7 +13,7 @@ import sqlite3
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.progress import progress
-from ctl_lightning.serving.catalogue.files import Hit, Manifest, Vectors, check_identity, open_files
+from ctl_lightning.serving.catalogue.files import Found, Hit, Manifest, Vectors, check_identity, open_files
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -159,6 +159,34 @@ class QdrantCatalogue:
         ]
         return sorted(hits, key=lambda hit: hit.distance)
 
+    def find(self, products: Sequence[str]) -> dict[str, Found]:
+        """See `Catalogue.find`; of the products of all parts of the collection."""
+        models = _models()
+        named = models.Filter(must=[models.FieldCondition(key="product", match=models.MatchAny(any=list(products)))])
+        with _told_of_the_server(self._manifest.qdrant):
+            points, _ = self._client.scroll(
+                self._collection, named, limit=max(1, len(products)), with_payload=True, with_vectors=True
+            )
+        return {
+            point.payload["product"]: Found(
+                point.payload["product"],
+                point.payload["category"],
+                Path(point.payload["image"]),
+                np.asarray(point.vector, np.float32),
+            )
+            for point in points
+            if point.payload is not None
+        }
+
+    def snapshot(self) -> AbstractContextManager["QdrantCatalogue"]:
+        """The catalogue itself: Qdrant has no snapshot to read from, so a look may see a change that is under way."""
+        return nullcontext(self)
+
+    def check(self) -> None:
+        """See `Catalogue.check`."""
+        with _told_of_the_server(self._manifest.qdrant):
+            self._client.collection_exists(self._collection)
+
     def close(self) -> None:
         """Closes the connection; in local mode, another process can open it then."""
         self._client.close()
@@ -225,7 +253,7 @@ def _claim(client: "QdrantClient", folder: Path, manifest: Manifest, notes: sqli
     described = _check_collection(client, folder, manifest)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant")
-        for name in ("category", "part"):
+        for name in ("category", "part", "product"):
             client.create_payload_index(collection, name, models.PayloadSchemaType.KEYWORD)
     ours = models.Filter(must=[models.FieldCondition(key="part", match=models.MatchValue(value=where["part"]))])
     found = client.count(collection, ours, exact=True).count
