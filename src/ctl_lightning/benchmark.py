@@ -14,7 +14,7 @@ from ctl_lightning.runtime.program import program
 if TYPE_CHECKING:
     from ctl_lightning.benchmarks.timing import Row
 
-WHAT = ("all", "loader", "packing", "step", "cache", "scoring", "search", "look", "index", "startup", "pace")
+WHAT = ("all", "loader", "packing", "step", "cache", "scoring", "search", "look", "index", "service", "startup", "pace")
 MEASUREMENTS = {
     "loader": 6,
     "packing": 4,
@@ -24,6 +24,7 @@ MEASUREMENTS = {
     "search": 14,
     "look": 20,
     "index": 40,
+    "service": 20,
     "startup": 4,
     "pace": 20,
 }
@@ -92,12 +93,13 @@ def check(config: Config) -> Sequence[str]:
         ("workers", (int,)),
         ("cache_batch_size", (int,)),
         ("search_products", (int,)),
+        ("clients", (int,)),
     ):
         if not isinstance(config[option], kinds) or config[option] <= 0:
             raise InputError(
                 f"{option}={config[option]}: must be a {'whole ' if kinds == (int,) else ''}number above 0"
             )
-    measured = WHAT[1:] if config["what"] == "all" else (config["what"],)
+    measured = [what for what in WHAT[1:] if what != "service"] if config["what"] == "all" else [config["what"]]
     check_switches(config, "compile", "keep_memory")
     if config["what"] not in DATALESS and (
         config["loss"]["name"] != "triplet" or config["data"]["negatives"] == "in_batch"

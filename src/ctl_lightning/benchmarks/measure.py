@@ -19,6 +19,7 @@ from ctl_lightning.benchmarks.packing import packing_ratios, packing_rows
 from ctl_lightning.benchmarks.scoring import scoring_ratios, scoring_rows
 from ctl_lightning.benchmarks.search import search_ratios, search_rows
 from ctl_lightning.benchmarks.served import served
+from ctl_lightning.benchmarks.service import service_ratios, service_rows
 from ctl_lightning.benchmarks.startup import startup_ratios, startup_rows
 from ctl_lightning.benchmarks.step import step_ratios, step_rows
 from ctl_lightning.benchmarks.timing import Row
@@ -106,7 +107,7 @@ def measure(config: Config, make: Maker, measured: Sequence[str]) -> tuple[list[
     if "packing" in measured:
         rows += (found := packing_rows(make.ready(), rounds))
         ratios |= packing_ratios(found)
-    if {"look", "index"} & {*measured}:
+    if {"look", "index", "service"} & {*measured}:
         with TemporaryDirectory() as folder:
             given = served(Path(folder), config, make.ready(), make.module(), SERVED_PRODUCTS, SERVED_SCENES)
             if "index" in measured:  # in processes of its own
@@ -115,6 +116,9 @@ def measure(config: Config, make: Maker, measured: Sequence[str]) -> tuple[list[
             if "look" in measured:
                 rows += (found := look_rows(given, rounds))
                 ratios |= look_ratios(found)
+            if "service" in measured:
+                rows += (found := service_rows(given, config["clients"], seconds, rounds))
+                ratios |= service_ratios(found)
     if "loader" in measured:
         rows += (found := loader_rows(make.data, seconds, rounds, config["workers"]))
         ratios |= loader_ratios(found)
