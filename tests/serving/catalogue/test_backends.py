@@ -16,7 +16,7 @@ from factories import make_catalogue, save_image
 
 from ctl_lightning.benchmarks.search import vectors_of
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.serving.catalogue import qdrant
+from ctl_lightning.serving.catalogue import qdrant, qdrant_upload
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue, nearest
 from ctl_lightning.serving.catalogue.files import Manifest
 from ctl_lightning.serving.catalogue.hnsw import Graph, GraphCatalogue
@@ -181,7 +181,7 @@ def test_an_interrupted_upload_goes_on_and_only_what_changed_is_sent(
     from qdrant_client import QdrantClient
 
     run, base = served[0], tmp_path / "base"
-    monkeypatch.setattr(qdrant, "BATCH", 10)
+    monkeypatch.setattr(qdrant_upload, "BATCH", 10)
     done: list[str] = []
     real_upsert, real_index, real_delete = QdrantClient.upsert, QdrantClient.create_payload_index, QdrantClient.delete
     fails_at = 3
@@ -205,17 +205,17 @@ def test_an_interrupted_upload_goes_on_and_only_what_changed_is_sent(
     words = [*shop(0, 45), "catalogue.backend=qdrant"]
     with pytest.raises(KeyboardInterrupt):
         make_catalogue(run, base, *words)
-    assert done == ["index"] * 3 + ["upsert"] * 2
+    assert done == ["index"] * 2 + ["upsert"] * 2
     done.clear()
     fails_at = 0
     make_catalogue(run, base, *words)
-    assert done == ["index"] * 3 + ["upsert"] * 3  # 25 were left
+    assert done == ["index"] * 2 + ["upsert"] * 3  # 25 were left
     done.clear()
     make_catalogue(run, base, *words)
-    assert done == ["index"] * 3
+    assert done == ["index"] * 2
     done.clear()
     make_catalogue(run, base, *shop(3, 50))
-    assert done == ["index"] * 3 + ["delete", "upsert"]
+    assert done == ["index"] * 2 + ["delete", "upsert"]
 
 
 def test_a_part_is_one_folders_and_several_parts_are_searched_together(
@@ -224,7 +224,8 @@ def test_a_part_is_one_folders_and_several_parts_are_searched_together(
     run, photo = served[0], tmp_path / "images" / "p0.png"
     base, other = tmp_path / "base", tmp_path / "other"
     real = qdrant.connect
-    monkeypatch.setattr(qdrant, "connect", lambda _, where: real(base, where))  # both folders have one server
+    for module in (qdrant, qdrant_upload):
+        monkeypatch.setattr(module, "connect", lambda _, where: real(base, where))  # both folders have one server
     make_catalogue(run, base, *shop(0, 12), "catalogue.backend=qdrant")
     with pytest.raises(InputError, match=r"another folder's catalogue is there, with 12 products; give another name"):
         make_catalogue(run, other, *shop(12, 20), "catalogue.backend=qdrant")
@@ -238,7 +239,7 @@ def test_a_part_is_one_folders_and_several_parts_are_searched_together(
     recommender = Recommender.from_checkpoint(run, base)
     assert {int(one.product[1:]) for one in recommender.recommend(photo, "Shoes", 50)} == {1, 3, 5, 7, 9, 11, 19}
     recommender.catalogue.close()
-    (other / qdrant.UPLOADED).write_text("no database, but long enough to be taken for one")
+    (other / qdrant_upload.UPLOADED).write_text("no database, but long enough to be taken for one")
     with pytest.raises(InputError, match=r"uploaded\.sqlite: cannot be read"):
         make_catalogue(run, other, *shop(18, 20))
 
@@ -282,7 +283,8 @@ def test_a_collection_that_moved_is_changed_at_its_new_address(
         return real_upsert(self, name, points, **options)
 
     # One server, whatever its address.
-    monkeypatch.setattr(qdrant, "connect", lambda folder, where: real(folder, {**where, "url": None}))
+    for module in (qdrant, qdrant_upload):
+        monkeypatch.setattr(module, "connect", lambda folder, where: real(folder, {**where, "url": None}))
     monkeypatch.setattr(QdrantClient, "upsert", upsert)
     words = ("catalogue.backend=qdrant", "catalogue.url=http://old:6333")
     base = make_catalogue(served[0], tmp_path / "base", *shop(0, 12), *words)

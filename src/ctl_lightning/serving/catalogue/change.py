@@ -30,7 +30,8 @@ from ctl_lightning.serving.catalogue.files import (
 )
 from ctl_lightning.serving.catalogue.hnsw import faiss, make_graphs
 from ctl_lightning.serving.catalogue.pending import PendingVectors
-from ctl_lightning.serving.catalogue.qdrant import check_server, upload
+from ctl_lightning.serving.catalogue.qdrant import check_server
+from ctl_lightning.serving.catalogue.qdrant_upload import upload
 from ctl_lightning.serving.encoder import Encoder
 
 log = logging.getLogger(__name__)

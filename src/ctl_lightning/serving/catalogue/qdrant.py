@@ -7,11 +7,8 @@ image. Without a server address it is Qdrant's local mode, a plain list in the c
 for tests.
 """
 
-import logging
 import os
-import sqlite3
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
@@ -20,92 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.runtime.progress import progress
-from ctl_lightning.serving.catalogue.files import Found, Hit, Manifest, Vectors, check_identity, open_files
+from ctl_lightning.serving.catalogue.files import Found, Hit, Manifest, Vectors, check_identity
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
-log = logging.getLogger(__name__)
-
-BATCH = 256
-"""Number of points per request."""
-
 MANY = 10_000
-"""More categories than any catalogue has."""
-
-UPLOADED = "uploaded.sqlite"
-"""File that notes batch by batch what is in the collection, so that an interrupted upload goes on there."""
-
-
-def upload(folder: Path, manifest: Manifest) -> None:
-    """Makes a part of the collection hold what the catalogue holds: what is new or changed is sent, what is gone is deleted.
-
-    A part is the whole collection, or the share of one of several catalogues in it, each with a name of its own. A part
-    belongs to one folder, which knows what it has sent.
-
-    Args:
-        folder: folder of the catalogue.
-        manifest: what catalogue.json of that folder is going to say.
-
-    Raises:
-        InputError: no such server; the collection belongs to another checkpoint, or the part to another folder.
-    """
-    vectors, products = open_files(folder, manifest)
-    products.close()
-    with (
-        _told_of_the_server(manifest.qdrant),
-        closing(connect(folder, manifest.qdrant)) as client,
-        closing(_open_notes(folder)) as notes,
-    ):
-        place = _claim(client, folder, manifest, notes)
-        notes.execute("ATTACH ? AS catalogue", (str(folder / manifest.products),))
-        _delete_gone(client, manifest, notes, place)
-        _send_new(client, manifest, notes, place, vectors)
-
-
-def _delete_gone(client: "QdrantClient", manifest: Manifest, notes: sqlite3.Connection, place: int) -> None:
-    collection, part = str(manifest.qdrant["collection"]), str(manifest.qdrant["part"])
-    query = "SELECT product FROM uploaded WHERE place = ? EXCEPT SELECT product FROM catalogue.products"
-    gone = [name for (name,) in notes.execute(query, (place,))]
-    for start in range(0, len(gone), BATCH):
-        some = gone[start : start + BATCH]
-        client.delete(collection, _models().PointIdsList(points=[_point(part, name) for name in some]))
-        with notes:
-            notes.executemany("DELETE FROM uploaded WHERE place = ? AND product = ?", [(place, name) for name in some])
-    log.info("%s: %d products deleted", collection, len(gone))
-
-
-def _send_new(
-    client: "QdrantClient", manifest: Manifest, notes: sqlite3.Connection, place: int, vectors: Vectors
-) -> None:
-    collection, part, models = str(manifest.qdrant["collection"]), str(manifest.qdrant["part"]), _models()
-    rows = notes.execute(
-        "SELECT row, product, category, image, version FROM catalogue.products EXCEPT "
-        "SELECT row, product, category, image, version FROM catalogue.products JOIN uploaded USING (product, category, image, version) "
-        "WHERE place = ? ORDER BY row",
-        (place,),
-    ).fetchall()
-    log.info("%s: %d products to send", collection, len(rows))
-    with progress("uploading", len(vectors), len(vectors) - len(rows)) as shown:
-        for start in range(0, len(rows), BATCH):
-            some = rows[start : start + BATCH]
-            client.upsert(
-                collection,
-                models.Batch(
-                    ids=[_point(part, product) for _, product, *_ in some],
-                    vectors=vectors[[row for row, *_ in some]].tolist(),
-                    payloads=[
-                        {"part": part, "product": product, "category": category, "image": image}
-                        for _, product, category, image, _ in some
-                    ],
-                ),
-            )
-            with notes:
-                notes.executemany(
-                    "INSERT OR REPLACE INTO uploaded VALUES (?, ?, ?, ?, ?)", [(place, *row[1:]) for row in some]
-                )
-            shown.advance(len(some))
+"""More categories than any catalogue has, and more parts than any collection."""
 
 
 class QdrantCatalogue:
@@ -120,13 +38,18 @@ class QdrantCatalogue:
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._manifest = manifest
+        self._folder, self._manifest = folder, manifest
         self._collection = str(manifest.qdrant["collection"])
         self._client = connect(folder, manifest.qdrant)
-        with _told_of_the_server(manifest.qdrant):
-            _check_collection(self._client, folder, manifest)
-            found = self._client.facet(self._collection, "category", limit=MANY, exact=True)
-        self._counts = {str(hit.value): hit.count for hit in found.hits}
+        with told_of_the_server(manifest.qdrant):
+            check_collection(self._client, folder, manifest)
+            self._counts = self._values("category")
+            self._parts = list(self._values("part"))
+
+    def _values(self, key: str) -> dict[str, int]:
+        """Value of a key of the payload -> number of its points."""
+        found = self._client.facet(self._collection, key, limit=MANY, exact=True)
+        return {str(hit.value): hit.count for hit in found.hits}
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -135,13 +58,13 @@ class QdrantCatalogue:
 
     def search(self, queries: Vectors, category: str, k: int) -> list[list[Hit]]:
         """About the k products of a category that are nearest to each query q, (B, D), the nearest first."""
-        models = _models()
+        models = client_models()
         only = models.Filter(must=[models.FieldCondition(key="category", match=models.MatchValue(value=category))])
         asked = [
             models.QueryRequest(query=query.tolist(), filter=only, limit=k, with_payload=True, with_vector=True)
             for query in queries
         ]
-        with _told_of_the_server(self._manifest.qdrant):
+        with told_of_the_server(self._manifest.qdrant):
             found = self._client.query_batch_points(self._collection, asked)
         return [self._hits(query, one.points) for query, one in zip(queries, found, strict=True)]
 
@@ -160,13 +83,10 @@ class QdrantCatalogue:
         return sorted(hits, key=lambda hit: hit.distance)
 
     def find(self, products: Sequence[str]) -> dict[str, Found]:
-        """See `Catalogue.find`; of the products of all parts of the collection."""
-        models = _models()
-        named = models.Filter(must=[models.FieldCondition(key="product", match=models.MatchAny(any=list(products)))])
-        with _told_of_the_server(self._manifest.qdrant):
-            points, _ = self._client.scroll(
-                self._collection, named, limit=max(1, len(products)), with_payload=True, with_vectors=True
-            )
+        """See `Catalogue.find`; of the parts that the collection had when the catalogue was opened."""
+        points = [point_of(part, product) for part in self._parts for product in products]
+        with told_of_the_server(self._manifest.qdrant):
+            found = self._client.retrieve(self._collection, points, with_payload=True, with_vectors=True)
         return {
             point.payload["product"]: Found(
                 point.payload["product"],
@@ -174,7 +94,7 @@ class QdrantCatalogue:
                 Path(point.payload["image"]),
                 np.asarray(point.vector, np.float32),
             )
-            for point in points
+            for point in found
             if point.payload is not None
         }
 
@@ -183,9 +103,9 @@ class QdrantCatalogue:
         return nullcontext(self)
 
     def check(self) -> None:
-        """See `Catalogue.check`."""
-        with _told_of_the_server(self._manifest.qdrant):
-            self._client.collection_exists(self._collection)
+        """See `Catalogue.check`; the collection has to be there still, and of the same checkpoint."""
+        with told_of_the_server(self._manifest.qdrant):
+            check_collection(self._client, self._folder, self._manifest)
 
     def close(self) -> None:
         """Closes the connection; in local mode, another process can open it then."""
@@ -194,7 +114,7 @@ class QdrantCatalogue:
 
 def check_server(folder: Path, where: Mapping[str, str | None]) -> None:
     """Raises InputError if there is no server, or it does not answer. Arguments as of `connect`."""
-    with _told_of_the_server(where), closing(connect(folder, where)) as client:
+    with told_of_the_server(where), closing(connect(folder, where)) as client:
         client.get_collections()
 
 
@@ -231,53 +151,12 @@ def connect(folder: Path, where: Mapping[str, str | None]) -> "QdrantClient":
         raise InputError(f"catalogue.url={url}: {' '.join(str(error).split())}; give http://HOST:6333") from None
 
 
-def _claim(client: "QdrantClient", folder: Path, manifest: Manifest, notes: sqlite3.Connection) -> int:
-    """Makes the collection if it is missing, with its indices before any point, and claims the part for this folder.
+def check_collection(client: "QdrantClient", folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """Metadata of the collection: "identity", the same as the catalogue's, and "id", its own.
 
-    Returns:
-        Number of the part in the notes.
+    Raises:
+        InputError: there is no such collection, or it is not one of ours, or of another checkpoint.
     """
-    where, models = manifest.qdrant, _models()
-    collection = str(where["collection"])
-    if not client.collection_exists(collection):
-        try:
-            client.create_collection(
-                collection,
-                vectors_config=models.VectorParams(size=manifest.dim, distance=models.Distance.DOT),
-                # The id names the collection, whatever address it moves to.
-                metadata={"identity": manifest.identity, "id": uuid.uuid4().hex},
-            )
-        except Exception:
-            if not client.collection_exists(collection):  # the process of another part was faster
-                raise
-    described = _check_collection(client, folder, manifest)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant")
-        for name in ("category", "part", "product"):
-            client.create_payload_index(collection, name, models.PayloadSchemaType.KEYWORD)
-    ours = models.Filter(must=[models.FieldCondition(key="part", match=models.MatchValue(value=where["part"]))])
-    found = client.count(collection, ours, exact=True).count
-    name = repr([described["id"], where["part"]])
-    claimed = notes.execute("SELECT id FROM places WHERE name = ?", (name,)).fetchone()
-    if claimed is None:
-        if found:
-            raise InputError(
-                f"catalogue.collection={collection} catalogue.part={where['part']}: another folder's catalogue is there, with {found} products; "
-                "give another name of one of them, or delete it with Qdrant's own tools"
-            )
-        with notes:
-            notes.execute("INSERT INTO places (name) VALUES (?)", (name,))
-        claimed = notes.execute("SELECT id FROM places WHERE name = ?", (name,)).fetchone()
-    place = int(claimed[0])
-    if found < notes.execute("SELECT COUNT(*) FROM uploaded WHERE place = ?", (place,)).fetchone()[0]:
-        log.warning("%s has lost products: all are sent again", collection)
-        with notes:
-            notes.execute("DELETE FROM uploaded WHERE place = ?", (place,))
-    return place
-
-
-def _check_collection(client: "QdrantClient", folder: Path, manifest: Manifest) -> dict[str, Any]:
-    """Metadata of the collection: "identity", the same as the catalogue's, and "id", its own."""
     collection = str(manifest.qdrant["collection"])
     if not client.collection_exists(collection):
         raise InputError(
@@ -291,35 +170,20 @@ def _check_collection(client: "QdrantClient", folder: Path, manifest: Manifest) 
     return described
 
 
-def _open_notes(folder: Path) -> sqlite3.Connection:
-    """Opens the notes of what was sent where. Raises InputError: they are broken."""
-    path = folder / UPLOADED
-    notes = sqlite3.connect(path)
-    try:
-        notes.executescript(
-            "CREATE TABLE IF NOT EXISTS places (id INTEGER PRIMARY KEY, name TEXT UNIQUE);"
-            "CREATE TABLE IF NOT EXISTS uploaded "
-            "(place INTEGER, product TEXT, category TEXT, image TEXT, version TEXT, PRIMARY KEY (place, product))"
-        )
-    except sqlite3.Error as error:
-        notes.close()
-        raise InputError(f"{path}: cannot be read ({error}); delete it and the collection: all is sent again") from None
-    return notes
-
-
-def _point(part: str, product: str) -> str:
+def point_of(part: str, product: str) -> str:
     """Id of a product's point: Qdrant wants a number or a UUID, and one product of a part is always the same point."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{part}/{product}"))
 
 
-def _models() -> Any:
+def client_models() -> Any:
+    """The types of the client's requests."""
     from qdrant_client import models
 
     return models
 
 
 @contextmanager
-def _told_of_the_server(where: Mapping[str, str | None]) -> Iterator[None]:
+def told_of_the_server(where: Mapping[str, str | None]) -> Iterator[None]:
     """Turns the error of a server that does not answer, or refuses, into an InputError of one line."""
     try:
         yield
