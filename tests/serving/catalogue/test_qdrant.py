@@ -114,23 +114,36 @@ def test_graphs_find_what_exact_slices_find(tmp_path: Path, engine: Callable[[],
         shares = recall(found, right[category])
         assert np.mean(shares) > 0.995, category
         assert min(shares) >= 0.8, category
-    (asked,) = here.query_batch_points(
-        "products",
-        [
-            models.QueryRequest(
-                query=QUERIES[0].tolist(),
-                filter=models.Filter(
-                    must=[models.FieldCondition(key="category", match=models.MatchValue(value="Bags"))]
-                ),
-                params=models.SearchParams(exact=True),
-                limit=10,
-                with_payload=True,
-            )
-        ],
-    )
-    assert [point.payload["product"] for point in asked.points if point.payload] == [
-        hit.product for hit in right["Bags"][0]
+        everything = QdrantCatalogue(tmp_path / "base", manifest).search(QUERIES[:3], category, SIZES[category] + 1)
+        assert [len(hits) for hits in everything] == [SIZES[category]] * 3
+    shoes = models.Filter(must=[models.FieldCondition(key="category", match=models.MatchValue(value="Shoes"))])
+    asked = [
+        models.QueryRequest(
+            query=query.tolist(),
+            filter=shoes,
+            params=models.SearchParams(exact=True),
+            limit=10,
+            with_payload=True,
+        )
+        for query in QUERIES
     ]
+    for found, hits in zip(here.query_batch_points("products", asked), right["Shoes"], strict=True):
+        assert [point.payload["product"] for point in found.points] == [hit.product for hit in hits]
+
+
+def test_products_with_one_photo_do_not_hide_the_others(tmp_path: Path, engine: Callable[[], Engine]) -> None:
+    every, here = vectors_of("learned", 4000, 1), engine()
+    every[np.random.default_rng(0).permutation(4000)[:1500]] = every[17]
+    products = {f"p{row}": ("Hats", row) for row in range(4000)}
+    manifest = write_catalogue(tmp_path / "base", products, every)
+    upload(tmp_path / "base", manifest)
+    here.optimize("products")
+    exact, ours = (
+        np.array([[hit.distance for hit in hits] for hits in catalogue.search(QUERIES, "Hats", 10)])
+        for catalogue in (ExactCatalogue(tmp_path / "base", manifest), QdrantCatalogue(tmp_path / "base", manifest))
+    )
+    assert ours.shape == exact.shape == (100, 10)
+    assert (ours <= exact[:, -1:] + 1e-6).mean() > 0.98
 
 
 def test_one_graph_of_all_categories_would_find_less(
