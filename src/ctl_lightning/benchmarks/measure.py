@@ -108,17 +108,8 @@ def measure(config: Config, make: Maker, measured: Sequence[str]) -> tuple[list[
         rows += (found := packing_rows(make.ready(), rounds))
         ratios |= packing_ratios(found)
     if {"look", "index", "service"} & {*measured}:
-        with TemporaryDirectory() as folder:
-            given = served(Path(folder), config, make.ready(), make.module(), SERVED_PRODUCTS, SERVED_SCENES)
-            if "index" in measured:  # in processes of its own
-                rows += (found := index_rows(given, rounds))
-                ratios |= index_ratios(found)
-            if "look" in measured:
-                rows += (found := look_rows(given, rounds))
-                ratios |= look_ratios(found)
-            if "service" in measured:
-                rows += (found := service_rows(given, config["clients"], seconds, rounds))
-                ratios |= service_ratios(found)
+        found, more = _of_serving(config, make, measured)
+        rows, ratios = rows + found, ratios | more
     if "loader" in measured:
         rows += (found := loader_rows(make.data, seconds, rounds, config["workers"]))
         ratios |= loader_ratios(found)
@@ -131,3 +122,17 @@ def measure(config: Config, make: Maker, measured: Sequence[str]) -> tuple[list[
         rows += (found := search_rows(config["search_products"], rounds))
         ratios |= search_ratios(found)
     return rows, ratios
+
+
+def _of_serving(config: Config, make: Maker, measured: Sequence[str]) -> tuple[list[Row], dict[str, float]]:
+    """The rows and the ratios of what is measured with a checkpoint that was not trained."""
+    rounds, rows = config["rounds"], list[Row]()
+    with TemporaryDirectory() as folder:
+        given = served(Path(folder), config, make.ready(), make.module(), SERVED_PRODUCTS, SERVED_SCENES)
+        if "index" in measured:  # in processes of its own
+            rows += index_rows(given, rounds)
+        if "look" in measured:
+            rows += look_rows(given, rounds)
+        if "service" in measured:
+            rows += service_rows(given, config["clients"], config["seconds"], rounds)
+    return rows, index_ratios(rows) | look_ratios(rows) | service_ratios(rows)

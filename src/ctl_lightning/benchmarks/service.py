@@ -68,6 +68,8 @@ def service_rows(given: Served, clients: int, seconds: float, rounds: int) -> li
 
 def service_ratios(rows: Sequence[Row]) -> dict[str, float]:
     """Looks a second in batches over those one by one, of each engine."""
+    if not any(row.group == "service" for row in rows):
+        return {}
     return {
         f"batches_over_single_{engine}": ratio(rows, f"{engine}, in batches", f"{engine}, one by one", "service")
         for engine in engines()
