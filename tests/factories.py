@@ -37,7 +37,19 @@ from ctl_lightning.training.module import CompleteTheLook
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 PROGRAMS = (
-    *("train", "evaluate", "prepare", "catalogue", "recommend", "rerank", "demo", "export", "benchmark", "paper"),
+    *(
+        "train",
+        "evaluate",
+        "prepare",
+        "catalogue",
+        "recommend",
+        "rerank",
+        "demo",
+        "serve",
+        "export",
+        "benchmark",
+        "paper",
+    ),
     *("sweep_table", "check_splits", "publish"),
 )
 

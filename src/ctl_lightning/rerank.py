@@ -33,7 +33,7 @@ def rerank(config: DictConfig) -> None:
     from ctl_lightning.runtime.console import console
     from ctl_lightning.runtime.files import write_text
     from ctl_lightning.runtime.reading import read_names
-    from ctl_lightning.serving.compatibility import Compatibility
+    from ctl_lightning.serving.compatibility import Compatibility, order_data
     from ctl_lightning.serving.encoder import photo_named, read_box
 
     compatibility = Compatibility(Path(str(config.ckpt_path)).expanduser(), config.device, config.engine)
@@ -45,28 +45,8 @@ def rerank(config: DictConfig) -> None:
     ordered = compatibility.rerank(scene, str(config.category), photos, box)
     classifier = compatibility.classifier
     path = Path(config.paths.run_dir) / "rerank.json"
-    rows = [
-        {
-            "candidate": names[found.candidate],
-            "was": found.candidate + 1,
-            "distance": found.distance,
-            "probability": found.probability,
-            "compatible": found.compatible,
-        }
-        for found in ordered
-    ]
-    write_text(
-        path,
-        json.dumps(
-            {
-                "scene": str(config.scene),
-                "category": str(config.category),
-                "classifier": classifier and classifier.plain(),
-                "order": rows,
-            },
-            indent=2,
-        ),
-    )
+    found = order_data(str(config.scene), str(config.category), names, ordered, classifier)
+    write_text(path, json.dumps(found, indent=2))
     tell(ordered, names, classifier)
     console.print(f"  {path}")
 

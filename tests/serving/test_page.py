@@ -16,11 +16,14 @@ from typing import Any
 import pytest
 from browser import browser, skip_without_browser
 from factories import free_port, save_image
+from http_service import service_of, serving
 from PIL import Image
 
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.http.app import create_app
+from ctl_lightning.serving.http.limits import Limits
 from ctl_lightning.serving.look import write_look
-from ctl_lightning.serving.page import build_page, serve
+from ctl_lightning.serving.page import build_page, put_on
 from ctl_lightning.serving.recommender import Recommender
 
 
@@ -30,10 +33,17 @@ def recommender(served: tuple[Path, Path]) -> Recommender:
 
 
 @pytest.fixture(scope="module")
-def address(recommender: Recommender, looks: Path) -> Iterator[str]:
-    page = build_page(recommender, sorted((looks / "images").rglob("*.jpg"))[:3], 3)
-    yield serve(page, "127.0.0.1", free_port(), "1mb")
-    page.close()
+def address(served: tuple[Path, Path], looks: Path) -> Iterator[str]:
+    with serving(page_app(served, looks)) as found:
+        yield found
+
+
+def page_app(served: tuple[Path, Path], looks: Path, root_path: str = "") -> Any:
+    """The page of a service with a limit of 1 MB, below a path."""
+    service = service_of(Recommender.from_checkpoint(*served), served[1], Limits(max_upload=2**20))
+    app = create_app(service, root_path=root_path)
+    put_on(app, build_page(service, sorted((looks / "images").rglob("*.jpg"))[:3], 3), 2**20, root_path)
+    return app
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +250,7 @@ def test_the_program_serves_until_it_is_told_to_end(served: tuple[Path, Path], t
 def test_without_gradio_one_line_says_how_to_get_it(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(InputError, match=r"the page needs Gradio; pip install 'ctl_lightning\[demo\]'"):
-        build_page(recommender, [], 3)
+        build_page(service_of(recommender, Path()), [], 3)
 
 
 def test_the_programs_do_not_import_gradio() -> None:

@@ -95,21 +95,26 @@ def decode(item: ImageItem, size: int, aspect: Aspect, interpolation: Interpolat
 
 
 def whole(item: ImageItem, size: int) -> Pixels:
-    """Opens the picture of an item, all of it, upright, in the colours of sRGB, uint8 (H, W, 3).
+    """Opens the picture of an item, all of it; see `whole_of`."""
+    return whole_of(item.path, item.crop, size)
 
-    As `open_upright` does, but that a JPEG is decoded at a half, quarter or eighth of its size where enough is left of the
-    item's part for a square of `size` pixels.
+
+def whole_of(source: Path | BinaryIO, crop: Box | None, size: int) -> Pixels:
+    """Opens a picture, all of it, upright, in the colours of sRGB, uint8 (H, W, 3).
+
+    As `open_upright` does, but that a JPEG is decoded at a half, quarter or eighth of its size where enough is left of
+    `crop` (None: of all of it) for a square of `size` pixels.
 
     Raises:
         OSError: as `open_upright`.
     """
 
     def decoded(image: Image.Image) -> Pixels:
-        shrink(image, _needed(image, item.crop, size))
+        shrink(image, _needed(image, crop, size))
         pixels = decode_plain(image)
         return np.array(to_rgb(_decoded(image))) if pixels is None else pixels
 
-    return read(item.path, decoded)
+    return read(source, decoded)
 
 
 def _needed(image: Image.Image, crop: Box | None, size: int) -> tuple[int, int]:

@@ -18,7 +18,16 @@ SHORT = {"catalogue": "catalogue.dir"}
 """Options that may be written shorter on the command line."""
 
 NAMES = frozenset(
-    {"scene", "category", "catalogue.collection", "catalogue.part", "data.exclude_categories", "data.salt", "title"}
+    {
+        "api_key",
+        "scene",
+        "category",
+        "catalogue.collection",
+        "catalogue.part",
+        "data.exclude_categories",
+        "data.salt",
+        "title",
+    }
 )
 """Options that name something of the user's data; "${" in them is two letters like any others."""
 
@@ -35,6 +44,7 @@ TEXTS = NAMES | {
         "examples",
         "folder",
     ),
+    *("image_hosts", "root_path"),
     *("host", "hub", "images", "init_from", "license", "max_upload", "output", "picture", "products"),
     *("backbone.name", "backbone.pooled_layer", "backbone.region_layer", "backbone.weights"),
     *(
@@ -52,7 +62,7 @@ TEXTS = NAMES | {
 }
 """Options that are ids, names or paths; in those that are not NAMES, "${...}" is a reference if there is such an option."""
 
-LISTS = frozenset({"category", "data.exclude_categories", "logger.wandb.tags"})
+LISTS = frozenset({"category", "image_hosts", "data.exclude_categories", "logger.wandb.tags"})
 """Those of TEXTS that may be a list."""
 
 SWEEPS = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,19 +83,48 @@ class Compatibility:
         self, scene: Photo, category: str, candidates: Sequence[Photo], box: Box | None = None
     ) -> list[Judgement]:
         """Judges each candidate, in the order in which they were given. Arguments and errors as of `distances`."""
-        distances = self.distances(scene, category, candidates, box)
-        if self.classifier is None:
-            return [Judgement(place, float(distance), None, None) for place, distance in enumerate(distances)]
-        probability = self.classifier.probability(distances)
-        compatible = self.classifier.is_compatible(distances)
-        return [
-            Judgement(place, float(distances[place]), float(probability[place]), bool(compatible[place]))
-            for place in range(len(distances))
-        ]
+        return judged(self.distances(scene, category, candidates, box), self.classifier)
 
     def rerank(
         self, scene: Photo, category: str, candidates: Sequence[Photo], box: Box | None = None
     ) -> list[Judgement]:
         """The judgements of `classify`, nearest first; equal distances stay in the order in which they were given."""
-        judged = self.classify(scene, category, candidates, box)
-        return [judged[place] for place in order(np.array([judgement.distance for judgement in judged]))]
+        return nearest_first(self.classify(scene, category, candidates, box))
+
+
+def judged(distances: Floats, classifier: Classifier | None) -> list[Judgement]:
+    """What a checkpoint's classifier says of n distances, (n,)."""
+    if classifier is None:
+        return [Judgement(place, float(distance), None, None) for place, distance in enumerate(distances)]
+    probability = classifier.probability(distances)
+    compatible = classifier.is_compatible(distances)
+    return [
+        Judgement(place, float(distances[place]), float(probability[place]), bool(compatible[place]))
+        for place in range(len(distances))
+    ]
+
+
+def nearest_first(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Judgements by their distance; equal distances stay in the order in which they were given."""
+    return [judgements[place] for place in order(np.array([judgement.distance for judgement in judgements]))]
+
+
+def order_data(
+    scene: str, category: str, names: Sequence[str], ordered: Sequence[Judgement], classifier: Classifier | None
+) -> dict[str, Any]:
+    """Ordered candidates, which have these names, as plain values, as in rerank.json."""
+    return {
+        "scene": scene,
+        "category": category,
+        "classifier": classifier and classifier.plain(),
+        "order": [
+            {
+                "candidate": names[found.candidate],
+                "was": found.candidate + 1,
+                "distance": found.distance,
+                "probability": found.probability,
+                "compatible": found.compatible,
+            }
+            for found in ordered
+        ],
+    }

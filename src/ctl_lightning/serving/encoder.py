@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from ctl_lightning.data.crop import WHOLE, area, scene_crop, strips, to_pixels
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.images import (
     UNNAMED,
-    ImageItem,
     Pixels,
     open_upright,
     placed,
@@ -24,7 +23,7 @@ from ctl_lightning.data.images import (
     to_rgb,
     to_square,
     upright,
-    whole,
+    whole_of,
 )
 from ctl_lightning.data.pairs import NO_BOX, Box
 from ctl_lightning.data.pictures.folder import pictures_in
@@ -39,8 +38,8 @@ from ctl_lightning.runtime.errors import InputError, listed, suggestion
 from ctl_lightning.serving.engines import EngineName, engine_of
 from ctl_lightning.serving.trained import Trained
 
-Photo = Path | str | Image.Image
-"""An image file, or a picture that is open already."""
+Photo = Path | str | Image.Image | BinaryIO
+"""An image file, by its path or opened, or a picture that is decoded already."""
 
 Shown = Pixels | list[Strip]
 """What a network is shown of a scene: a square, uint8 (S, S, 3), or its strips."""
@@ -203,7 +202,7 @@ class Encoder:
             return to_rgb(opened(photo))
         part = None if crop == WHOLE else crop
         with _told(photo):
-            return Image.fromarray(whole(ImageItem("", Path(photo), part), self._options["stored_size"]))
+            return Image.fromarray(whole_of(_source(photo), part, self._options["stored_size"]))
 
     def square(self, photo: Photo, crop: Box = WHOLE) -> Pixels:
         """The square of a photo that the network is given, uint8 (S, S, 3). Raises InputError: an unreadable picture."""
@@ -233,7 +232,14 @@ class Encoder:
 def opened(photo: Photo) -> Image.Image:
     """Opens a photo, upright. Raises InputError: it cannot be read."""
     with _told(photo):
-        return upright(photo) if isinstance(photo, Image.Image) else open_upright(Path(photo))
+        return upright(photo) if isinstance(photo, Image.Image) else open_upright(_source(photo))
+
+
+def _source(photo: Path | str | BinaryIO) -> Path | BinaryIO:
+    if isinstance(photo, str | Path):
+        return Path(photo)
+    photo.seek(0)
+    return photo
 
 
 @contextmanager
@@ -242,7 +248,7 @@ def _told(photo: Photo) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = "the photo" if isinstance(photo, Image.Image) else photo
+        name = photo if isinstance(photo, str | Path) else "the photo"
         why = reason(error)
         raise InputError(f"{name}: {why}{'' if ';' in why else '; give an image file'}") from None
 

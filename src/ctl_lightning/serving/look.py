@@ -134,8 +134,16 @@ def _write_json(path: Path, name: str, look: Look) -> None:
     write_text(path, json.dumps(look_data(name, look), indent=2, ensure_ascii=False) + "\n")
 
 
-def look_data(name: str, look: Look) -> dict[str, Any]:
-    """A look as plain values, as in a .json file."""
+def look_data(
+    name: str, look: Look, image: Callable[[Recommended], str] = lambda one: str(one.image)
+) -> dict[str, Any]:
+    """A look as plain values, as in a .json file.
+
+    Args:
+        name: name of the scene.
+        look: the scene and the products that complete it.
+        image: function that says where the picture of a product is.
+    """
     return {
         "scene": name,
         "box": look.box,
@@ -148,7 +156,7 @@ def look_data(name: str, look: Look) -> dict[str, Any]:
                     {
                         "rank": one.rank,
                         "product": one.product,
-                        "image": str(one.image),
+                        "image": image(one),
                         "distance": one.distance,
                         **{f"distance_{part}": value for part, value in one.parts.items()},
                         "probability": one.probability,

@@ -5,7 +5,6 @@ Gradio is imported when a page is made, because it takes seconds.
 
 import logging
 import os
-import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -22,10 +21,12 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.encoder import opened
 from ctl_lightning.serving.look import look_html, thumbnail
 from ctl_lightning.serving.pictures import boxed
-from ctl_lightning.serving.recommender import Recommender
 
 if TYPE_CHECKING:
     import gradio
+    from fastapi import FastAPI
+
+    from ctl_lightning.serving.http.service import Service
 
 HOUR = 3600
 
@@ -86,8 +87,8 @@ def load_gradio() -> Any:
 class _Desk:
     """Answers the page's events. Each answer is: what is asked now, the scene, the products, a note, and the button."""
 
-    def __init__(self, recommender: Recommender, examples: Sequence[Path], gradio: Any) -> None:
-        self._recommender = recommender
+    def __init__(self, service: "Service", examples: Sequence[Path], gradio: Any) -> None:
+        self._service = service
         self._examples = examples
         self._gradio = gradio
 
@@ -125,7 +126,7 @@ class _Desk:
             return asked, self._gradio.Image(visible=False), "", _note(HOW_TO), self._forget(asked)
         try:
             scene = self._scene(asked)
-            look = self._recommender.look(asked.photo, categories or None, int(count), asked.box)
+            look = self._service.look(Path(asked.photo), categories or None, int(count), asked.box)
         except InputError as error:
             return self._refused(asked, error)
         if look.box is not None:
@@ -161,11 +162,11 @@ class _Desk:
         return self._gradio.Button(visible=asked.box is not None)
 
 
-def build_page(recommender: Recommender, examples: Sequence[Path], k: int) -> "gradio.Blocks":
+def build_page(service: "Service", examples: Sequence[Path], k: int) -> "gradio.Blocks":
     """Builds the page, without serving it yet.
 
     Args:
-        recommender: recommender that finds the products.
+        service: service that finds the products.
         examples: photos that are offered as examples.
         k: number of products of each category that is chosen at first.
 
@@ -173,7 +174,7 @@ def build_page(recommender: Recommender, examples: Sequence[Path], k: int) -> "g
         InputError: Gradio is not installed.
     """
     gr = load_gradio()
-    desk = _Desk(recommender, examples, gr)
+    desk = _Desk(service, examples, gr)
 
     # By its annotation Gradio knows that a function wants the event.
     def tap(asked: Asked, categories: list[str], count: float, event: gr.SelectData) -> tuple[Any, ...]:  # type: ignore[name-defined]
@@ -185,7 +186,7 @@ def build_page(recommender: Recommender, examples: Sequence[Path], k: int) -> "g
     with gr.Blocks(title="Complete the look", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown("# Complete the look")
         asked = gr.State(Asked())
-        place = _lay_out(gr, recommender.categories, examples, k)
+        place = _lay_out(gr, service.live.recommender.categories, examples, k)
         options = [place.categories, place.count]
         answers = [asked, place.scene, place.found, place.note, place.forget]
         place.photo.upload(desk.new, [place.photo, *options], answers, api_name="complete")
@@ -257,51 +258,31 @@ def _lay_out(gr: Any, names: Sequence[str], examples: Sequence[Path], k: int) ->
     return _Layout(photo, gallery, scene, note, forget, categories, count, found)
 
 
-def serve(page: "gradio.Blocks", host: str, port: int, max_upload: str) -> str:
-    """Serves a page from threads of its own, and returns.
+def put_on(app: "FastAPI", page: "gradio.Blocks", max_upload: int, root_path: str = "") -> None:
+    """Has the app of the page's service serve the page, too.
 
     Args:
+        app: app of the service that `build_page` was given.
         page: page that `build_page` made.
-        host: address to serve it on, such as 127.0.0.1, which only this machine can reach.
-        port: port to serve it on, from 1 to 65535.
-        max_upload: largest size of a photo, such as "20mb".
-
-    Returns:
-        Address of the page.
-
-    Raises:
-        InputError: the port is taken, or there is no such address; a wrong option.
+        max_upload: size of the largest photo, in bytes.
+        root_path: path below which a proxy offers the app.
     """
     gr = load_gradio()
-    if not 0 < port < 2**16:
-        raise InputError(f"port={port}: give a number from 1 to {2**16 - 1}")
-    if not re.fullmatch(r"\d+ ?(b|kb|mb|gb)?", max_upload, re.IGNORECASE):
-        raise InputError(f"max_upload={max_upload}: give a size, such as 20mb")
     # Fonts that every system has: the default theme's come from Google.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            max_file_size=max_upload,
-            enable_monitoring=False,
-            ssr_mode=False,
-            footer_links=[],
-            theme=theme,
-            css=CSS,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
-    except (OSError, ValueError) as error:
-        if "Cannot find empty port" in str(error):
-            raise InputError(
-                f"port={port}: it is taken on {host}, or {host} is no address here; give another port=N"
-            ) from None
-        raise InputError(
-            f"host={host} port={port}: the page cannot be served there ({' '.join(str(error).split())[:200]}); give others"
-        ) from None
-    return str(address)
+    gr.mount_gradio_app(
+        app,
+        page,
+        "/",
+        root_path=root_path or None,
+        max_file_size=max_upload,
+        enable_monitoring=False,
+        run_history=False,
+        ssr_mode=False,
+        footer_links=[],
+        theme=theme,
+        css=CSS,
+    )
 
 
 def _note(text: str) -> str:

@@ -96,6 +96,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         picture: picture of the scene, as in `Look`.
+        seen: part of the scene that the attention's regions cover, as in `Look`.
         shown: what the network is shown of it.
         box: box that is cut away, normalised; None: nothing is.
         categories: names of n categories; None: all that have products.
@@ -103,14 +104,15 @@ class Prepared(NamedTuple):
     """
 
     picture: Image.Image
+    seen: Box
     shown: Shown
     box: Box | None
     categories: Sequence[str] | None
     k: int
 
 
-class _Scene(NamedTuple):
-    """What is to be completed.
+class Scene(NamedTuple):
+    """What is to be completed, embedded.
 
     Attributes:
         prepared: the photo, and what is asked of it.
@@ -240,22 +242,27 @@ class Recommender:
                 prepared.append(error)
         features = self.encoder.features
         scenes = [self._scene(one, features([one.shown])) for one in prepared if not isinstance(one, InputError)]
-        looks = iter(self._looks(scenes))
+        looks = iter(self.search(scenes))
         return [one if isinstance(one, InputError) else next(looks) for one in prepared]
 
     def prepare(self, photo: Photo, categories: Sequence[str] | None, k: int, box: Box | None) -> Prepared:
         """Makes a photo ready for `complete`: decodes and cuts it, without the network. Arguments and errors as of `look`."""
         names = self._check(categories, k, box)
-        picture = self.encoder.picture(photo, self.encoder.crop(box))
-        return Prepared(picture, self.encoder.shown(picture, box), box, names, k)
+        crop = self.encoder.crop(box)
+        picture = self.encoder.picture(photo, crop)
+        return Prepared(
+            picture, self.encoder.seen(*picture.size, crop), self.encoder.shown(picture, box), box, names, k
+        )
 
     def complete(self, prepared: Sequence[Prepared]) -> list[Look]:
         """`look` at several photos at once, which go through the backbone as one batch; equal to `look` but for rounding."""
-        if not prepared:
-            return []
+        return self.search(self.embed(prepared)) if prepared else []
+
+    def embed(self, prepared: Sequence[Prepared]) -> list[Scene]:
+        """The first half of `complete`: one backbone pass for n > 0 photos."""
         features = self.encoder.features([one.shown for one in prepared])
         rows = [Features(*(part[row : row + 1] for part in features)) for row in range(len(prepared))]
-        return self._looks([self._scene(one, row) for one, row in zip(prepared, rows, strict=True)])
+        return [self._scene(one, row) for one, row in zip(prepared, rows, strict=True)]
 
     def _check(self, categories: Sequence[str] | None, k: int, box: Box | None) -> list[str] | None:
         """The whole names of the categories. Raises InputError: as `look`, but for the picture."""
@@ -267,17 +274,17 @@ class Recommender:
         self.encoder.crop(box)
         return names
 
-    def _scene(self, prepared: Prepared, features: Features) -> _Scene:
+    def _scene(self, prepared: Prepared, features: Features) -> Scene:
         names = self.categories if prepared.categories is None else prepared.categories
         style = self.encoder.style(features, names)
         with torch.inference_mode():
             query, parts = self._network.query(style), self._network.queries(style)
         assert query is not None
         of_parts = {name: _array(part) for name, part in parts.items()}
-        return _Scene(prepared, names, _array(query), of_parts, self._attention(style))
+        return Scene(prepared, names, _array(query), of_parts, self._attention(style))
 
-    def _looks(self, scenes: Sequence[_Scene]) -> list[Look]:
-        """Searches for all scenes in one state of the catalogue, those that ask for the same of a category together."""
+    def search(self, scenes: Sequence[Scene]) -> list[Look]:
+        """The second half of `complete`: searches for all scenes in one state of the catalogue, those that ask for the same of a category together."""
         wanted: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for number, scene in enumerate(scenes):
             for row, name in enumerate(scene.names):
@@ -295,16 +302,13 @@ class Recommender:
             for number, scene in enumerate(scenes)
         ]
 
-    def _look(self, scene: _Scene, hits: Sequence[Sequence[Hit]], counts: Mapping[str, int]) -> Look:
+    def _look(self, scene: Scene, hits: Sequence[Sequence[Hit]], counts: Mapping[str, int]) -> Look:
         prepared, found = scene.prepared, self._recommended(hits, scene.parts)
         answers = [
             Answer(name, found[row], scene.attention[row], counts.get(name, 0)) for row, name in enumerate(scene.names)
         ]
-        crop = self.encoder.crop(prepared.box)
-        seen = self.encoder.seen(*prepared.picture.size, crop)
-        return Look(
-            prepared.picture, prepared.box, crop, self.encoder.kept(prepared.box), seen, answers, self.popularity
-        )
+        crop, kept = self.encoder.crop(prepared.box), self.encoder.kept(prepared.box)
+        return Look(prepared.picture, prepared.box, crop, kept, prepared.seen, answers, self.popularity)
 
     def _with_products(self, name: str) -> str:
         category = self.encoder.category(name)

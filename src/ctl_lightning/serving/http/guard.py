@@ -1,0 +1,66 @@
+"""What surrounds every request: it is counted and timed, an error of ours becomes one line, and at the end connections are closed."""
+
+import logging
+import time
+import uuid
+from collections.abc import Collection
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ctl_lightning.serving.http.service import Service
+
+log = logging.getLogger(__name__)
+
+GONE = 499
+"""Status under which a request is counted whose client went away."""
+
+
+class Guard:
+    """Middleware around a service's app.
+
+    Args:
+        app: app that it surrounds.
+        service: service that the app belongs to.
+        routes: templates of the paths that are counted by themselves; others are counted together.
+        root_path: path below which a proxy offers the app; "": it offers it as it is.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, routes: Collection[str], root_path: str) -> None:
+        self._app = app
+        self._service = service
+        self._routes = frozenset(routes)
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request, as ASGI has it."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        scope["root_path"] = scope.get("root_path", "") or self._root_path
+        began, status = time.perf_counter(), GONE
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._service.closing:
+                    message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            status = GONE
+        except Exception:
+            number = uuid.uuid4().hex[:12]
+            log.exception("error %s", number)
+            if status != GONE:  # the answer has begun, and can only be cut
+                raise
+            problem = {"error": "an error of the service; its log has the id", "id": number}
+            await JSONResponse(problem, 500)(scope, receive, watched)
+        finally:
+            path = getattr(scope.get("route"), "path", "")
+            route = path if path in self._routes else "other"
+            self._service.metrics.requests.labels(route, str(status)).inc()
+            self._service.metrics.seconds.labels(route).observe(time.perf_counter() - began)

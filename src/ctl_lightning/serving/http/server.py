@@ -1,0 +1,131 @@
+"""Runs an app on a port until it is told to end, and ends so that nobody who was let in goes away without an answer."""
+
+import asyncio
+import errno
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from ctl_lightning.runtime.errors import InputError
+
+LINGER = 0.3
+"""Seconds in which a client that was connected when the end came may still send a request, which is answered."""
+
+DRAIN = 1.0
+"""Longest time to let in those who are at the door when the end comes, in seconds."""
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that is bound to a port, and does not listen yet.
+
+    Raises:
+        InputError: no port, the port is taken, or there is no such address here.
+    """
+    if not 0 < port < 2**16:
+        raise InputError(f"port={port}: give a number from 1 to {2**16 - 1}")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError):
+        raise InputError(
+            f"host={host}: there is no such address; give 127.0.0.1, 0.0.0.0 or another of this machine"
+        ) from None
+    found = socket.socket(family, kind, protocol)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        found.close()
+        raise _unusable(error, host, port) from None
+    return found
+
+
+def _unusable(error: OSError, host: str, port: int) -> InputError:
+    if error.errno == errno.EADDRINUSE:
+        return InputError(f"port={port}: it is taken on {host}; give another port=N")
+    if error.errno == errno.EACCES:
+        return InputError(f"port={port}: this user may not serve there; give one from 1024 on")
+    return InputError(f"host={host}: it is no address of this machine; give 127.0.0.1, 0.0.0.0 or another of it")
+
+
+def address_of(listening: socket.socket) -> str:
+    """The address of a page that is served on a socket."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def run(app: ASGIApp, listening: socket.socket, grace: float, ending: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT; then answers what was accepted, and returns. A second signal ends the process at once.
+
+    Args:
+        app: app to serve.
+        listening: socket that `bound` gave.
+        grace: longest time to answer what was accepted, in seconds.
+        ending: function that is called when the end begins.
+
+    Raises:
+        InputError: somebody else listens there since it was bound.
+    """
+    try:
+        listening.listen()
+    except OSError as error:
+        raise _unusable(error, *listening.getsockname()[:2]) from None
+    Server(app, grace, ending).run([listening])
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with the end that `run` describes."""
+
+    def __init__(self, app: ASGIApp, grace: float, ending: Callable[[], None]) -> None:
+        # What uvicorn has to say, the guard has said, or it is about requests that are none.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        seconds = max(1, round(grace))
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=seconds, ws="none"
+        )
+        super().__init__(config)
+        self._ending = ending
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begins the end, or ends at once."""
+        if self.should_exit:
+            os._exit(1)
+        self.should_exit = True
+        self._ending()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn does, but that the signals are not sent again after an orderly end: the exit code is 0."""
+        if threading.current_thread() is not threading.main_thread():  # others get no signals
+            yield
+            return
+        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    async def shutdown(self, sockets: Sequence[socket.socket] | None = None) -> None:
+        """Lets in who is at the door, closes it, and gives those inside time to be answered."""
+        listening = list(sockets or [])
+        loop = asyncio.get_running_loop()
+        end = loop.time() + DRAIN
+        for one in listening:
+            one.listen(0)  # hardly anybody else comes to the door
+        while select.select(listening, [], [], 0)[0] and loop.time() < end:
+            await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LINGER)
+        await super().shutdown(listening)
