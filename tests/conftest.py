@@ -1,6 +1,7 @@
 """Small data that the tests make for themselves."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from factories import Compose, MakeData, data_module, fitting, image_id, write_look_files
 from omegaconf import DictConfig
+from postgres import PASSWORD, Server, running
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.reports.run_report import RunReport
@@ -59,6 +61,20 @@ def served(tmp_path_factory: pytest.TempPathFactory, looks: Path, cache: Path) -
     folder = tmp_path_factory.mktemp("served")
     run = train_on(looks, cache, folder / "run")
     return run, make_catalogue(run, folder / "catalogue")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A PostgreSQL server for all tests that leave it running."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Address of an empty database, whose password is where libpq looks for it."""
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    return postgres_server.new_database()
 
 
 @pytest.fixture(autouse=True)

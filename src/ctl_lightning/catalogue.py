@@ -28,7 +28,7 @@ BATCH, CPU_BATCH = 64, 16
 
 CATALOGUE: dict[str, Any] = {
     "dir": str,
-    "backend": Literal["exact", "faiss", "qdrant"] | None,
+    "backend": Literal["exact", "faiss", "qdrant", "pgvector"] | None,
     "url": str | None,
     "collection": str | None,
     "part": str | None,
@@ -53,7 +53,8 @@ def catalogue(config: DictConfig) -> None:
     import torch
 
     from ctl_lightning.runtime.memory import can_keep, keep_freed_memory
-    from ctl_lightning.serving.catalogue.change import Backend, change_catalogue
+    from ctl_lightning.serving.catalogue.backend import Backend
+    from ctl_lightning.serving.catalogue.change import change_catalogue
     from ctl_lightning.serving.catalogue.products import products_of
     from ctl_lightning.serving.encoder import Encoder, require_query
 

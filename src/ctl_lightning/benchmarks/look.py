@@ -20,7 +20,8 @@ from ctl_lightning.data.images import ImageItem
 from ctl_lightning.models.components.backbone import Features
 from ctl_lightning.models.components.network import SceneStyle
 from ctl_lightning.runtime.memory import can_keep, keep_freed_memory
-from ctl_lightning.serving.catalogue.change import HNSW, QDRANT, Backend, change_catalogue
+from ctl_lightning.serving.catalogue.backend import Backend
+from ctl_lightning.serving.catalogue.change import change_catalogue
 from ctl_lightning.serving.catalogue.opening import open_catalogue
 from ctl_lightning.serving.encoder import Encoder
 from ctl_lightning.serving.engines import EngineName
@@ -39,7 +40,7 @@ def look_rows(given: Served, rounds: int) -> list[Row]:
     """
     with TemporaryDirectory() as temporary:
         folder, encoder = Path(temporary), Encoder(given.checkpoint)
-        backend = Backend("exact", dict.fromkeys(HNSW), dict.fromkeys(QDRANT))
+        backend = Backend("exact", {}, {})
         change_catalogue(folder, encoder, given.products, "set", backend, 16, 1.0)
         ways = {name: partial(_measured, given, folder, name) for name in (BEFORE, *engines())}
         return [Row("look", name, values, "ms") for name, values in in_turn(ways, rounds).items()]

@@ -15,7 +15,8 @@ from ctl_lightning.benchmarks.load import Load, drive
 from ctl_lightning.benchmarks.served import Served, engines
 from ctl_lightning.benchmarks.timing import Row, ratio
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.serving.catalogue.change import HNSW, QDRANT, Backend, change_catalogue
+from ctl_lightning.serving.catalogue.backend import Backend
+from ctl_lightning.serving.catalogue.change import change_catalogue
 from ctl_lightning.serving.encoder import Encoder
 
 OPENING = 300
@@ -42,7 +43,7 @@ def service_rows(given: Served, clients: int, seconds: float, rounds: int) -> li
     found: dict[str, list[Load]] = {way: [] for way in ways}
     with TemporaryDirectory() as temporary:
         folder, encoder = Path(temporary), Encoder(given.checkpoint)
-        backend = Backend("exact", dict.fromkeys(HNSW), dict.fromkeys(QDRANT))
+        backend = Backend("exact", {}, {})
         change_catalogue(folder / "catalogue", encoder, given.products, "set", backend, 16, 1.0)
         for _ in range(rounds):
             for way, words in ways.items():

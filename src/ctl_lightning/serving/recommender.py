@@ -169,7 +169,7 @@ class Recommender:
             ckpt_path: checkpoint file, or its run directory.
             catalogue: folder of the catalogue.
             device: torch device, such as "cuda:0".
-            url: address of the Qdrant server, if it has moved since the catalogue was made.
+            url: address of the Qdrant server or PostgreSQL database, if it is another one than when the catalogue was made.
             popularity: weight of the popularity in the ranks; see `Recommender`.
             engine: what runs the backbone: "torch", or "onnx", which is faster on a CPU and opens some seconds later.
 

@@ -1,6 +1,5 @@
 """Graphs (FAISS) and a vector database (Qdrant) find what the exact slices find."""
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import make_catalogue, save_image
+from catalogues import same_answers
+from factories import make_catalogue
 
 from ctl_lightning.benchmarks.search import vectors_of
 from ctl_lightning.runtime.errors import InputError
@@ -22,44 +22,6 @@ from ctl_lightning.serving.catalogue.files import Manifest
 from ctl_lightning.serving.catalogue.hnsw import Graph, GraphCatalogue
 from ctl_lightning.serving.catalogue.qdrant import QdrantCatalogue
 from ctl_lightning.serving.recommender import Recommender
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Callable[[int, int], list[str]]:
-    """Photos of products, half of them shoes, and the options that name products first to last."""
-
-    def make(first: int, last: int) -> list[str]:
-        for number in range(first, last):
-            if not (tmp_path / "images" / f"p{number}.png").exists():
-                save_image(tmp_path / "images" / f"p{number}.png", number, (12, 12))
-        listed = {f"p{number}": "Shoes" if number % 2 else "Hats" for number in range(first, last)}
-        (tmp_path / "products.json").write_text(json.dumps(listed))
-        return [f"products={tmp_path / 'products.json'}", f"images={tmp_path / 'images'}"]
-
-    return make
-
-
-def same_answers(run: Path, one: Path, other: Path, photos: list[Path], k: int = 10) -> None:
-    first, second = Recommender.from_checkpoint(run, one), Recommender.from_checkpoint(run, other)
-    assert dict(first.catalogue.counts) == dict(second.catalogue.counts)
-    for photo in photos:
-        for mine, theirs in zip(first.look(photo, k=k).answers, second.look(photo, k=k).answers, strict=True):
-            assert [one.product for one in mine.products] == [one.product for one in theirs.products]
-            assert [one.image for one in mine.products] == [one.image for one in theirs.products]
-            for a, b in zip(mine.products, theirs.products, strict=True):
-                assert a.distance == pytest.approx(b.distance, abs=1e-6)
-                assert dict(a.parts) == pytest.approx(dict(b.parts), abs=1e-5)
-    named = [hit.product for hit in first.recommend(photos[0], first.categories[0], 3)]
-    found = [recommender.catalogue.find([*named, "unknown", "it's"]) for recommender in (first, second)]
-    for catalogue_found in found:
-        assert sorted(catalogue_found) == sorted(named)
-    for product in named:
-        mine_found, theirs_found = (of[product] for of in found)
-        assert mine_found[:3] == theirs_found[:3] == (product, first.categories[0], theirs_found.image)
-        np.testing.assert_allclose(mine_found.vector, theirs_found.vector, atol=1e-6)
-    assert first.catalogue.find([]) == second.catalogue.find([]) == {}
-    second.catalogue.check()
-    second.catalogue.close()
 
 
 def test_a_graph_finds_nearly_all_of_the_nearest() -> None:

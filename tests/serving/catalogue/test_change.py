@@ -260,7 +260,7 @@ def test_wrong_options_are_one_line(
         (["images=x"], "images=x: give the products with products=FILE"),
         (
             [*words, "catalogue.url=http://x"],
-            r"catalogue\.url is an option of catalogue\.backend=qdrant, and this one is exact",
+            r"catalogue\.url is an option of catalogue\.backend=qdrant or pgvector, and this one is exact",
         ),
         ([*words, "catalogue.hnsw_search=1"], r"catalogue\.hnsw_search=1: must be at least 2"),
         ([*words, "catalogue.collection=a/b"], r"catalogue\.collection='a/b': give a name"),

@@ -155,7 +155,7 @@ def test_other_searches_are_refused_in_one_line(served: tuple[Path, Path]) -> No
         """As FAISS's."""
 
     with pytest.raises(
-        InputError, match=r"^popularity=0\.1: the catalogue is searched by FAISS or Qdrant.*backend=exact"
+        InputError, match=r"^popularity=0\.1: the catalogue is searched by FAISS, Qdrant or PostgreSQL.*backend=exact"
     ):
         Recommender(plain.encoder, Other(served[1], _manifest(served[1])), 0.1)
 

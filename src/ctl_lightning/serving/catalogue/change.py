@@ -17,9 +17,9 @@ from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.runtime.files import replacing, write_text
 from ctl_lightning.runtime.large_files import check_room, told_if_full
 from ctl_lightning.runtime.locks import alone
+from ctl_lightning.serving.catalogue.backend import Backend
 from ctl_lightning.serving.catalogue.codes import write_codes
 from ctl_lightning.serving.catalogue.files import (
-    BackendName,
     Listed,
     Manifest,
     Vectors,
@@ -30,6 +30,8 @@ from ctl_lightning.serving.catalogue.files import (
 )
 from ctl_lightning.serving.catalogue.hnsw import faiss, make_graphs
 from ctl_lightning.serving.catalogue.pending import PendingVectors
+from ctl_lightning.serving.catalogue.pgvector_upload import upload as upload_to_postgres
+from ctl_lightning.serving.catalogue.postgres import prepare
 from ctl_lightning.serving.catalogue.qdrant import check_server
 from ctl_lightning.serving.catalogue.qdrant_upload import upload
 from ctl_lightning.serving.encoder import Encoder
@@ -40,9 +42,6 @@ CHUNK = 100_000
 """Number of rows copied at once."""
 
 BAD = "bad_images.txt"
-
-HNSW = {"from": 1_000_000, "links": 32, "build": 100, "search": 128}
-QDRANT = {"url": None, "collection": "products", "part": "all"}
 
 CATALOGUE_FILES = re.compile(r"\.?(vectors|codes|products|graph)-[0-9a-f]{12}(\.\d+)?\.(npy|sqlite|faiss)")
 """Names of the files of a catalogue, and of their half-written temporary files."""
@@ -62,49 +61,6 @@ class Product(NamedTuple):
     product: str
     category: str
     image: Path
-
-
-class Backend(NamedTuple):
-    """How a catalogue is searched. What is None stays as in the old catalogue, or is the default.
-
-    Attributes:
-        name: "exact", "faiss" or "qdrant".
-        hnsw: options of "faiss": "from" (smallest number of products with which a category gets a graph), "links",
-            "build", "search"; see `Graph`.
-        qdrant: options of "qdrant": "url" (None: Qdrant's local mode), "collection" and "part"; see `upload`.
-    """
-
-    name: BackendName | None
-    hnsw: dict[str, int | None]
-    qdrant: dict[str, str | None]
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> "Backend":
-        """Reads the backend from the options of group `catalogue` in conf/catalogue.yaml."""
-        return cls(
-            options["backend"],
-            {name: options[f"hnsw_{name}"] for name in HNSW},
-            {name: options[name] for name in QDRANT},
-        )
-
-    def resolved(self, old: Manifest | None) -> tuple[BackendName, dict[str, int], dict[str, str | None]]:
-        """The backend's name, graph options and Qdrant options; None becomes what the old catalogue has, or the default.
-
-        Raises:
-            InputError: an option of another backend.
-        """
-        name = self.name or (old.backend if old is not None else "exact")
-        for option, of in (("hnsw", "faiss"), ("qdrant", "qdrant")):
-            given = [key for key, value in getattr(self, option).items() if value is not None]
-            if given and name != of:
-                key = f"hnsw_{given[0]}" if of == "faiss" else given[0]
-                raise InputError(f"catalogue.{key} is an option of catalogue.backend={of}, and this one is {name}")
-        before = old if old is not None and old.backend == name else None
-        hnsw: dict[str, int] = HNSW | (before.hnsw if before else {})
-        qdrant: dict[str, str | None] = QDRANT | (before.qdrant if before else {})
-        hnsw |= {key: value for key, value in self.hnsw.items() if value is not None}
-        qdrant |= {key: value for key, value in self.qdrant.items() if value is not None}
-        return name, hnsw if name == "faiss" else {}, qdrant if name == "qdrant" else {}
 
 
 class Changed(NamedTuple):
@@ -148,11 +104,13 @@ def change_catalogue(
         identity = encoder.identity()
         old = Manifest.read(folder)
         known, before = _known(folder, old, identity)
-        name, hnsw, qdrant = backend.resolved(old)
-        if name == "faiss":
+        to = backend.resolved(old)
+        if to.name == "faiss":
             faiss()  # if FAISS is missing, it is reported now rather than after an hour
-        if name == "qdrant":
-            check_server(folder, qdrant)
+        if to.name == "qdrant":
+            check_server(folder, to.qdrant)
+        if to.name == "pgvector":
+            prepare(to.url)
         if products is None:
             products = [Product(one.product, one.category, Path(one.image)) for one in known]
         wanted, bad = _wanted(folder, known, products, change)
@@ -166,11 +124,14 @@ def change_catalogue(
         if bad:
             log.warning("%d products without a readable image are left out; %s lists them", len(bad), folder / BAD)
         listed = _in_order(folder, encoder.categories, known, wanted, bad, change)
-        new = replace(_write(folder, before, known, listed, embedded, identity), backend=name, hnsw=hnsw, qdrant=qdrant)
-        if name == "faiss":
+        new = _write(folder, before, known, listed, embedded, identity)
+        new = replace(new, backend=to.name, hnsw=to.hnsw, qdrant=to.qdrant, database=to.database)
+        if to.name == "faiss":
             new = replace(new, graphs=make_graphs(folder, old, new, known, listed))
-        if name == "qdrant":
+        if to.name == "qdrant":
             upload(folder, new)
+        if to.name == "pgvector":
+            new = replace(new, graphs=upload_to_postgres(folder, new, to.url, listed))
         new.write(folder)
         embedded.delete()
         _clean(folder, new)

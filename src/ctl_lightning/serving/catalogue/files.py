@@ -26,8 +26,8 @@ Vectors = NDArray[np.float32]
 Bonus = NDArray[np.float64]
 """What is taken off the distance of each product of a category, for the rank alone, (n,)."""
 
-BackendName = Literal["exact", "faiss", "qdrant"]
-"""How a catalogue is searched: with one matrix product, with FAISS graphs, or in Qdrant."""
+BackendName = Literal["exact", "faiss", "qdrant", "pgvector"]
+"""How a catalogue is searched: with one matrix product, with FAISS graphs, in Qdrant, or in PostgreSQL with pgvector."""
 
 MANIFEST = "catalogue.json"
 METRIC = "distance = 2 - query · vector"
@@ -123,9 +123,11 @@ class Manifest:
         backend: how the catalogue is searched.
         codes: name of the file of all codes, (N, D) int8; None: there is none.
         scales: category -> how its codes stand for its vectors; empty without codes.
-        graphs: for "faiss": category -> name of its two graph files, without .faiss and .npy.
-        hnsw: for "faiss": options of the graphs; see `Backend`.
+        graphs: categories with a graph: for "faiss", category -> name of its two graph files, without .faiss and .npy;
+            for "pgvector", category -> name of its partition.
+        hnsw: for "faiss" and "pgvector": options of the graphs; see `Backend`.
         qdrant: for "qdrant": server address, collection and part; see `Backend`.
+        database: for "pgvector": address of the database, without a password, and collection; see `Backend`.
     """
 
     identity: dict[str, Any]
@@ -139,6 +141,7 @@ class Manifest:
     graphs: dict[str, str] = field(default_factory=dict)
     hnsw: dict[str, int] = field(default_factory=dict)
     qdrant: dict[str, str | None] = field(default_factory=dict)
+    database: dict[str, str] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:

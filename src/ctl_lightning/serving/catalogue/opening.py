@@ -3,17 +3,20 @@
 from dataclasses import replace
 from pathlib import Path
 
+from ctl_lightning.runtime.addresses import without_password
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
 from ctl_lightning.serving.catalogue.files import BackendName, Catalogue, Manifest, check_identity
 from ctl_lightning.serving.catalogue.hnsw import GraphCatalogue
+from ctl_lightning.serving.catalogue.pgvector import PgvectorCatalogue
 from ctl_lightning.serving.catalogue.qdrant import QdrantCatalogue
 from ctl_lightning.serving.encoder import Encoder
 
-BACKENDS: dict[BackendName, type[ExactCatalogue] | type[QdrantCatalogue]] = {
+BACKENDS: dict[BackendName, type[ExactCatalogue] | type[QdrantCatalogue] | type[PgvectorCatalogue]] = {
     "exact": ExactCatalogue,
     "faiss": GraphCatalogue,
     "qdrant": QdrantCatalogue,
+    "pgvector": PgvectorCatalogue,
 }
 
 
@@ -23,7 +26,8 @@ def open_catalogue(folder: Path, encoder: Encoder, url: str | None) -> Catalogue
     Args:
         folder: folder of the catalogue.
         encoder: encoder of the checkpoint.
-        url: address of the Qdrant server, if it has moved since the catalogue was made.
+        url: address of the Qdrant server or PostgreSQL database, if it has moved since the catalogue was made, or is to
+            be searched on another machine.
 
     Raises:
         InputError: there is no catalogue, it is broken, or of another checkpoint.
@@ -35,11 +39,17 @@ def open_catalogue(folder: Path, encoder: Encoder, url: str | None) -> Catalogue
             f"ckpt_path={encoder.trained.path} catalogue={folder}"
         )
     check_identity(folder, manifest, encoder.identity())
-    if url is not None and manifest.backend != "qdrant":
-        raise InputError(f"catalogue.url={url}: catalogue={folder} is not in Qdrant; leave it out")
+    moved = manifest
+    if url is not None and manifest.backend == "qdrant":
+        moved = replace(manifest, qdrant=manifest.qdrant | {"url": url})
+    elif url is not None and manifest.backend == "pgvector":
+        moved = replace(manifest, database=manifest.database | {"url": url})
+    elif url is not None:
+        raise InputError(
+            f"catalogue.url={without_password(url)[0]}: catalogue={folder} is not in Qdrant or PostgreSQL; leave it out"
+        )
     try:
-        where = manifest.qdrant | {"url": url} if url is not None else manifest.qdrant
-        return BACKENDS[manifest.backend](folder, replace(manifest, qdrant=where))
+        return BACKENDS[manifest.backend](folder, moved)
     except InputError:
         if Manifest.read(folder) == manifest:
             raise

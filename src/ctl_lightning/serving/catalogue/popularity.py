@@ -71,7 +71,7 @@ def favouring(catalogue: Catalogue, weight: float, trained: Trained) -> Catalogu
 
     Raises:
         InputError: a weight that is no number from 0 on; a checkpoint without numbers of training pairs; a catalogue
-            that FAISS or Qdrant searches, which know distances alone.
+            that FAISS, Qdrant or PostgreSQL searches, which know distances alone.
     """
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
         raise InputError(f"popularity={weight}: give a number from 0 on, such as 0.1; 0: popularity does not count")
@@ -84,7 +84,7 @@ def favouring(catalogue: Catalogue, weight: float, trained: Trained) -> Catalogu
         )
     if type(catalogue) is not ExactCatalogue:
         raise InputError(
-            f"popularity={weight}: the catalogue is searched by FAISS or Qdrant, which know distances alone; make it search exactly "
+            f"popularity={weight}: the catalogue is searched by FAISS, Qdrant or PostgreSQL, which know distances alone; make it search exactly "
             "(python -m ctl_lightning.catalogue with catalogue.backend=exact), or leave popularity out"
         )
     return FavouringCatalogue(catalogue, weight, trained.train_counts)

@@ -1,0 +1,275 @@
+"""PostgreSQL with pgvector, a real server, finds what the exact slices find, and shows one state of a catalogue."""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from catalogues import Shop, same_answers, uploaded
+from factories import make_catalogue
+from postgres import PASSWORD, Server, running
+
+from ctl_lightning.benchmarks.search import vectors_of
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.catalogue import pgvector
+from ctl_lightning.serving.catalogue.exact import ExactCatalogue
+from ctl_lightning.serving.catalogue.files import Catalogue, Vectors
+from ctl_lightning.serving.catalogue.pgvector import PgvectorCatalogue
+from ctl_lightning.serving.recommender import Recommender
+
+
+def same_hits(mine: Catalogue, theirs: Catalogue, queries: Vectors, category: str, k: int) -> None:
+    for one, other in zip(mine.search(queries, category, k), theirs.search(queries, category, k), strict=True):
+        assert [hit.product for hit in one] == [hit.product for hit in other]
+        assert [hit.image for hit in one] == [hit.image for hit in other]
+        assert [hit.distance for hit in one] == [hit.distance for hit in other]
+        assert all((a.vector == b.vector).all() for a, b in zip(one, other, strict=True))
+
+
+def test_a_scanned_category_answers_as_its_exact_slice_to_the_last_bit(database: str, tmp_path: Path) -> None:
+    vectors = vectors_of("learned", 900, 1)
+    vectors[100:160] = vectors[17]  # products of one photo, more than are asked for at once
+    vectors[200:230] = vectors[18] + np.float32(1e-8)
+    shop = uploaded(tmp_path, database, vectors, {"hats": (0, 600), 'it\'s "Schuhe" ; DROP': (600, 900)})
+    queries = np.concatenate([vectors_of("learned", 20, 2), vectors[[17, 18, 100]]])
+    with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
+        exact = ExactCatalogue(tmp_path, shop.manifest)
+        assert found.counts == {"hats": 600, 'it\'s "Schuhe" ; DROP': 300}
+        for category in found.counts:
+            for k in (1, 3, 10, 65, 1000):
+                same_hits(exact, found, queries, category, k)
+        assert found.search(queries, "gloves", 3) == [[]] * len(queries)
+        names = ["product 5", "product 700", "unknown"]
+        mine, theirs = exact.find(names), found.find(names)
+        assert mine.keys() == theirs.keys() == {"product 5", "product 700"}
+        for name, one in mine.items():
+            assert one[:3] == theirs[name][:3]
+            assert (one.vector == theirs[name].vector).all()
+        assert found.find([]) == {}
+
+
+def test_a_category_with_a_graph_finds_nearly_all(database: str, tmp_path: Path) -> None:
+    vectors, queries = vectors_of("learned", 4000, 1), vectors_of("learned", 100, 2)
+    shop = uploaded(tmp_path, database, vectors, {"hats": (0, 500), "shoes": (500, 4000)}, {"from": 1000})
+    assert list(shop.manifest.graphs) == ["shoes"]
+    exact = ExactCatalogue(tmp_path, shop.manifest)
+    with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
+        shares = [
+            len({hit.product for hit in one} & {hit.product for hit in other}) / 10
+            for one, other in zip(exact.search(queries, "shoes", 10), found.search(queries, "shoes", 10), strict=True)
+        ]
+        assert np.mean(shares) > 0.99
+        same_hits(exact, found, queries[:5], "hats", 10)
+        same_hits(exact, found, queries[:5], "shoes", 300)  # beyond what a graph is searched for
+
+
+def test_many_products_with_one_photo_are_found_by_a_graph(database: str, tmp_path: Path) -> None:
+    vectors = vectors_of("learned", 1500, 1)
+    vectors[np.random.default_rng(0).permutation(1500)[:700]] = vectors[17]
+    shop = uploaded(tmp_path, database, vectors, {"shoes": (0, 1500)}, {"from": 1000})
+    exact = ExactCatalogue(tmp_path, shop.manifest)
+    queries = np.concatenate([vectors_of("learned", 20, 2), vectors[[17]]])
+    with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
+        for mine, theirs in zip(exact.search(queries, "shoes", 10), found.search(queries, "shoes", 10), strict=True):
+            assert len(theirs) == 10
+            assert np.abs(np.subtract([one.distance for one in mine], [one.distance for one in theirs])).max() < 0.01
+
+
+def test_it_recommends_what_exact_slices_recommend(
+    served: tuple[Path, Path], tmp_path: Path, shop: Callable[[int, int], list[str]], looks: Path, database: str
+) -> None:
+    run, photos = served[0], sorted((looks / "images").rglob("*.jpg"))[:6]
+    backend = ["catalogue.backend=pgvector", f"catalogue.url={database}", "catalogue.hnsw_from=30"]
+    exact = make_catalogue(run, tmp_path / "exact", *shop(0, 70))
+    base = make_catalogue(run, tmp_path / "base", *shop(0, 70), *backend)
+    same_answers(run, exact, base, photos)
+    for first, last, change in ((5, 75, "set"), (60, 90, "add"), (20, 30, "remove")):
+        for folder in (exact, base):
+            make_catalogue(run, folder, *shop(first, last), f"change={change}")  # still in PostgreSQL
+        same_answers(run, exact, base, photos)
+        same_answers(run, exact, base, photos, k=1000)
+    alone = tmp_path / "reader"
+    alone.mkdir()
+    (alone / "catalogue.json").write_bytes((base / "catalogue.json").read_bytes())
+    same_answers(run, exact, alone, photos)
+    with pytest.raises(InputError, match=r"popularity=0\.1: .*PostgreSQL"):
+        Recommender.from_checkpoint(run, base, popularity=0.1)
+    make_catalogue(run, base, "catalogue.backend=exact")
+    assert isinstance(Recommender.from_checkpoint(run, base).catalogue, ExactCatalogue)
+
+
+def half(shop: Shop) -> Shop:
+    """The same folder and collection with another catalogue: half of its products, all with other vectors."""
+    return shop.changed(vectors_of("learned", 300, 9), {"hats": (0, 100), "shoes": (100, 300)}, version="2")
+
+
+def test_a_snapshot_is_of_one_state_while_the_catalogue_changes(database: str, tmp_path: Path) -> None:
+    from threading import Thread
+
+    shop = uploaded(tmp_path, database, vectors_of("learned", 600, 1), {"hats": (0, 200), "shoes": (200, 600)})
+    query = vectors_of("learned", 1, 2)
+    with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
+        before = {category: found.search(query, category, 1000)[0] for category in ("hats", "shoes")}
+        with found.snapshot() as snapshot:
+            first = snapshot.search(query, "hats", 1000)[0]
+            changing = Thread(target=lambda: half(shop).upload())
+            changing.start()
+            changing.join(1)
+            second = snapshot.search(query, "shoes", 1000)[0]
+            assert changing.is_alive()  # it waits for this look, to put the new tables in the place of the old
+            assert snapshot.counts == {"hats": 200, "shoes": 400}
+        assert [one.distance for one in first] == [one.distance for one in before["hats"]]
+        assert [one.distance for one in second] == [one.distance for one in before["shoes"]]
+        changing.join()
+        assert len(found.search(query, "hats", 1000)[0]) == 100
+        assert found.counts == {"hats": 100, "shoes": 200}
+
+
+def test_readers_see_the_old_or_the_new_catalogue_and_do_not_wait_for_the_change(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from threading import Event, Thread
+
+    from ctl_lightning.serving.catalogue import pgvector_upload
+
+    shop = uploaded(tmp_path, database, vectors_of("learned", 600, 1), {"hats": (0, 200), "shoes": (200, 600)})
+    query, at_work, go_on = vectors_of("learned", 1, 2), Event(), Event()
+    real = pgvector_upload._Upload._swap
+
+    def stops(self: pgvector_upload._Upload, *given: object) -> None:
+        at_work.set()
+        assert go_on.wait(60)
+        real(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pgvector_upload._Upload, "_swap", stops)
+    seen: set[tuple[int, int, int]] = set()
+    with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
+
+        def look() -> tuple[int, int, int]:
+            with found.snapshot() as snapshot:
+                sizes = [len(snapshot.search(query, name, 1000)[0]) for name in ("hats", "shoes")]
+                return sizes[0], sizes[1], sum(snapshot.counts.values())
+
+        changing = Thread(target=lambda: half(shop).upload())
+        changing.start()
+        assert at_work.wait(60)
+        assert look() == (200, 400, 600)  # all is built, nothing is locked
+        go_on.set()
+        while changing.is_alive():
+            seen.add(look())
+        seen.add(look())
+    assert seen <= {(200, 400, 600), (100, 200, 300)}
+    assert (100, 200, 300) in seen
+
+
+def test_a_connection_that_is_lost_is_made_again(database: str, tmp_path: Path, postgres_server: Server) -> None:
+    shop = uploaded(tmp_path, database, vectors_of("learned", 60, 1), {"hats": (0, 20), "shoes": (20, 60)})
+    query = vectors_of("learned", 1, 2)
+    lose = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database.rpartition('/')[2]}'"
+    with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
+        expected = [hit.product for hit in found.search(query, "hats", 5)[0]]
+        postgres_server.sql(lose)
+        assert [hit.product for hit in found.search(query, "hats", 5)[0]] == expected
+        with found.snapshot() as snapshot:
+            postgres_server.sql(lose)
+            assert [hit.product for hit in snapshot.search(query, "hats", 5)[0]] == expected
+        with found.snapshot() as snapshot:
+            postgres_server.sql(lose)
+            shop.changed(vectors_of("learned", 61, 1), {"hats": (0, 20), "shoes": (20, 61)}).upload()
+            with pytest.raises(InputError, match="it was changed while it was read, and the connection was lost"):
+                snapshot.search(query, "hats", 5)
+        found.check()
+        assert sum(found.counts.values()) == 61
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_both_versions_of_the_server_and_a_restart_without_a_restart_of_ours(
+    version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    vectors, queries = vectors_of("learned", 1500, 1), vectors_of("learned", 5, 2)
+    with running(version) as server:
+        shop = uploaded(
+            tmp_path, server.new_database(), vectors, {"hats": (0, 500), "shoes": (500, 1500)}, {"from": 600}
+        )
+        exact = ExactCatalogue(tmp_path, shop.manifest)
+        with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
+            same_hits(exact, found, queries, "hats", 10)
+            assert len(found.search(queries, "shoes", 10)[0]) == 10
+            server.stop()
+            for ask in (found.check, lambda: found.search(queries, "hats", 10)):
+                with pytest.raises(
+                    InputError, match=r"^catalogue\.url=postgresql://[^\n]*refused[^\n]*; start the server, or"
+                ):
+                    ask()
+            server.start()
+            found.check()
+            same_hits(exact, found, queries, "hats", 10)
+
+
+def test_a_server_that_is_frozen_is_away_after_two_seconds(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from threading import Event
+
+    shop = uploaded(tmp_path, database, vectors_of("learned", 60, 1), {"hats": (0, 60)})
+    answers = Event()
+    with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
+        monkeypatch.setattr(pgvector.Snapshot, "_begin", lambda *_: answers.wait(60))
+        monkeypatch.setattr(pgvector, "SECONDS", 0.05)
+        with pytest.raises(InputError, match=r"no answer within 0\.05 seconds"):
+            found.check()
+        answers.set()
+
+
+def test_a_standby_is_read_and_refuses_a_change_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: tuple[Path, Path], looks: Path
+) -> None:
+    from dataclasses import replace
+
+    from postgres import until
+
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    with running() as server:
+        standby = server.standby()
+        try:
+            url = server.new_database()
+            database = url.rpartition("/")[2]
+            folder = make_catalogue(served[0], tmp_path / "base", "catalogue.backend=pgvector", f"catalogue.url={url}")
+            until(lambda: caught_up(server, standby))
+            there = standby.url(database)
+            same_answers(served[0], served[1], folder, sorted((looks / "images").rglob("*.jpg"))[:2], url=there)
+            with pytest.raises(InputError, match="it is a standby, which only reads; give the primary"):
+                make_catalogue(served[0], folder, f"catalogue.url={there}")
+            shop = uploaded(tmp_path, url, vectors_of("learned", 60, 1), {"hats": (0, 60)}, collection="other")
+            until(lambda: caught_up(server, standby))
+            both = f"postgresql://postgres@127.0.0.1:{server.port},127.0.0.1:{standby.port}/{database}"
+            manifest = replace(shop.manifest, database={"url": both, "collection": "other"})
+            with closing(PgvectorCatalogue(tmp_path, manifest)) as found:
+                expected = found.search(vectors_of("learned", 1, 2), "hats", 5)[0]
+                server.kill()
+                found.check()
+                hits = found.search(vectors_of("learned", 1, 2), "hats", 5)[0]
+                assert [hit.product for hit in hits] == [hit.product for hit in expected]
+                standby.promote()
+                shop = shop.changed(vectors_of("learned", 70, 1), {"hats": (0, 70)})
+                replace_url = f"{both}?target_session_attrs=read-write"
+                shop.upload(replace_url)
+                found.check()
+                assert found.counts == {"hats": 70}
+        finally:
+            standby.delete()
+
+
+def caught_up(server: Server, standby: Server) -> bool:
+    (((written,),), ((replayed,),)) = (
+        server.sql("SELECT pg_current_wal_insert_lsn()::text"),
+        standby.sql("SELECT pg_last_wal_replay_lsn()::text"),
+    )
+    return as_number(replayed) >= as_number(written)
+
+
+def as_number(place: str) -> int:
+    high, low = place.split("/")
+    return (int(high, 16) << 32) + int(low, 16)
