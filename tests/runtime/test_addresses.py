@@ -1,8 +1,10 @@
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctl_lightning.runtime.addresses import without_password
+from ctl_lightning.runtime.addresses import without_password, without_passwords
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,16 @@ def test_an_address_loses_its_password_alone(url: str, shown: str, password: str
 @given(st.text(st.sampled_from("@:/?#&=%a b")))
 def test_nothing_of_a_password_is_left_even_if_it_is_not_escaped(secret: str) -> None:
     assert "SECRET" not in without_password(f"postgresql://u:SECRET{secret}SECRET@h/d")[0]
+
+
+def test_a_command_line_loses_its_password_and_libpq_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "before")
+    words = ["-m", "catalogue.url=postgresql://u@h/d", "catalogue.url=http://u:s@h", "products=a:b@c", "catalogue.url="]
+    assert without_passwords(words) == words
+    assert os.environ["PGPASSWORD"] == "before"
+    assert without_passwords(["catalogue.url='postgresql://u@h/d?password=a%20b'"]) == [
+        "catalogue.url='postgresql://u@h/d'"
+    ]
+    assert os.environ["PGPASSWORD"] == "a b"
+    assert without_passwords(["catalogue.url=postgres://u:s%40e@h/d"]) == ["catalogue.url=postgres://u@h/d"]
+    assert os.environ["PGPASSWORD"] == "s@e"

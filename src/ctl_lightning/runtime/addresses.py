@@ -1,6 +1,8 @@
 """Addresses of servers: a password in one is for the connection alone, never to be written or shown."""
 
+import os
 import re
+from collections.abc import Sequence
 from urllib.parse import unquote
 
 SECRET = {"password", "sslpassword"}
@@ -29,3 +31,19 @@ def without_password(url: str) -> tuple[str, str | None]:
             password = unquote(value)
     shown = f"{scheme}://{name}@{place}" if at and name else f"{scheme}://{place}"
     return shown + (f"?{'&'.join(kept)}" if kept else ""), password
+
+
+def without_passwords(words: Sequence[str]) -> list[str]:
+    """A command line without the password of a PostgreSQL address, which goes where libpq looks for it: Hydra writes the words into files."""
+    kept = []
+    for word in words:
+        option, _, value = word.partition("=")
+        quote = value[0] if value[:1] in ("'", '"') and value[-1:] == value[0] else ""
+        url = value[len(quote) : len(value) - len(quote)]
+        if option == "catalogue.url" and url.startswith("postgres"):
+            url, password = without_password(url)
+            word = f"{option}={quote}{url}{quote}"
+            if password is not None:
+                os.environ["PGPASSWORD"] = password
+        kept.append(word)
+    return kept

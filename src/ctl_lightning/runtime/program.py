@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from ctl_lightning.runtime.addresses import without_passwords
 from ctl_lightning.runtime.config import (
     Config,
     check_names,
@@ -109,7 +110,7 @@ def _run(name: str, run: Callable[[], object]) -> None:
         if {"-h", "--help"} & {*sys.argv[1:]}:
             print(help_text(name), flush=True)
             return
-        sys.argv[1:] = spelled_out(_flags_last(sys.argv[1:]), name)
+        sys.argv[1:] = spelled_out(_flags_last(without_passwords(sys.argv[1:])), name)
         if not is_first():  # the first process's files will do
             sys.argv += ["hydra/job_logging=stdout", "hydra.output_subdir=null"]
         run()

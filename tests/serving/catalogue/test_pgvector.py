@@ -1,18 +1,22 @@
 """PostgreSQL with pgvector, a real server, finds what the exact slices find, and shows one state of a catalogue."""
 
-from collections.abc import Callable
-from contextlib import closing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
 from catalogues import Shop, same_answers, uploaded
 from factories import make_catalogue
-from postgres import PASSWORD, Server, running
+from postgres import PASSWORD, Server, running, until
 
 from ctl_lightning.benchmarks.search import vectors_of
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.serving.catalogue import pgvector
+from ctl_lightning.serving.catalogue import pgvector, pgvector_upload
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
 from ctl_lightning.serving.catalogue.files import Catalogue, Vectors
 from ctl_lightning.serving.catalogue.pgvector import PgvectorCatalogue
@@ -104,9 +108,9 @@ def half(shop: Shop) -> Shop:
     return shop.changed(vectors_of("learned", 300, 9), {"hats": (0, 100), "shoes": (100, 300)}, version="2")
 
 
-def test_a_snapshot_is_of_one_state_while_the_catalogue_changes(database: str, tmp_path: Path) -> None:
-    from threading import Thread
-
+def test_a_snapshot_is_of_one_state_while_the_catalogue_changes(
+    database: str, tmp_path: Path, postgres_server: Server
+) -> None:
     shop = uploaded(tmp_path, database, vectors_of("learned", 600, 1), {"hats": (0, 200), "shoes": (200, 600)})
     query = vectors_of("learned", 1, 2)
     with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
@@ -115,9 +119,10 @@ def test_a_snapshot_is_of_one_state_while_the_catalogue_changes(database: str, t
             first = snapshot.search(query, "hats", 1000)[0]
             changing = Thread(target=lambda: half(shop).upload())
             changing.start()
-            changing.join(1)
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+            until(lambda: postgres_server.sql(waits)[0][0])
             second = snapshot.search(query, "shoes", 1000)[0]
-            assert changing.is_alive()  # it waits for this look, to put the new tables in the place of the old
+            assert changing.is_alive()  # to put the new tables in the place of the old, it waits for this look
             assert snapshot.counts == {"hats": 200, "shoes": 400}
         assert [one.distance for one in first] == [one.distance for one in before["hats"]]
         assert [one.distance for one in second] == [one.distance for one in before["shoes"]]
@@ -129,10 +134,6 @@ def test_a_snapshot_is_of_one_state_while_the_catalogue_changes(database: str, t
 def test_readers_see_the_old_or_the_new_catalogue_and_do_not_wait_for_the_change(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from threading import Event, Thread
-
-    from ctl_lightning.serving.catalogue import pgvector_upload
-
     shop = uploaded(tmp_path, database, vectors_of("learned", 600, 1), {"hats": (0, 200), "shoes": (200, 600)})
     query, at_work, go_on = vectors_of("learned", 1, 2), Event(), Event()
     real = pgvector_upload._Upload._swap
@@ -208,58 +209,116 @@ def test_both_versions_of_the_server_and_a_restart_without_a_restart_of_ours(
             same_hits(exact, found, queries, "hats", 10)
 
 
-def test_a_server_that_is_frozen_is_away_after_two_seconds(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_is_frozen_is_away_and_comes_back(
+    database: str, tmp_path: Path, postgres_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from threading import Event
-
     shop = uploaded(tmp_path, database, vectors_of("learned", 60, 1), {"hats": (0, 60)})
-    answers = Event()
+    query = f"SELECT pid FROM pg_stat_activity WHERE datname = '{database.rpartition('/')[2]}'"
+    monkeypatch.setattr(pgvector, "SECONDS", 0.3)
     with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
-        monkeypatch.setattr(pgvector.Snapshot, "_begin", lambda *_: answers.wait(60))
-        monkeypatch.setattr(pgvector, "SECONDS", 0.05)
-        with pytest.raises(InputError, match=r"no answer within 0\.05 seconds"):
-            found.check()
-        answers.set()
+        sessions = [pid for (pid,) in postgres_server.sql(query)]
+        assert sessions
+        for pid in sessions:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(InputError, match=r"no answer within 0\.3 seconds"):
+                found.check()
+        finally:
+            for pid in sessions:
+                os.kill(pid, signal.SIGCONT)
+        found.check()
 
 
 def test_a_standby_is_read_and_refuses_a_change_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: tuple[Path, Path], looks: Path
 ) -> None:
-    from dataclasses import replace
-
-    from postgres import until
-
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    with running() as server:
-        standby = server.standby()
-        try:
-            url = server.new_database()
-            database = url.rpartition("/")[2]
-            folder = make_catalogue(served[0], tmp_path / "base", "catalogue.backend=pgvector", f"catalogue.url={url}")
-            until(lambda: caught_up(server, standby))
-            there = standby.url(database)
-            same_answers(served[0], served[1], folder, sorted((looks / "images").rglob("*.jpg"))[:2], url=there)
-            with pytest.raises(InputError, match="it is a standby, which only reads; give the primary"):
-                make_catalogue(served[0], folder, f"catalogue.url={there}")
-            shop = uploaded(tmp_path, url, vectors_of("learned", 60, 1), {"hats": (0, 60)}, collection="other")
-            until(lambda: caught_up(server, standby))
-            both = f"postgresql://postgres@127.0.0.1:{server.port},127.0.0.1:{standby.port}/{database}"
-            manifest = replace(shop.manifest, database={"url": both, "collection": "other"})
-            with closing(PgvectorCatalogue(tmp_path, manifest)) as found:
-                expected = found.search(vectors_of("learned", 1, 2), "hats", 5)[0]
-                server.kill()
-                found.check()
-                hits = found.search(vectors_of("learned", 1, 2), "hats", 5)[0]
-                assert [hit.product for hit in hits] == [hit.product for hit in expected]
-                standby.promote()
-                shop = shop.changed(vectors_of("learned", 70, 1), {"hats": (0, 70)})
-                replace_url = f"{both}?target_session_attrs=read-write"
-                shop.upload(replace_url)
-                found.check()
-                assert found.counts == {"hats": 70}
-        finally:
-            standby.delete()
+    with running() as server, standby_of(server) as standby:
+        url = server.new_database()
+        database = url.rpartition("/")[2]
+        folder = make_catalogue(served[0], tmp_path / "base", "catalogue.backend=pgvector", f"catalogue.url={url}")
+        until(lambda: caught_up(server, standby))
+        there = standby.url(database)
+        same_answers(served[0], served[1], folder, sorted((looks / "images").rglob("*.jpg"))[:2], url=there)
+        with pytest.raises(InputError, match="it is a standby, which only reads; give the primary"):
+            make_catalogue(served[0], folder, f"catalogue.url={there}")
+        shop = uploaded(tmp_path, url, vectors_of("learned", 60, 1), {"hats": (0, 60)}, collection="other")
+        until(lambda: caught_up(server, standby))
+        both = f"postgresql://postgres@127.0.0.1:{server.port},127.0.0.1:{standby.port}/{database}"
+        manifest = replace(shop.manifest, database={"url": both, "collection": "other"})
+        with closing(PgvectorCatalogue(tmp_path, manifest)) as found:
+            expected = found.search(vectors_of("learned", 1, 2), "hats", 5)[0]
+            server.kill()
+            found.check()
+            hits = found.search(vectors_of("learned", 1, 2), "hats", 5)[0]
+            assert [hit.product for hit in hits] == [hit.product for hit in expected]
+            standby.promote()
+            shop = shop.changed(vectors_of("learned", 70, 1), {"hats": (0, 70)})
+            shop.upload(f"{both}?target_session_attrs=read-write")
+            found.check()
+            assert found.counts == {"hats": 70}
+
+
+@pytest.mark.long
+def test_reads_go_on_without_an_error_while_the_primary_is_killed_and_the_standby_takes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    with running() as server, standby_of(server) as standby:
+        vectors, queries = vectors_of("learned", 900, 1), vectors_of("learned", 3, 2)
+        shop = uploaded(tmp_path, server.new_database(), vectors, {"hats": (0, 300), "shoes": (300, 900)})
+        until(lambda: caught_up(server, standby))
+        database = shop.manifest.database["url"].rpartition("/")[2]
+        both = f"postgresql://postgres@127.0.0.1:{server.port},127.0.0.1:{standby.port}/{database}"
+        shop = replace(shop, manifest=replace(shop.manifest, database={"url": both, "collection": "products"}))
+        expected = [
+            [hit.product for hit in one] for one in ExactCatalogue(tmp_path, shop.manifest).search(queries, "shoes", 5)
+        ]
+        answers: list[object] = []
+        stop = Event()
+        with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
+
+            def visitor() -> None:
+                while not stop.is_set():
+                    try:
+                        with found.snapshot() as snapshot:
+                            snapshot.search(queries, "hats", 5)
+                            hits = snapshot.search(queries, "shoes", 5)
+                        answers.append([[hit.product for hit in one] for one in hits] == expected)
+                    except Exception as error:
+                        answers.append(error)
+
+            visitors = [Thread(target=visitor) for _ in range(12)]  # more than there are connections
+            for one in visitors:
+                one.start()
+            wait_for_more(answers, 200)
+            server.kill()
+            wait_for_more(answers, 200)
+            standby.promote()
+            wait_for_more(answers, 200)
+            shop = shop.changed(vectors_of("learned", 70, 1), {"hats": (0, 70)}).upload(
+                f"{both}?target_session_attrs=read-write"
+            )
+            stop.set()
+            for one in visitors:
+                one.join()
+            # Of the last answers some may be of the catalogue without shoes.
+            assert [one for one in answers if isinstance(one, Exception)] == []
+            assert all(answers[:-100])
+
+
+def wait_for_more(answers: list[object], count: int) -> None:
+    enough = len(answers) + count
+    until(lambda: len(answers) >= enough)
+
+
+@contextmanager
+def standby_of(server: Server) -> Iterator[Server]:
+    standby = server.standby()
+    try:
+        yield standby
+    finally:
+        standby.delete()
 
 
 def caught_up(server: Server, standby: Server) -> bool:

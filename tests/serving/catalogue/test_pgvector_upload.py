@@ -1,5 +1,8 @@
 """A change of a catalogue in PostgreSQL is one transaction: only what changed is sent, and who is stopped has changed nothing."""
 
+import os
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from catalogues import Shop, uploaded
-from factories import make_catalogue, train_on
-from postgres import Server
+from factories import REPOSITORY, make_catalogue, train_on
+from postgres import PASSWORD, Server, until
 
 from ctl_lightning.benchmarks.search import vectors_of
 from ctl_lightning.runtime.errors import InputError, InUseError
@@ -254,3 +257,67 @@ def test_a_collection_of_another_checkpoint_another_folder_or_nobody(
         with pytest.raises(InputError, match=says):
             make_catalogue(served[0], base)
         postgres_server.sql("UPDATE ctl_lightning_collections SET dim = 16", name)
+
+
+CHANGE = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from catalogues import uploaded
+from ctl_lightning.benchmarks.search import vectors_of
+
+vectors = vectors_of("learned", 20_000, 3)
+uploaded(Path(sys.argv[1]), sys.argv[2], vectors, {"hats": (0, 20_000)}, {"links": 50, "build": 1000})
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("at", ["COPY pg_temp.arriving%", "CREATE INDEX%"])
+def test_a_process_that_is_killed_leaves_the_old_catalogue_and_nothing_at_work(
+    at: str, database: str, tmp_path: Path, postgres_server: Server
+) -> None:
+    shop = uploaded(tmp_path, database, vectors_of("learned", 600, 1), SLICES)
+    before, names, name = state(postgres_server, shop), tables(postgres_server, shop), database.rpartition("/")[2]
+    own = [str(path) for path in (REPOSITORY / "src", REPOSITORY / "tests")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(own)}
+    process = subprocess.Popen([sys.executable, "-c", CHANGE, str(tmp_path), database], env=environment)
+
+    def at_work(query: str) -> int:
+        busy = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND query LIKE '{query}'"
+        return int(postgres_server.sql(busy)[0][0])
+
+    until(lambda: at_work(at))
+    process.kill()
+    process.wait()
+    until(lambda: not at_work("%"), seconds=20)  # building that graph takes longer
+    assert state(postgres_server, shop) == before
+    assert tables(postgres_server, shop) == names
+    other = shop.changed(vectors_of("learned", 60, 5), {"hats": (0, 60)}, version="2")
+    assert state(postgres_server, other.upload())[1] == {"hats": 60}
+
+
+@pytest.mark.long
+def test_a_password_on_the_command_line_is_in_no_file_and_no_line(
+    served: tuple[Path, Path], tmp_path: Path, postgres_server: Server
+) -> None:
+    url = postgres_server.new_database().replace("postgres@", "postgres:p%40ss%2Fw%3Ard@")
+    words = [
+        f"ckpt_path={served[0]}",
+        f"catalogue={tmp_path / 'base'}",
+        f"catalogue.url={url}",
+        "catalogue.backend=pgvector",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "ctl_lightning.catalogue", *words, f"hydra.run.dir={tmp_path / 'run'}"],
+        env={key: value for key, value in os.environ.items() if key != "PGPASSWORD"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = [
+        done.stdout,
+        done.stderr,
+        *(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()),
+    ]
+    assert len(told) > 8
+    assert not [one for one in told if "p%40ss" in one or PASSWORD in one]

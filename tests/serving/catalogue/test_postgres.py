@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from catalogues import same_answers
 from factories import make_catalogue
 from postgres import PASSWORD, Server
 
@@ -109,7 +110,7 @@ def test_a_password_is_for_the_connection_alone(
 
 
 def test_readers_and_writers_need_these_rights(
-    served: tuple[Path, Path], tmp_path: Path, postgres_server: Server, monkeypatch: pytest.MonkeyPatch
+    served: tuple[Path, Path], tmp_path: Path, postgres_server: Server, looks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PGPASSWORD", raising=False)
     name = postgres_server.new_database().rpartition("/")[2]
@@ -120,15 +121,20 @@ def test_readers_and_writers_need_these_rights(
         "CREATE SCHEMA writer AUTHORIZATION writer",
         "GRANT USAGE ON SCHEMA writer TO reader",
         "ALTER ROLE reader SET search_path = writer, public",
-        "ALTER DEFAULT PRIVILEGES FOR ROLE writer IN SCHEMA writer GRANT SELECT ON TABLES TO reader",
     ):
         postgres_server.sql(statement, name)
     place = f"127.0.0.1:{postgres_server.port}/{name}"
     words = ("catalogue.backend=pgvector", f"catalogue.url=postgresql://writer:w@{place}")
     base = make_catalogue(served[0], tmp_path / "base", *words)
-    assert Recommender.from_checkpoint(served[0], base, url=f"postgresql://reader:r@{place}").catalogue.counts
+    reader = f"postgresql://reader:r@{place}"
+    with pytest.raises(InputError, match="permission denied for table products; docs"):
+        Recommender.from_checkpoint(served[0], base, url=reader)
+    postgres_server.sql("GRANT SELECT ON writer.products, writer.ctl_lightning_collections TO reader", name)
+    for options in ([], ["catalogue.hnsw_from=2"]):  # new partitions need no grant
+        make_catalogue(served[0], base, *words, *options)
+        same_answers(served[0], served[1], base, sorted((looks / "images").rglob("*.jpg"))[:1], url=reader)
     with pytest.raises(InputError, match="permission denied for schema writer"):
-        make_catalogue(served[0], base, f"catalogue.url=postgresql://reader:r@{place}")
+        make_catalogue(served[0], base, f"catalogue.url={reader}")
 
 
 def test_a_missing_client_names_its_extra(

@@ -10,7 +10,7 @@ from ctl_lightning.serving.catalogue.postgres import address
 
 HNSW: Mapping[str, Mapping[str, int]] = {
     "faiss": {"from": 1_000_000, "links": 32, "build": 100, "search": 128},
-    "pgvector": {"from": 20_000, "links": 16, "build": 128, "search": 200},
+    "pgvector": {"from": 10_000, "links": 16, "build": 128, "search": 200},
 }
 """Backend -> options of its graphs."""
 

@@ -17,7 +17,7 @@ from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.runtime.files import replacing, write_text
 from ctl_lightning.runtime.large_files import check_room, told_if_full
 from ctl_lightning.runtime.locks import alone
-from ctl_lightning.serving.catalogue.backend import Backend
+from ctl_lightning.serving.catalogue.backend import Backend, Searching
 from ctl_lightning.serving.catalogue.codes import write_codes
 from ctl_lightning.serving.catalogue.files import (
     Listed,
@@ -105,12 +105,7 @@ def change_catalogue(
         old = Manifest.read(folder)
         known, before = _known(folder, old, identity)
         to = backend.resolved(old)
-        if to.name == "faiss":
-            faiss()  # if FAISS is missing, it is reported now rather than after an hour
-        if to.name == "qdrant":
-            check_server(folder, to.qdrant)
-        if to.name == "pgvector":
-            prepare(to.url)
+        _check(folder, to)
         if products is None:
             products = [Product(one.product, one.category, Path(one.image)) for one in known]
         wanted, bad = _wanted(folder, known, products, change)
@@ -126,17 +121,35 @@ def change_catalogue(
         listed = _in_order(folder, encoder.categories, known, wanted, bad, change)
         new = _write(folder, before, known, listed, embedded, identity)
         new = replace(new, backend=to.name, hnsw=to.hnsw, qdrant=to.qdrant, database=to.database)
-        if to.name == "faiss":
-            new = replace(new, graphs=make_graphs(folder, old, new, known, listed))
-        if to.name == "qdrant":
-            upload(folder, new)
-        if to.name == "pgvector":
-            new = replace(new, graphs=upload_to_postgres(folder, new, to.url, listed))
+        new = replace(new, graphs=_hand_over(folder, old, new, known, listed, to))
         new.write(folder)
         embedded.delete()
         _clean(folder, new)
     was, now, made = ({one.product for one in some} for some in (known, listed, fresh))
     return Changed(len(made - bad.keys()), len(now - (made - bad.keys())), len(was - now), len(bad), new.counts)
+
+
+def _check(folder: Path, to: Searching) -> None:
+    """Raises InputError if what is to search is missing: now rather than after an hour."""
+    if to.name == "faiss":
+        faiss()
+    if to.name == "qdrant":
+        check_server(folder, to.qdrant)
+    if to.name == "pgvector":
+        prepare(to.url)
+
+
+def _hand_over(
+    folder: Path, old: Manifest | None, new: Manifest, known: Sequence[Listed], listed: Sequence[Listed], to: Searching
+) -> dict[str, str]:
+    """Brings the new catalogue to what searches it. Returns the categories with a graph, as `Manifest.graphs`."""
+    if to.name == "faiss":
+        return make_graphs(folder, old, new, known, listed)
+    if to.name == "qdrant":
+        upload(folder, new)
+    if to.name == "pgvector":
+        return upload_to_postgres(folder, new, to.url, listed)
+    return {}
 
 
 def _in_order(
