@@ -10,7 +10,8 @@ from typing import Any
 
 import hydra
 import pytest
-from factories import composed, fitting, free_port, make_catalogue
+from factories import composed, fitting, make_catalogue
+from http_service import service_of, serving
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -24,7 +25,8 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.words import quoted, spelled_out
 from ctl_lightning.serving.encoder import Encoder
 from ctl_lightning.serving.export import export
-from ctl_lightning.serving.page import build_page, serve
+from ctl_lightning.serving.http.app import create_app
+from ctl_lightning.serving.page import build_page, put_on
 from ctl_lightning.serving.recommender import Recommender
 from ctl_lightning.sweep_table import sweep_table
 from ctl_lightning.train import train
@@ -288,13 +290,12 @@ def test_a_look_of_all_categories_is_drawn_and_written(run: Path, catalogue: Pat
 def test_the_page_offers_every_category_and_answers_for_it(run: Path, catalogue: Path, tmp_path: Path) -> None:
     from gradio_client import Client, handle_file
 
-    page = build_page(Recommender.from_checkpoint(run, catalogue), [], 2)
-    address = serve(page, "127.0.0.1", free_port(), "1mb")
-    try:
+    service = service_of(Recommender.from_checkpoint(run, catalogue), catalogue)
+    app = create_app(service)
+    put_on(app, build_page(service, [], 2), 2**20)
+    with serving(app) as address:
         client = Client(address, verbose=False, analytics_enabled=False)
         answer = client.predict(handle_file(photo(tmp_path)), CATEGORIES, 2, api_name="/complete")
-    finally:
-        page.close()
     (found,) = [part for part in answer if isinstance(part, str) and "class='card'" in part]
     assert list(map(unescape, re.findall("<section data-category='([^']*)'>", found))) == CATEGORIES
 

@@ -1,5 +1,6 @@
 """The page in a real browser: a photo in, products out, categories, a box, a wrong file, many visitors, a phone's width."""
 
+import json
 import os
 import re
 import signal
@@ -169,6 +170,38 @@ def test_a_saved_page_fits_a_phone(chromium: Any, recommender: Recommender, phot
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert str(tmp_path) not in page.locator("h1").inner_text()
     page.context.close()
+
+
+class Stripping:
+    """A proxy that offers an app below /looks, and takes that off before it asks the app."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            assert scope["path"].startswith("/looks/"), scope["path"]
+            scope = {**scope, "path": scope["path"].removeprefix("/looks"), "raw_path": b""}
+        await self._app(scope, receive, send)
+
+
+@pytest.mark.long
+def test_below_a_sub_path(
+    chromium: Any, served: tuple[Path, Path], looks: Path, recommender: Recommender, photo: Path
+) -> None:
+    with serving(Stripping(page_app(served, looks, "/looks"))) as address:
+        page = opened(chromium, f"{address}/looks/")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        upload(page, photo)
+        assert cards(page, 6) == expected(recommender, photo)
+        page.locator("#examples .thumbnail-item").nth(1).click()
+        assert cards(page, 6) == expected(recommender, sorted((looks / "images").rglob("*.jpg"))[1])
+        page.wait_for_function("() => [...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        assert {url.startswith(f"{address}/looks/") for url in asked if url.startswith("http")} == {True}
+        with urllib.request.urlopen(f"{address}/looks/v1/categories") as answer:
+            assert len(json.load(answer)["categories"]) == 2
+        page.context.close()
 
 
 @pytest.mark.long

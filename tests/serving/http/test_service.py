@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -196,7 +196,7 @@ def test_a_client_that_goes_away_costs_nothing_more(
     head = b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
     body = head + photos[0].read_bytes() + b"\r\n--x--\r\n"
     held = Held(service.live.recommender, monkeypatch)
-    before: Future[Any] = service.ask_look(service.live.recommender, photos[1], None, 3, None)  # type: ignore[assignment]
+    before = service.ask_look(service.live.recommender, photos[1], None, 3, None)
     wait_for(lambda: held.sizes == [1])
     app = create_app(service)
     whole = {"type": "http.request", "body": body, "more_body": False}

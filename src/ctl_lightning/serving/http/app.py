@@ -306,10 +306,10 @@ def _box(form: Form) -> Box | None:
     text = form.one("box")
     if text is None:
         return None
-    if not text.lstrip().startswith("["):
-        return read_box(text.split(","))
     try:
-        return read_box(json.loads(text))
+        return read_box(json.loads(text) if text.lstrip().startswith("[") else text.split(","))
+    except InputError as error:
+        raise RefusedError(422, str(error)) from None
     except (ValueError, RecursionError):
         raise RefusedError(422, f"box={text}: give left,top,right,bottom, or a JSON list of these") from None
 

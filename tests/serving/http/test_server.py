@@ -1,0 +1,216 @@
+"""The service as a process: its address, its end under load, a second signal, and one line for what keeps it from serving."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import free_port
+from http_service import serving, wait_for
+
+from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.http.app import create_app
+from ctl_lightning.serving.http.limits import check_installed, checked_root_path
+from ctl_lightning.serving.http.server import bound
+from ctl_lightning.serving.http.service import Service
+
+
+@contextmanager
+def process_of(served: tuple[Path, Path], folder: Path, port: int, *words: str) -> Iterator[subprocess.Popen[str]]:
+    given = [f"ckpt_path={served[0]}", f"catalogue={served[1]}", f"port={port}", *words]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ctl_lightning.serve", *given],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background it would be ignored
+    )
+    try:
+        wait_for(lambda: process.poll() is not None or answers(port))
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def answers(port: int) -> bool:
+    try:
+        return asked(HTTPConnection("127.0.0.1", port, timeout=5), "/readyz")[0] == 200
+    except OSError:
+        return False
+
+
+def asked(connection: HTTPConnection, path: str) -> tuple[int, bytes]:
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+def form(photo: Path) -> bytes:
+    head = b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
+    return head + photo.read_bytes() + b"\r\n--x--\r\n"
+
+
+@pytest.mark.long
+def test_at_the_end_nothing_that_was_accepted_is_lost(
+    served: tuple[Path, Path], photos: list[Path], tmp_path: Path
+) -> None:
+    port, body = free_port(), form(photos[0])
+    counts = {"sent": 0, "answered": 0, "closed": 0}
+    lock = threading.Lock()
+    lost: list[BaseException] = []
+
+    def visit() -> None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        while True:
+            try:
+                connection.connect()
+            except OSError:
+                return  # nobody accepts any more
+            try:
+                while True:
+                    with lock:
+                        counts["sent"] += 1
+                    connection.request("POST", "/v1/looks", body, FORM)
+                    answer = connection.getresponse()
+                    assert answer.status == 200
+                    answer.read()
+                    with lock:
+                        counts["answered"] += 1
+                    if answer.will_close:
+                        break
+            except BaseException as error:
+                lost.append(error)
+                return
+            connection.close()
+
+    with process_of(served, tmp_path, port) as process:
+        visitors = [threading.Thread(target=visit) for _ in range(12)]
+        for visitor in visitors:
+            visitor.start()
+        wait_for(lambda: counts["answered"] > 50)
+        process.send_signal(signal.SIGTERM)
+        for visitor in visitors:
+            visitor.join()
+        printed, said = process.communicate(timeout=60)
+    assert lost == []
+    assert counts["sent"] == counts["answered"]
+    assert process.returncode == 0
+    assert printed.splitlines() == ["loading ...", f"http://127.0.0.1:{port}/  (Ctrl-C ends it)"]
+    assert said == ""
+
+
+@pytest.mark.long
+def test_a_second_signal_ends_it_at_once(served: tuple[Path, Path], photos: list[Path], tmp_path: Path) -> None:
+    port = free_port()
+    with process_of(served, tmp_path, port, "grace_s=3600", "timeout_s=3600") as process:
+        connection = HTTPConnection("127.0.0.1", port)
+        connection.putrequest("POST", "/v1/looks")
+        connection.putheader("Content-Type", FORM["Content-Type"])
+        connection.putheader("Content-Length", "1000")
+        connection.endheaders(b"--x")  # an upload that never ends
+        wait_for(lambda: b"ctl_waiting 1.0" in asked(HTTPConnection("127.0.0.1", port), "/metrics")[1])
+        process.send_signal(signal.SIGINT)
+        wait_for(lambda: not answers(port))
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(60) == 1
+
+
+@pytest.mark.long
+def test_a_port_that_is_taken_is_one_line(served: tuple[Path, Path], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with process_of(served, tmp_path, free_port(), f"port={port}") as process:
+            _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said == f"serve: port={port}: it is taken on 127.0.0.1; give another port=N\n"
+
+
+def test_a_stream_that_is_too_long_is_not_read_to_its_end(service: Service) -> None:
+    with serving(create_app(service)) as address:
+        port = int(address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as stream:
+            stream.sendall(
+                b"POST /v1/looks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+            )
+            head = b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
+            stream.sendall(b"%x\r\n%s\r\n" % (len(head), head))
+            stream.setblocking(False)
+            answer, sent, chunk = b"", 0, b"%x\r\n%s\r\n" % (2**16, bytes(2**16))
+            left = b""
+            while b"}" not in answer:  # it never says that it has ended
+                left = left or chunk
+                try:
+                    count = stream.send(left)
+                    sent, left = sent + count, left[count:]
+                except BlockingIOError:
+                    pass
+                with suppress(BlockingIOError):
+                    answer += stream.recv(2**16)
+            assert b"413" in answer.splitlines()[0]
+            assert sent < 2**25
+
+
+def test_a_body_is_not_asked_for_when_it_would_be_refused(service: Service) -> None:
+    with serving(create_app(service)) as address:
+        port = int(address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as stream:
+            stream.sendall(
+                b"POST /v1/looks HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\nExpect: 100-continue\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+            )
+            assert stream.recv(2**16).splitlines()[0].split()[1] == b"413"
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "line"),
+    [
+        ("127.0.0.1", 0, "port=0: give a number from 1 to 65535"),
+        ("127.0.0.1", 70_000, "port=70000: give a number from 1 to 65535"),
+        (
+            "203.0.113.7",
+            None,
+            "host=203.0.113.7: it is no address of this machine; give 127.0.0.1, 0.0.0.0 or another of it",
+        ),
+        (
+            "no such host",
+            None,
+            "host=no such host: there is no such address; give 127.0.0.1, 0.0.0.0 or another of this machine",
+        ),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_one_line(host: str, port: int | None, line: str) -> None:
+    with pytest.raises(InputError, match=re.escape(line)):
+        bound(host, free_port() if port is None else port)
+
+
+def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(InputError, match=r"serving needs prometheus_client; pip install 'ctl_lightning\[serve\]'"):
+        check_installed("serve")
+
+
+@pytest.mark.parametrize("text", ["looks", "http://x/looks", "/a b", "//", "/../x\n"])
+def test_a_root_path_that_is_none_is_one_line(text: str) -> None:
+    with pytest.raises(InputError, match="give a path such as /looks"):
+        checked_root_path(text)
+
+
+def test_a_root_path(client: Any) -> None:
+    assert [checked_root_path(text) for text in ("", "/looks", "/a/b/")] == ["", "/looks", "/a/b"]
