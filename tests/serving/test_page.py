@@ -196,8 +196,12 @@ def test_below_a_sub_path(
         upload(page, photo)
         assert cards(page, 6) == expected(recommender, photo)
         page.locator("#examples .thumbnail-item").nth(1).click()
-        assert cards(page, 6) == expected(recommender, sorted((looks / "images").rglob("*.jpg"))[1])
-        page.wait_for_function("() => [...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        wanted = expected(recommender, sorted((looks / "images").rglob("*.jpg"))[1])
+        page.get_by_text(wanted[0]).wait_for(timeout=20_000)
+        assert cards(page, 6) == wanted
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('#scene img, #examples img')].every(image => image.naturalWidth > 0)"
+        )
         assert {url.startswith(f"{address}/looks/") for url in asked if url.startswith("http")} == {True}
         with urllib.request.urlopen(f"{address}/looks/v1/categories") as answer:
             assert len(json.load(answer)["categories"]) == 2
