@@ -1,5 +1,6 @@
 """python -m ctl_lightning.demo: a page on which to try a checkpoint and its catalogue."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,18 +52,20 @@ def main(config: DictConfig) -> None:
     from ctl_lightning.serving.http.server import address_of, bound, run
     from ctl_lightning.serving.http.service import Service
 
-    listening = bound(options["host"], options["port"])
-    console.print("loading ...")
-    service = Service(open_live(options), limits)
-    if options["examples"] is not None:
-        photos = photos_in(Path(options["examples"]).expanduser(), "examples")
-        examples = [photo for photo in photos if photo.is_file()][:EXAMPLES]  # the page opens no link to nothing
-    else:
-        examples = example_scenes(service.live.recommender.encoder, options["data"]["root"], EXAMPLES)
-    app = create_app(service, root_path=root_path)
-    put_on(app, build_page(service, examples, options["k"]), limits.max_upload, root_path)
-    console.print(f"{address_of(listening)}  (Ctrl-C ends it)")
-    run(app, listening, limits.grace_s, service.end)
+    with bound(options["host"], options["port"]) as listening:
+        console.print("loading ...")
+        with closing(Service(open_live(options), limits)) as service:
+            if options["examples"] is not None:
+                photos = photos_in(Path(options["examples"]).expanduser(), "examples")
+                examples = [photo for photo in photos if photo.is_file()][
+                    :EXAMPLES
+                ]  # the page opens no link to nothing
+            else:
+                examples = example_scenes(service.live.recommender.encoder, options["data"]["root"], EXAMPLES)
+            app = create_app(service, root_path=root_path)
+            put_on(app, build_page(service, examples, options["k"]), limits.max_upload, root_path)
+            console.print(f"{address_of(listening)}  (Ctrl-C ends it)")
+            run(app, listening, limits.grace_s, service.end)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """python -m ctl_lightning.serve: recommendations over HTTP, for a shop."""
 
 import os
+from contextlib import closing
 from typing import Any, Literal
 
 from omegaconf import DictConfig
@@ -49,12 +50,12 @@ def main(config: DictConfig) -> None:
     from ctl_lightning.serving.http.service import Service
 
     check_hosts(options["image_hosts"])
-    listening = bound(options["host"], options["port"])
-    console.print("loading ...")
-    service = Service(open_live(options), limits)
-    app = create_app(service, root_path=root_path, api_key=key, image_hosts=options["image_hosts"])
-    console.print(f"{address_of(listening)}  (Ctrl-C ends it)")
-    run(app, listening, limits.grace_s, service.end)
+    with bound(options["host"], options["port"]) as listening:
+        console.print("loading ...")
+        with closing(Service(open_live(options), limits)) as service:
+            app = create_app(service, root_path=root_path, api_key=key, image_hosts=options["image_hosts"])
+            console.print(f"{address_of(listening)}  (Ctrl-C ends it)")
+            run(app, listening, limits.grace_s, service.end)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Valid ways to call each program: its words, the files that it reads, and where it stops when all is well."""
 
+import socket
 from typing import Any, NamedTuple, NoReturn
 
 from fuzz.places import PAPER
@@ -24,7 +25,8 @@ TRAIN = (
     ),
     *("paths.cache_dir=cache",),
 )
-TRAINED, CACHE = ("ckpt_path=run", "data.root=looks"), "paths.cache_dir=cache"
+RUN, CACHE = "ckpt_path=run", "paths.cache_dir=cache"
+TRAINED = (RUN, "data.root=looks")
 WEIGHTS = ("run/checkpoints/*.ckpt",)
 PUBLISHED = ("published/config.json", "published/config.json", "published/model.safetensors")
 LOOKS = ("looks/*.json*", "looks/images/*0.jpg")
@@ -56,7 +58,10 @@ def files_of(folder: str) -> tuple[str, ...]:
 NO_FIT = {"lightning.Trainer.fit": reached}
 NO_SHEET = {"ctl_lightning.reports.figures.grids.crop_sheet": lambda *_: None}
 NO_PICTURES: dict[str, Any] = {"ctl_lightning.reports.run_report.RunReport.draw": lambda *_: {}}
-NO_SERVER = {"gradio.Blocks.launch": lambda *_, **__: (None, "http://x", None), "gradio.Blocks.block_thread": reached}
+NO_SERVER = {
+    "ctl_lightning.serving.http.server.bound": lambda *_: socket.socket(),
+    "ctl_lightning.serving.http.server.run": reached,
+}
 
 
 def only_made(config: Any, make: Any, measured: Any) -> NoReturn:
@@ -156,6 +161,7 @@ USAGES: dict[str, list[Usage]] = {
         Usage((*TRAINED, "catalogue=exact", *more), (*WEIGHTS, *EXACT, *files), NO_SERVER)
         for more, files in (((), LOOKS), (("examples=photos",), ("photos/*",)))
     ],
+    "serve": [Usage((RUN, f"catalogue={of}"), (*WEIGHTS, f"{of}/*.*"), NO_SERVER) for of in ("exact", "faiss")],
     "export": [Usage(("ckpt_path=run", "output=made"), WEIGHTS, {"torch.export.export": reached})],
     "publish": [
         Usage(("ckpt_path=run", "output=made"), (*WEIGHTS, "run/results.json", "run/split.json")),

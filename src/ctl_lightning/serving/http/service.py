@@ -65,6 +65,7 @@ class Service:
         self.limits = limits
         self.metrics = Metrics()
         self.closing = False
+        self._closed = False
         self._waiting = 0
         self._lock = threading.Lock()
         self._batcher: Batcher[_Asked, Answered] = Batcher(
@@ -79,9 +80,12 @@ class Service:
         self.closing = True
 
     def close(self) -> None:
-        """Cancels what still waits, and closes the catalogue."""
-        self._batcher.close()
-        self.live.close()
+        """Cancels what still waits, and closes the catalogue; a second time it does nothing."""
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if not closed:
+            self._batcher.close()
+            self.live.close()
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
