@@ -19,6 +19,7 @@ NEEDED = {
     "recommend": ["ckpt_path=a", "catalogue=b", "scene=c"],
     "rerank": ["ckpt_path=a", "scene=b", "category=c", "candidates=d"],
     "demo": ["ckpt_path=a", "catalogue=b"],
+    "serve": ["ckpt_path=a", "catalogue=b"],
     "export": ["ckpt_path=a", "output=b"],
     "publish": ["ckpt_path=a", "output=b"],
     "prepare": [],
