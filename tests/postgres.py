@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import free_port
 
 INSTALLED = {16: "pginstall", 18: "pginstall18"}
 """Version of PostgreSQL -> its folder in the wheel."""
@@ -48,12 +49,6 @@ def as_owner() -> dict[str, Any]:
         return {}
     owner = pwd.getpwnam("nobody")
     return {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @dataclass

@@ -197,7 +197,7 @@ class _Upload:
             for row, one in enumerate(listed):
                 copy.write_row((row, *one))
         self._do.run("ANALYZE pg_temp.listing")
-        # A product that changes keeps its place among equals; others come after all, as in the files.
+        # A product that changes keeps its place among equals; those that are new in a category come last, as in the files.
         self._do.run(
             "CREATE TEMP TABLE fresh ON COMMIT DROP AS SELECT l.*, coalesce(p.position, "
             "l.row + (SELECT coalesce(max(position) + 1, 0) FROM {0})) AS position "

@@ -224,8 +224,9 @@ class Connections:
 
     def close(self) -> None:
         """Closes those that nobody uses."""
-        while self._idle:
-            self._idle.pop().close()
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
 
 class Statements:
