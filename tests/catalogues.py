@@ -36,10 +36,15 @@ class Shop:
         )
 
     def changed(
-        self, vectors: Vectors, slices: dict[str, tuple[int, int]], version: str = "1", first: int = 0
+        self,
+        vectors: Vectors,
+        slices: dict[str, tuple[int, int]],
+        version: str = "1",
+        first: int = 0,
+        listed: list[Listed] | None = None,
     ) -> "Shop":
-        """Another catalogue of the folder and collection: products `first` and on, not yet uploaded."""
-        listed = [
+        """Another catalogue of the folder and collection, not yet uploaded: some products, or "product `first`" and on."""
+        listed = listed or [
             Listed(f"product {first + row}", category, f"{first + row}.jpg", version)
             for category, (start, end) in slices.items()
             for row in range(start, end)

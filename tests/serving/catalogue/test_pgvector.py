@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from postgres import PASSWORD, Server, running, until
 
 from ctl_lightning.benchmarks.search import vectors_of
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.serving.catalogue import pgvector, pgvector_upload
+from ctl_lightning.serving.catalogue import pgvector
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
 from ctl_lightning.serving.catalogue.files import Catalogue, Vectors
 from ctl_lightning.serving.catalogue.pgvector import PgvectorCatalogue
+from ctl_lightning.serving.catalogue.pgvector_partitions import Partitions
 from ctl_lightning.serving.recommender import Recommender
 
 
@@ -53,31 +55,50 @@ def test_a_scanned_category_answers_as_its_exact_slice_to_the_last_bit(database:
         assert found.find([]) == {}
 
 
-def test_a_category_with_a_graph_finds_nearly_all(database: str, tmp_path: Path) -> None:
-    vectors, queries = vectors_of("learned", 4000, 1), vectors_of("learned", 100, 2)
-    shop = uploaded(tmp_path, database, vectors, {"hats": (0, 500), "shoes": (500, 4000)}, {"from": 1000})
+def recall(exact: Catalogue, found: Catalogue, queries: Vectors, category: str) -> float:
+    """The mean share of the ten nearest that is found."""
+    both = zip(exact.search(queries, category, 10), found.search(queries, category, 10), strict=True)
+    return float(np.mean([len({hit[0] for hit in one} & {hit[0] for hit in other}) / 10 for one, other in both]))
+
+
+def test_a_category_with_a_graph_finds_nearly_all(database: str, tmp_path: Path, postgres_server: Server) -> None:
+    vectors, queries = vectors_of("learned", 4300, 1), vectors_of("learned", 100, 2)
+    shop = uploaded(tmp_path, database, vectors[:4000], {"hats": (0, 500), "shoes": (500, 4000)}, {"from": 1000})
     assert list(shop.manifest.graphs) == ["shoes"]
     exact = ExactCatalogue(tmp_path, shop.manifest)
     with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
-        shares = [
-            len({hit.product for hit in one} & {hit.product for hit in other}) / 10
-            for one, other in zip(exact.search(queries, "shoes", 10), found.search(queries, "shoes", 10), strict=True)
-        ]
-        assert np.mean(shares) > 0.99
+        assert recall(exact, found, queries, "shoes") > 0.99
         same_hits(exact, found, queries[:5], "hats", 10)
         same_hits(exact, found, queries[:5], "shoes", 300)  # beyond what a graph is searched for
+        # In the same graph 300 hats and shoes come, and as many go.
+        shop = shop.changed(vectors[300:], {"hats": (0, 200), "shoes": (200, 4000)}, first=300).upload()
+        exact = ExactCatalogue(tmp_path, shop.manifest)
+        assert recall(exact, found, queries, "shoes") > 0.99
+    scans = "SELECT sum(idx_scan) FROM pg_stat_user_indexes WHERE indexrelname LIKE '%vector%'"
+    until(lambda: (postgres_server.sql(scans, database.rpartition("/")[2])[0][0] or 0) >= 200)
 
 
 def test_many_products_with_one_photo_are_found_by_a_graph(database: str, tmp_path: Path) -> None:
     vectors = vectors_of("learned", 1500, 1)
     vectors[np.random.default_rng(0).permutation(1500)[:700]] = vectors[17]
+    vectors += np.random.default_rng(1).uniform(-1e-8, 1e-8, vectors.shape).astype(np.float32)  # of other batches
     shop = uploaded(tmp_path, database, vectors, {"shoes": (0, 1500)}, {"from": 1000})
     exact = ExactCatalogue(tmp_path, shop.manifest)
     queries = np.concatenate([vectors_of("learned", 20, 2), vectors[[17]]])
     with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
         for mine, theirs in zip(exact.search(queries, "shoes", 10), found.search(queries, "shoes", 10), strict=True):
             assert len(theirs) == 10
-            assert np.abs(np.subtract([one.distance for one in mine], [one.distance for one in theirs])).max() < 0.01
+            assert np.abs(np.subtract([one.distance for one in mine], [one.distance for one in theirs])).max() < 1e-6
+        # The one that stands for all goes; another does then.
+        gone = found.search(queries[-1:], "shoes", 1)[0][0]
+        first = int(gone.product.split()[1])
+        fewer = np.delete(vectors, first, 0)
+        listed = [one for one in shop.listed if one.product != gone.product]
+        shop.changed(fewer, {"shoes": (0, 1499)}, listed=listed).upload()
+        hits = found.search(queries[-1:], "shoes", 10)[0]
+        assert len(hits) == 10
+        assert gone.product not in {hit.product for hit in hits}
+        assert max(hit.distance for hit in hits) == pytest.approx(gone.distance, abs=1e-6)
 
 
 def test_it_recommends_what_exact_slices_recommend(
@@ -136,14 +157,14 @@ def test_readers_see_the_old_or_the_new_catalogue_and_do_not_wait_for_the_change
 ) -> None:
     shop = uploaded(tmp_path, database, vectors_of("learned", 600, 1), {"hats": (0, 200), "shoes": (200, 600)})
     query, at_work, go_on = vectors_of("learned", 1, 2), Event(), Event()
-    real = pgvector_upload._Upload._swap
+    real = Partitions.swap
 
-    def stops(self: pgvector_upload._Upload, *given: object) -> None:
+    def stops(self: Partitions, *given: Any) -> None:
         at_work.set()
         assert go_on.wait(60)
-        real(self, *given)  # type: ignore[arg-type]
+        real(self, *given)
 
-    monkeypatch.setattr(pgvector_upload._Upload, "_swap", stops)
+    monkeypatch.setattr(Partitions, "swap", stops)
     seen: set[tuple[int, int, int]] = set()
     with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
 

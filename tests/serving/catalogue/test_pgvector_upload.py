@@ -16,10 +16,11 @@ from postgres import PASSWORD, Server, until
 
 from ctl_lightning.benchmarks.search import vectors_of
 from ctl_lightning.runtime.errors import InputError, InUseError
-from ctl_lightning.serving.catalogue import pgvector_upload
+from ctl_lightning.serving.catalogue import pgvector_partitions, pgvector_upload
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
 from ctl_lightning.serving.catalogue.files import Listed, Vectors
 from ctl_lightning.serving.catalogue.pgvector import PgvectorCatalogue
+from ctl_lightning.serving.catalogue.pgvector_partitions import Partitions
 from ctl_lightning.serving.catalogue.pgvector_upload import _Upload
 
 
@@ -67,11 +68,7 @@ def test_only_what_changed_is_sent(
     def changed(listed: list[Listed], vectors: Vectors, slices: dict[str, tuple[int, int]]) -> list[Any]:
         nonlocal shop
         sent.clear()
-        shop = replace(shop.changed(vectors, slices), listed=listed)
-        from ctl_lightning.serving.catalogue.files import write_products
-
-        write_products(shop.folder / "products.sqlite", listed)
-        shop = shop.upload()
+        shop = shop.changed(vectors, slices, listed=listed).upload()
         same_as_files(shop, queries)
         return list(sent)
 
@@ -105,7 +102,10 @@ def test_a_graph_comes_and_goes_with_the_size_and_the_options(
 
     def graphs() -> list[str]:
         query = "SELECT indexdef FROM pg_indexes WHERE indexdef LIKE '%hnsw%'"
-        return [definition.partition("WITH ")[2] for (definition,) in postgres_server.sql(query, name)]
+        return [
+            definition.partition("WITH ")[2].partition(" WHERE")[0]
+            for (definition,) in postgres_server.sql(query, name)
+        ]
 
     def with_options(**hnsw: int) -> dict[str, str]:
         changed = replace(shop, manifest=replace(shop.manifest, hnsw={**shop.manifest.hnsw, **hnsw}))
@@ -126,15 +126,16 @@ def test_who_is_stopped_has_changed_nothing_and_goes_on(
     shop = uploaded(tmp_path, database, vectors_of("learned", 600, 1), SLICES)
     before, names = state(postgres_server, shop), tables(postgres_server, shop)
     other = shop.changed(vectors_of("learned", 500, 5), {"hats": (0, 190), "boots": (190, 500)}, version="2")
-    for stage in ("_claim", "_stage", "_work", "_apply", "_finish", "_swap"):
-        real = getattr(_Upload, stage)
+    stages = [(_Upload, name) for name in ("_claim", "_stage", "_work", "_apply", "_finish")]
+    for kind, stage in (*stages, (Partitions, "swap")):
+        real = getattr(kind, stage)
 
-        def stops(self: _Upload, *given: Any, real: Any = real) -> None:
+        def stops(self: Any, *given: Any, real: Any = real) -> None:
             real(self, *given)
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(_Upload, stage, stops)
+            patch.setattr(kind, stage, stops)
             with pytest.raises(KeyboardInterrupt):
                 other.upload()
         assert state(postgres_server, shop) == before
@@ -214,7 +215,7 @@ def test_a_table_that_somebody_holds_is_waited_for_and_readers_go_on(
 
     shop = uploaded(tmp_path, database, vectors_of("learned", 600, 1), SLICES)
     other = shop.changed(vectors_of("learned", 500, 5), {"hats": (0, 500)})
-    monkeypatch.setattr(pgvector_upload, "SWAPPING", 0)
+    monkeypatch.setattr(pgvector_partitions, "SWAPPING", 0)
     with psycopg.connect(database) as dump:
         dump.execute("LOCK TABLE products IN ACCESS SHARE MODE")
         with pytest.raises(InputError, match="somebody else has held its table"):

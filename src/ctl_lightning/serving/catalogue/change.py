@@ -30,8 +30,8 @@ from ctl_lightning.serving.catalogue.files import (
 )
 from ctl_lightning.serving.catalogue.hnsw import faiss, make_graphs
 from ctl_lightning.serving.catalogue.pending import PendingVectors
+from ctl_lightning.serving.catalogue.pgvector_upload import check_database
 from ctl_lightning.serving.catalogue.pgvector_upload import upload as upload_to_postgres
-from ctl_lightning.serving.catalogue.postgres import prepare
 from ctl_lightning.serving.catalogue.qdrant import check_server
 from ctl_lightning.serving.catalogue.qdrant_upload import upload
 from ctl_lightning.serving.encoder import Encoder
@@ -105,7 +105,7 @@ def change_catalogue(
         old = Manifest.read(folder)
         known, before = _known(folder, old, identity)
         to = backend.resolved(old)
-        _check(folder, to)
+        _check(folder, to, identity)
         if products is None:
             products = [Product(one.product, one.category, Path(one.image)) for one in known]
         wanted, bad = _wanted(folder, known, products, change)
@@ -129,14 +129,14 @@ def change_catalogue(
     return Changed(len(made - bad.keys()), len(now - (made - bad.keys())), len(was - now), len(bad), new.counts)
 
 
-def _check(folder: Path, to: Searching) -> None:
+def _check(folder: Path, to: Searching, identity: Mapping[str, Any]) -> None:
     """Raises InputError if what is to search is missing: now rather than after an hour."""
     if to.name == "faiss":
         faiss()
     if to.name == "qdrant":
         check_server(folder, to.qdrant)
     if to.name == "pgvector":
-        prepare(to.url)
+        check_database(to.url, to.database["collection"], identity)
 
 
 def _hand_over(

@@ -37,11 +37,19 @@ SETTINGS = {
     "statement_timeout": "30s",
     "jit": "off",  # compiling takes longer than most searches
     "max_parallel_workers_per_gather": 0,  # starting a worker does, too; the requests of a service are parallel themselves
+    "enable_sort": "off",  # a graph is used wherever there is one; without it, sorting is the only way
     "hnsw.iterative_scan": "relaxed_order",  # goes on until there are enough, past deleted products
 }
 
-NEAREST = "SELECT product, image, position, vector FROM {} WHERE category = %s ORDER BY vector <#> %b LIMIT %s"
-EXACTLY = NEAREST.replace("vector <#> %b", "(vector <#> %b) + 0")  # a sum, which no graph is used for
+EXACTLY = "SELECT product, image, position, vector FROM {} WHERE category = %s ORDER BY (vector <#> %b) + 0 LIMIT %s"
+"""The nearest products of a category; the sum keeps a graph from being used."""
+
+BY_GRAPH = (
+    "SELECT p.* FROM (SELECT twin FROM {0} WHERE category = %s AND stands ORDER BY vector <#> %b LIMIT %s) n CROSS JOIN LATERAL "
+    "(SELECT product, image, position, vector FROM {0} p WHERE category = %s AND p.twin = n.twin ORDER BY position LIMIT %s) p"
+)
+"""The nearest in a category's graph, and those that have the same photo."""
+
 ALL_WITHIN = "SELECT product, image, position, vector FROM {} WHERE category = %s AND vector <#> %b <= %s"
 NAMED = "SELECT product, category, image, vector FROM {} WHERE product = ANY(%s)"
 
@@ -72,7 +80,7 @@ class PgvectorCatalogue:
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._folder, self._manifest = folder, manifest
+        self._manifest = manifest
         self._url, self._name = str(manifest.database["url"]), str(manifest.database["collection"])
         self._connections = Connections(self._url)
         self._counts: Mapping[str, int] = {}
@@ -97,7 +105,7 @@ class PgvectorCatalogue:
     def snapshot(self) -> Iterator["Snapshot"]:
         """See `Catalogue.snapshot`. Raises InputError: no such database or collection, or it is another checkpoint's now."""
         with told(self._url), self._connections.turn():
-            snapshot = Snapshot(self._folder, self._manifest, self._connections)
+            snapshot = Snapshot(self._manifest, self._connections)
             try:
                 self._counts = snapshot.counts
                 yield snapshot
@@ -137,18 +145,17 @@ class Snapshot:
     state there.
 
     Args:
-        folder: folder of the catalogue.
-        manifest: what catalogue.json of that folder says.
+        manifest: what catalogue.json says.
         connections: connections to the database.
 
     Raises:
         InputError: no such database or collection, or it is another checkpoint's.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, connections: Connections) -> None:
+    def __init__(self, manifest: Manifest, connections: Connections) -> None:
         from psycopg import sql
 
-        self._folder, self._manifest, self._connections = folder, manifest, connections
+        self._manifest, self._connections = manifest, connections
         self._name = str(manifest.database["collection"])
         self._products = sql.Identifier(self._name)
         self._connection = connections.take()
@@ -173,11 +180,10 @@ class Snapshot:
         """See `Catalogue.search`; of a category with a graph, about the k nearest."""
         count, effort = self.counts.get(category, 0), self._manifest.hnsw["search"]
         by_graph = category in self._state.graphs and k + MORE <= effort
-        found = self._best(NEAREST if by_graph else EXACTLY, queries, category, k + MORE)
+        found = self._best(BY_GRAPH if by_graph else EXACTLY, queries, category, k + MORE)
         if not by_graph:
             found = [self._with_equals(query, rows, category, k) for query, rows in zip(queries, found, strict=True)]
         elif lacking := [place for place, rows in enumerate(found) if len(rows) < min(k, count)]:
-            # Of many equal products a graph finds too few.
             for place, rows in zip(lacking, self._best(EXACTLY, queries[lacking], category, k + MORE), strict=True):
                 found[place] = rows
         return [_ranked(query, rows)[:k] for query, rows in zip(queries, found, strict=True)]
@@ -215,7 +221,7 @@ class Snapshot:
                 connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(self._products))
                 for statement in local_settings(SETTINGS | {"hnsw.ef_search": self._manifest.hnsw["search"]}):
                     connection.execute(statement)
-            collection = read_collection(connection, sql.Identifier(COLLECTIONS), self._name)
+                collection = read_collection(connection, sql.Identifier(COLLECTIONS), self._name)
         except (errors.UndefinedTable, errors.WrongObjectType):
             collection = None
         if collection is None:
@@ -223,7 +229,7 @@ class Snapshot:
                 f"catalogue.collection={self._name}: there is no such collection in {address(str(self._manifest.database['url']))}; make it with "
                 "python -m ctl_lightning.catalogue"
             )
-        check_collection(self._folder, self._manifest, collection)
+        check_collection(self._manifest, collection)
         return collection
 
     def _retried(self, ask: Callable[["psycopg.Connection[Any]"], Answer]) -> Answer:
@@ -246,7 +252,7 @@ class Snapshot:
 
     def _best(self, query: str, queries: Vectors, category: str, count: int) -> list[list[_Row]]:
         """The best `count` rows of each query, by the server's single precision."""
-        asked = [[category, one, count] for one in queries]
+        asked = [[category, one, count, *([category, count] if query is BY_GRAPH else [])] for one in queries]
         return [
             [_Row.of(row) for row in rows]
             for rows in self._retried(lambda connection: self._rows(connection, query, asked))

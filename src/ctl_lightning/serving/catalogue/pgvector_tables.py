@@ -1,17 +1,18 @@
 """The tables of a catalogue in PostgreSQL.
 
 A collection is one table of products, partitioned by category, so that each category has a graph of its own (one of all
-with a filter would lose products that it looks for); and one row in the table of collections, which is changed in the
+with a filter would lose products that it looks for). Products with one photo have the same `twin`, and the first of them
+`stands` for all in the graph: hundreds of equal nodes would link only to each other, and be found or lost as one. And
+ one row in the table of collections, which is changed in the
 same transaction.
 """
 
 from collections.abc import Mapping
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.serving.catalogue.files import Manifest, check_identity
+from ctl_lightning.serving.catalogue.files import Manifest
 
 if TYPE_CHECKING:
     import psycopg
@@ -26,7 +27,7 @@ FORMAT = 1
 LONGEST = 40
 """Bytes that a collection's name has at most: those of its partitions add a hash, and PostgreSQL cuts names at 63."""
 
-COLUMNS = "product, category, image, version, position, vector"
+COLUMNS = "product, category, image, version, position, twin, stands, vector"
 
 
 class Collection(NamedTuple):
@@ -57,7 +58,7 @@ MAKE_COLLECTIONS = """CREATE TABLE IF NOT EXISTS {} (name text PRIMARY KEY, form
 identity jsonb NOT NULL, dim int NOT NULL, counts jsonb NOT NULL, graphs jsonb NOT NULL, links int NOT NULL, build int NOT NULL)"""
 
 MAKE_PRODUCTS = """CREATE TABLE {} (product text NOT NULL, category text NOT NULL, image text NOT NULL, version text NOT NULL,
-position bigint NOT NULL, vector vector({}) NOT NULL, PRIMARY KEY (product, category)) PARTITION BY LIST (category)"""
+position bigint NOT NULL, twin bigint NOT NULL, stands boolean NOT NULL, vector vector({}) NOT NULL, PRIMARY KEY (product, category)) PARTITION BY LIST (category)"""
 
 
 def partition(collection: str, category: str) -> str:
@@ -109,14 +110,24 @@ def write_collection(
     )
 
 
-def check_collection(folder: Path, manifest: Manifest, collection: Collection) -> None:
-    """Raises InputError: the vectors of a collection are of another length, or of another checkpoint."""
+def check_identity(name: str, collection: Collection, identity: Mapping[str, Any]) -> None:
+    """Raises InputError: other weights, or photos cut in another way, made the vectors of a collection."""
+    if collection.identity != identity:
+        theirs = f"{collection.identity.get('method')}, weights {str(collection.identity.get('weights'))[:12]}"
+        raise InputError(
+            f"catalogue.collection={name}: its vectors are of another checkpoint ({theirs}, photos {collection.identity.get('photos')}); give "
+            "another name, or the checkpoint that they are of"
+        )
+
+
+def check_collection(manifest: Manifest, collection: Collection) -> None:
+    """Raises InputError: the vectors of a collection are of another length than the catalogue's, or of another checkpoint."""
     name = manifest.database["collection"]
     if collection.dim != manifest.dim:
         raise InputError(
             f"catalogue.collection={name}: its vectors have {collection.dim} numbers, those of the checkpoint {manifest.dim}; give another name"
         )
-    check_identity(folder, manifest, collection.identity)
+    check_identity(name, collection, manifest.identity)
 
 
 def local_settings(settings: Mapping[str, object]) -> list["sql.Composed"]:

@@ -5,9 +5,8 @@ built as a new table, which takes the old one's place at the end; readers wait f
 """
 
 import logging
-import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +17,7 @@ from ctl_lightning.runtime.errors import InputError, InUseError
 from ctl_lightning.runtime.files import mapped_array, write_text
 from ctl_lightning.runtime.progress import progress
 from ctl_lightning.serving.catalogue.files import Listed, Manifest, Vectors
+from ctl_lightning.serving.catalogue.pgvector_partitions import Partitions
 from ctl_lightning.serving.catalogue.pgvector_tables import (
     COLLECTIONS,
     COLUMNS,
@@ -25,18 +25,24 @@ from ctl_lightning.serving.catalogue.pgvector_tables import (
     MAKE_PRODUCTS,
     Collection,
     check_collection,
+    check_identity,
     local_settings,
     partition,
     read_collection,
     write_collection,
 )
-from ctl_lightning.serving.catalogue.postgres import Statements, connect, driver, told
+from ctl_lightning.serving.catalogue.postgres import Statements, connect, prepare, told
 
 if TYPE_CHECKING:
     import psycopg
-    from psycopg import sql
 
 log = logging.getLogger(__name__)
+
+CHUNK = 100_000
+"""Number of vectors that are read at once."""
+
+SAME = 1e-4
+"""Vectors of one photo differ by far less in each number; they differ at all because rounding depends on batch size."""
 
 OWNER = "database-id.txt"
 """File of the id by which a collection knows its folder."""
@@ -50,8 +56,11 @@ LONGEST_IN_GRAPH = 2000
 MEMORY = 2**30
 """Most memory, in bytes, that the building of a graph is given, where the server's own setting gives less."""
 
-SWAPPING = 600
-"""Seconds for which a moment is looked for in which nobody holds the table: a dump can hold it long."""
+AS_LISTED = (
+    "EXISTS (SELECT FROM pg_temp.listing l WHERE (l.product, l.category, l.image, l.version) = "
+    "(p.product, p.category, p.image, p.version))"
+)
+"""Whether a row p of the table of products is to stay as it is."""
 
 SETTINGS = {
     "client_connection_check_interval": "2s",  # a server that builds a graph notices that its client was killed
@@ -81,6 +90,21 @@ class _Work(NamedTuple):
     size: int
     graph: bool
     anew: bool
+
+
+def check_database(url: str, collection: str, identity: Mapping[str, Any]) -> None:
+    """Looks, before anything is embedded, whether a collection can be changed.
+
+    Raises:
+        InputError: as `prepare`; or the collection is of another checkpoint.
+    """
+    prepare(url)
+    with told(url), connect(url) as connection:
+        do = Statements(connection)
+        if do.one("SELECT 1 FROM pg_tables WHERE (schemaname, tablename) = ({}, {})", do.schema, COLLECTIONS):
+            old = read_collection(connection, do.table(COLLECTIONS), collection)
+            if old is not None:
+                check_identity(collection, old, identity)
 
 
 def upload(folder: Path, manifest: Manifest, url: str, listed: Sequence[Listed]) -> dict[str, str]:
@@ -122,6 +146,7 @@ class _Upload:
         self._do, self._folder, self._manifest, self._name = Statements(connection), folder, manifest, name
         self._collections = self._do.table(COLLECTIONS)
         self._products = self._do.table(name)
+        self._partitions = Partitions(self._do, name)
 
     def make_collections(self) -> None:
         """Makes the table of collections, if it is missing; in a transaction of its own, as two collections may want it at once."""
@@ -133,32 +158,24 @@ class _Upload:
         """Changes the collection, within a transaction. Arguments and errors as of `upload`."""
         for statement in local_settings(SETTINGS):
             self._do.connection.execute(statement)
-        busy = f"catalogue.collection={self._name}: another process is changing it; wait for it, or give another name"
-        if not self._do.one(
-            "SELECT pg_try_advisory_xact_lock(hashtextextended({}, 0))", f"{self._do.schema}.{self._name}"
-        ):
-            raise InUseError(busy)
+        lock = f"{self._do.schema}.{self._name}"
+        if not self._do.one("SELECT pg_try_advisory_xact_lock(hashtextextended({}, 0))", lock):
+            raise InUseError(
+                f"catalogue.collection={self._name}: another process is changing it; wait for it, or give another name"
+            )
         old = self._claim()
         self._stage(listed)
         work = self._work(old)
-        tables = self._tables()
         vectors: Vectors = mapped_array(self._folder / self._manifest.vectors)
         with progress("uploading", len(listed), len(listed) - sum(len(one.rows) for one in work)) as shown:
             for one in work:
                 self._apply(one, vectors)
                 shown.advance(len(one.rows))
-        kept = {partition(self._name, one.category) for one in work}
-        self._swap([one for one in work if one.anew], [table for table in tables if table not in kept], tables)
+        self._partitions.swap([one.category for one in work if one.anew], [one.category for one in work])
         graphs = [one.category for one in work if one.graph]
         hnsw = self._manifest.hnsw
-        now = old._replace(
-            state=uuid.uuid4().hex,
-            counts=self._manifest.counts,
-            graphs=graphs,
-            links=hnsw["links"],
-            build=hnsw["build"],
-        )
-        write_collection(self._do.connection, self._collections, self._name, now)
+        now = old._replace(counts=self._manifest.counts, graphs=graphs, links=hnsw["links"], build=hnsw["build"])
+        write_collection(self._do.connection, self._collections, self._name, now._replace(state=uuid.uuid4().hex))
         return {category: partition(self._name, category) for category in graphs}
 
     def _claim(self) -> Collection:
@@ -180,7 +197,7 @@ class _Upload:
                 owner, "", self._manifest.identity, self._manifest.dim, {}, [], hnsw["links"], hnsw["build"]
             )
         assert old is not None
-        check_collection(self._folder, self._manifest, old)
+        check_collection(self._manifest, old)
         if old.owner != owner:
             raise InputError(
                 f"catalogue.collection={self._name}: another folder's catalogue is there, with {sum(old.counts.values()):,} products; give "
@@ -205,19 +222,20 @@ class _Upload:
             "WHERE p.product IS NULL OR (p.image, p.version) <> (l.image, l.version)",
             self._products,
         )
-        self._do.run("CREATE TEMP TABLE arriving (row bigint, vector vector({})) ON COMMIT DROP", self._manifest.dim)
+        self._do.run(
+            "CREATE TEMP TABLE arriving (row bigint, twin bigint, vector vector({})) ON COMMIT DROP", self._manifest.dim
+        )
 
     def _work(self, old: Collection) -> list[_Work]:
         """What is to be done with each category of the catalogue."""
         rows = np.array(self._do.all("SELECT row FROM pg_temp.fresh ORDER BY row"), np.int64).reshape(-1)
         gone = dict(
             self._do.all(
-                "SELECT category, count(*) FROM {} p WHERE NOT EXISTS (SELECT FROM pg_temp.listing l WHERE "
-                "(l.product, l.category, l.image, l.version) = (p.product, p.category, p.image, p.version)) GROUP BY category",
+                f"SELECT category, count(*) FROM {{}} p WHERE NOT {AS_LISTED} GROUP BY category",
                 self._products,
             )
         )
-        hnsw, tables, work = self._manifest.hnsw, self._tables(), []
+        hnsw, tables, work = self._manifest.hnsw, self._partitions.names(), []
         same = (old.links, old.build) == (hnsw["links"], hnsw["build"])
         for category, (start, end) in self._manifest.slices.items():
             some = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
@@ -238,26 +256,29 @@ class _Upload:
             return
         self._do.run("TRUNCATE pg_temp.arriving")
         with self._do.connection.cursor().copy("COPY pg_temp.arriving FROM STDIN (FORMAT BINARY)") as copy:
-            copy.set_types(["int8", "vector"])
-            for row in work.rows.tolist():
-                copy.write_row((row, vectors[row]))
+            copy.set_types(["int8", "int8", "vector"])
+            for some in np.array_split(work.rows, 1 + len(work.rows) // CHUNK):
+                for row, twin, vector in zip(some.tolist(), _twins(vectors[some]).tolist(), vectors[some], strict=True):
+                    copy.write_row((row, twin, vector))
         target = self._products
-        listing = (
-            "EXISTS (SELECT FROM pg_temp.listing l WHERE "
-            "(l.product, l.category, l.image, l.version) = (p.product, p.category, p.image, p.version))"
-        )
         if work.anew:
-            target = self._new(work.category)
+            target = self._partitions.new(work.category)
             self._do.run("CREATE TABLE {} (LIKE {} INCLUDING STORAGE)", target, self._products)
             self._do.run(
-                f"INSERT INTO {{}} ({COLUMNS}) SELECT {COLUMNS} FROM {{}} p WHERE category = {{}} AND {listing} ORDER BY position",
+                f"INSERT INTO {{}} ({COLUMNS}) SELECT {COLUMNS} FROM {{}} p WHERE category = {{}} AND {AS_LISTED} ORDER BY position",
                 *(target, self._products, work.category),
             )
         elif work.gone:
-            self._do.run(f"DELETE FROM {{}} p WHERE category = {{}} AND NOT {listing}", target, work.category)
+            self._do.run(f"DELETE FROM {{}} p WHERE category = {{}} AND NOT {AS_LISTED}", target, work.category)
         self._do.run(
-            f"INSERT INTO {{}} ({COLUMNS}) SELECT {COLUMNS} FROM pg_temp.fresh JOIN pg_temp.arriving USING (row) ORDER BY position",
+            f"INSERT INTO {{}} ({COLUMNS}) SELECT {COLUMNS} FROM (SELECT *, false AS stands FROM pg_temp.fresh JOIN pg_temp.arriving USING (row)) a ORDER BY position",
             target,
+        )
+        # One product of each photo stands for all in the graph, the first of those that there are by now.
+        self._do.run(
+            "UPDATE {0} p SET stands = NOT stands FROM (SELECT twin, min(position) AS first FROM {0} WHERE category = {1} GROUP BY twin) t "
+            "WHERE category = {1} AND p.twin = t.twin AND stands <> (position = first)",
+            *(target, work.category),
         )
         if work.anew:
             self._finish(work, target)
@@ -273,62 +294,17 @@ class _Upload:
             memory = self._do.one("SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'")
             self._do.run("SET LOCAL maintenance_work_mem = {}", max(memory, min(needed, MEMORY // 1024)))
             self._do.run(
-                "CREATE INDEX ON {} USING hnsw (vector vector_ip_ops) WITH (m = {}, ef_construction = {})",
+                "CREATE INDEX ON {} USING hnsw (vector vector_ip_ops) WITH (m = {}, ef_construction = {}) WHERE stands",
                 *(table, hnsw["links"], hnsw["build"]),
             )
+            self._do.run("CREATE INDEX ON {} (twin, position)", table)
         self._do.run("ANALYZE {}", table)
 
-    def _swap(self, anew: Sequence[_Work], gone: Sequence[str], tables: Sequence[str]) -> None:
-        """Puts new tables in the place of old ones."""
-        from psycopg import sql
 
-        names = {partition(self._name, one.category): one.category for one in anew}
-        drop = [*gone, *(name for name in names if name in tables)]
-        if drop:
-            self._hold()
-        for name in drop:
-            self._do.run("DROP TABLE {}", self._do.table(name))
-        for name, category in names.items():
-            table = self._do.table(name)
-            self._do.run("ALTER TABLE {} RENAME TO {}", self._new(category), sql.Identifier(name))
-            self._do.run(
-                "ALTER TABLE {} ATTACH PARTITION {} FOR VALUES IN ({})",
-                *(self._products, table, category),
-            )
-            self._do.run("ALTER TABLE {} DROP CONSTRAINT one", table)
-
-    def _hold(self) -> None:
-        """Locks the table of products against readers, who are never made to wait long for one another."""
-        psycopg, deadline, patience = driver(), time.monotonic() + SWAPPING, 0.1
-        while True:
-            try:
-                with self._do.connection.transaction():
-                    self._do.run("SET LOCAL lock_timeout = {}", round(1000 * patience))
-                    self._do.run("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", self._products)
-                    return
-            except psycopg.errors.LockNotAvailable:
-                if time.monotonic() > deadline:
-                    raise InputError(
-                        f"catalogue.collection={self._name}: somebody else has held its table for {SWAPPING // 60} minutes, a dump perhaps; run the "
-                        "same command again when that is over"
-                    ) from None
-                time.sleep(patience)
-                patience = min(2.0, 1.2 * patience)
-
-    def _tables(self) -> list[str]:
-        """Names of the partitions that there are."""
-        return [
-            name
-            for (name,) in self._do.all(
-                "SELECT c.relname FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid "
-                "JOIN pg_class p ON p.oid = inhparent JOIN pg_namespace n ON n.oid = p.relnamespace "
-                "WHERE (n.nspname, p.relname) = ({}, {})",
-                *(self._do.schema, self._name),
-            )
-        ]
-
-    def _new(self, category: str) -> "sql.Identifier":
-        return self._do.table(f"{partition(self._name, category)}_new")
+def _twins(vectors: Vectors) -> Integers:
+    """A number for each vector, (n, D), which those of one photo share but for a few, (n,)."""
+    factors = np.random.default_rng(0).integers(-(2**63), 2**63, vectors.shape[1])
+    return (np.round(vectors / SAME).astype(np.int64) * factors).sum(1)
 
 
 def _owner(folder: Path) -> str:

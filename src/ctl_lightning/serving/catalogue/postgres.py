@@ -169,7 +169,8 @@ def told(url: str) -> Iterator[None]:
     except psycopg.Error as error:
         line = said(error)
         mended = (advice for state, text, advice in ADVICE if error.sqlstate == state or re.search(text, line))
-        advice = next(mended, "start the server, or give another address, and run the same command again")
+        other = "mend that" if error.sqlstate else "start the server, or give another address"
+        advice = next(mended, f"{other}, and run the same command again")
         raise InputError(f"catalogue.url={address(url)}: {line}; {advice}") from None
 
 
