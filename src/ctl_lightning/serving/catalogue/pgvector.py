@@ -186,7 +186,7 @@ class Snapshot:
         elif lacking := [place for place, rows in enumerate(found) if len(rows) < min(k, count)]:
             for place, rows in zip(lacking, self._best(EXACTLY, queries[lacking], category, k + MORE), strict=True):
                 found[place] = rows
-        return [_ranked(query, rows)[:k] for query, rows in zip(queries, found, strict=True)]
+        return [_ranked(query, rows, k) for query, rows in zip(queries, found, strict=True)]
 
     def find(self, products: Sequence[str]) -> dict[str, Found]:
         """See `Catalogue.find`."""
@@ -290,12 +290,12 @@ def _distances(query: Vectors, rows: Sequence[_Row]) -> Any:
     return 2 - (np.array([row.vector for row in rows]).astype(np.float64) * query).sum(1)
 
 
-def _ranked(query: Vectors, rows: Sequence[_Row]) -> list[Hit]:
+def _ranked(query: Vectors, rows: Sequence[_Row], k: int) -> list[Hit]:
+    """The k best of some rows."""
     if not rows:
         return []
     distances = _distances(query, rows)
-    order = np.lexsort(([row.position for row in rows], distances))
+    best = np.lexsort(([row.position for row in rows], distances))[:k]
     return [
-        Hit(rows[place].product, Path(rows[place].image), rows[place].vector, float(distances[place]))
-        for place in order
+        Hit(rows[place].product, Path(rows[place].image), rows[place].vector, float(distances[place])) for place in best
     ]

@@ -72,6 +72,7 @@ def connect(url: str, parameters: Mapping[str, str] | None = None, **options: An
         InputError: psycopg is missing, or the database, or pgvector in it; a wrong address or password.
     """
     psycopg = driver()
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it would warn of a lost connection, which is made again
     with told(url):
         connection = psycopg.connect(**_parameters(url, parameters or {}), **options)
     try:
@@ -123,7 +124,6 @@ def driver() -> Any:
         raise InputError(
             "catalogue.backend=pgvector: its client is not installed; pip install 'ctl_lightning[pgvector]'"
         ) from None
-    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it would warn of a lost connection, which is made again
     return psycopg
 
 
