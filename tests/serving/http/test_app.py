@@ -95,6 +95,7 @@ def test_categories_products_and_their_pictures(client: TestClient, recommender:
         again = client.get(card["image"], headers={value: picture.headers[header]})
         assert (again.status_code, again.content) == (304, b"")
     assert client.get(card["image"], headers={"If-None-Match": '"other"'}).status_code == 200
+    assert client.get("/v1/products/%00").status_code == 404
     assert client.get("/v1/products/none").json() == {"error": "the catalogue has no product 'none'"}
 
 

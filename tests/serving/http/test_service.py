@@ -146,6 +146,9 @@ def test_a_catalogue_that_is_away_is_503_and_says_nothing_of_this_machine(
             )
             assert answer.headers["retry-after"] == "5"
         assert client.get("/healthz").status_code == 200
+        monkeypatch.setattr(type(catalogue), "counts", property(away))
+        assert client.get("/v1/categories").status_code == asks(client, photos[0]).status_code == 503
+        assert "ctl_waiting" in client.get("/metrics").text
         monkeypatch.undo()
         assert asks(client, photos[0]).status_code == client.get("/readyz").status_code == 200
 

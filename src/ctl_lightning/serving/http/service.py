@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ from ctl_lightning.data.images import reason
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.pictures.opening import read
 from ctl_lightning.runtime.errors import InputError, listed
-from ctl_lightning.serving.catalogue.files import Found
+from ctl_lightning.serving.catalogue.files import Catalogue, Found
 from ctl_lightning.serving.compatibility import Judgement, judged, nearest_first
 from ctl_lightning.serving.http.batching import Batcher
 from ctl_lightning.serving.http.limits import Limits
@@ -73,7 +73,7 @@ class Service:
         )
         live.exchanged = lambda done: self.metrics.exchanges.labels("done" if done else "failed").inc()
         method = live.recommender.encoder.trained.method
-        self.metrics.watch(lambda: self._waiting, lambda: live.recommender.catalogue.counts, method)
+        self.metrics.watch(lambda: self._waiting, self._counts, method)
 
     def end(self) -> None:
         """Notes that the end has begun: what comes is answered still, but nobody should send more."""
@@ -117,7 +117,7 @@ class Service:
 
         def prepare() -> _Asked:
             with told_as_away(), recommender.catalogue.snapshot() as catalogue:
-                found = catalogue.find(products)
+                found = found_in(catalogue, products)
             unknown = [product for product in dict.fromkeys(products) if product not in found]
             if unknown:
                 raise RefusedError(422, f"products: the catalogue has no {listed(unknown)}")
@@ -141,6 +141,10 @@ class Service:
                 raise too_slow(self.limits.timeout_s) from None
             except CancelledError:
                 raise RefusedError(503, "the service ends") from None
+
+    def _counts(self) -> Mapping[str, int]:
+        with self.live.leased() as recommender:
+            return dict(recommender.catalogue.counts)
 
     def _prepared(
         self,
@@ -171,6 +175,11 @@ class Service:
             raise InputError(f"the photo: {width} x {height} pixels, and {most} are read at most; make it smaller")
 
 
+def found_in(catalogue: Catalogue, products: Sequence[str]) -> dict[str, Found]:
+    """`Catalogue.find` for ids that a stranger sends: no database takes a zero in a text."""
+    return catalogue.find([product for product in products if "\0" not in product])
+
+
 @contextmanager
 def told_as_away(of: str = "") -> Iterator[None]:
     """Refuses a request where the block finds that the catalogue cannot be searched; only the log is told why.
@@ -192,10 +201,10 @@ def _answer_all(asked: Sequence[_Asked]) -> list[Answered]:
     answers: dict[int, Answered] = {}
     for recommender in {id(one.recommender): one.recommender for one in asked}.values():
         places = [place for place, one in enumerate(asked) if one.recommender is recommender]
-        scenes = recommender.embed([asked[place].prepared for place in places])
-        of_place = dict(zip(places, scenes, strict=True))
         looks = [place for place in places if asked[place].candidates is None]
         with told_as_away():
+            scenes = recommender.embed([asked[place].prepared for place in places])
+            of_place = dict(zip(places, scenes, strict=True))
             answers |= zip(looks, recommender.search([of_place[place] for place in looks]), strict=True)
         for place in places:
             candidates = asked[place].candidates

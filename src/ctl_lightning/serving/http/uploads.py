@@ -88,7 +88,7 @@ async def read_form(request: Request, names: Collection[str], limits: Limits) ->
         raise RefusedError(415, "send a form: multipart/form-data")
     most = limits.max_upload + BESIDE
     length = request.headers.get("content-length", "0")
-    if not length.isascii() or not length.isdigit() or int(length) > most:
+    if not re.fullmatch("[0-9]{1,15}", length) or int(length) > most:
         raise _too_large(limits)
     try:
         async with asyncio.timeout(limits.timeout_s), aclosing(_counted(request, most, limits)) as body:
