@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,18 @@ def test_a_stream_that_is_too_long_is_not_read_to_its_end(service: Service) -> N
             assert sent < 2**25
 
 
+def test_an_upload_that_stops_is_408(service: Service) -> None:
+    service.limits = replace(service.limits, timeout_s=0.2)
+    with serving(create_app(service)) as address:
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as stream:
+            stream.sendall(
+                b"POST /v1/looks HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x"
+            )
+            assert stream.recv(2**16).splitlines()[0].split()[1] == b"408"
+        assert service._waiting == 0
+
+
 def test_a_body_is_not_asked_for_when_it_would_be_refused(service: Service) -> None:
     with serving(create_app(service)) as address:
         port = int(address.rpartition(":")[2])
@@ -204,6 +217,12 @@ def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(InputError, match=r"serving needs prometheus_client; pip install 'ctl_lightning\[serve\]'"):
         check_installed("serve")
+
+
+def test_the_service_needs_no_gradio() -> None:
+    code = "import sys, ctl_lightning.serving.http.app, ctl_lightning.serve; print('gradio' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("text", ["looks", "http://x/looks", "/a b", "//", "/../x\n"])

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from ctl_lightning.data.pictures.kinds import HEIC_MISSING
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.http.uploads import NAME, Upload, refused_photo
+from ctl_lightning.serving.recommender import Recommender
 
 SVG = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
 
@@ -82,6 +83,24 @@ def test_what_is_no_photo_is_told_in_the_clients_words(
     assert answer.status_code == status
     assert answer.json()["error"].startswith(error)
     assert "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
+def test_pictures_of_all_kinds_get_the_look_of_their_file(
+    client: TestClient, recommender: Recommender, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "photo"
+    if kind == "HEIF":
+        pillow_heif = pytest.importorskip("pillow_heif")
+        pillow_heif.from_pillow(Image.effect_noise((64, 80), 90).convert("RGB")).save(path.with_suffix(".heic"))
+        path.with_suffix(".heic").rename(path)
+    else:
+        path.write_bytes(picture(kind))
+    found = client.post("/v1/looks", files={"photo": path.read_bytes()})
+    assert found.status_code == 200, found.text
+    wanted = recommender.look(path)
+    for answer, other in zip(found.json()["categories"], wanted.answers, strict=True):
+        assert [one["product"] for one in answer["products"]] == [one.product for one in other.products]
 
 
 def test_without_pillow_heif_a_heic_is_415_and_says_what_to_do() -> None:
