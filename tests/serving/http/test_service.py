@@ -15,6 +15,7 @@ from http_service import service_of, wait_for
 from starlette.testclient import TestClient
 
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.serving.http import app as app_module
 from ctl_lightning.serving.http.app import create_app
 from ctl_lightning.serving.http.limits import Limits
 from ctl_lightning.serving.http.refusals import RefusedError
@@ -151,6 +152,21 @@ def test_a_catalogue_that_is_away_is_503_and_says_nothing_of_this_machine(
         assert "ctl_waiting" in client.get("/metrics").text
         monkeypatch.undo()
         assert asks(client, photos[0]).status_code == client.get("/readyz").status_code == 200
+
+
+def test_a_catalogue_that_hangs_is_504_and_not_ready(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go = threading.Event()
+    with TestClient(create_app(service)) as client:
+        catalogue = service.live.recommender.catalogue
+        monkeypatch.setattr(catalogue, "find", lambda _: may_go.wait() and {})
+        monkeypatch.setattr(catalogue, "check", may_go.wait)
+        monkeypatch.setattr(app_module, "CHECK", 0.1)
+        service.limits = replace(service.limits, timeout_s=0.1)
+        assert client.get("/v1/products/x").status_code == client.get("/v1/products/x/image").status_code == 504
+        for _ in range(3):
+            assert client.get("/readyz").json() == {"error": "the catalogue does not answer"}
+        may_go.set()
+        wait_for(lambda: client.get("/readyz").status_code == 200)
 
 
 def test_at_the_end_it_is_not_ready_and_closes_connections(service: Service, photos: list[Path]) -> None:

@@ -94,10 +94,10 @@ def create_app(
         methods=["POST"],
         openapi_extra=form_of(ORDER_FIELDS, ["category", "products"]),
     )
-    add("/v1/categories", api.categories, Categories, [503])
+    add("/v1/categories", api.categories, Categories, [503, 504])
     pictures = {"200": {"content": {"image/*": {}}, "description": "the picture"}, "304": {"description": "unchanged"}}
-    add("/v1/products/{product:path}/image", api.image, None, [404, 503], openapi_extra={"responses": pictures})
-    add("/v1/products/{product:path}", api.product, ProductCard, [404, 503])
+    add("/v1/products/{product:path}/image", api.image, None, [404, 503, 504], openapi_extra={"responses": pictures})
+    add("/v1/products/{product:path}", api.product, ProductCard, [404, 503, 504])
     add("/healthz", api.healthz, Health, [])
     add("/readyz", api.readyz, Health, [503])
     text = {"200": {"content": {"text/plain": {}}, "description": "metrics for Prometheus"}}
@@ -193,17 +193,20 @@ class _Routes:
                 names = [name for name in recommender.encoder.categories if name in counts]
             return {"categories": [{"category": name, "products": counts[name]} for name in names]}
 
-        return await _json(counted)
+        return JSONResponse(await self._in_time(counted))
 
     async def product(self, request: Request, product: str) -> Response:
         """A product of the catalogue."""
-        found = await asyncio.to_thread(self._found, product)
+        found = await self._in_time(lambda: self._found(product))
         return JSONResponse({"product": product, "category": found.category, "image": _image_of(request)(product)})
 
     async def image(self, request: Request, product: str) -> Response:
         """The picture of a product, which may be kept for an hour."""
-        found = await asyncio.to_thread(self._found, product)
-        return await asyncio.to_thread(picture_answer, product, found.image, request.headers, private=self._private)
+
+        def answered() -> Response:
+            return picture_answer(product, self._found(product).image, request.headers, private=self._private)
+
+        return await self._in_time(answered)
 
     async def healthz(self) -> Response:
         """Whether the process lives."""
@@ -224,6 +227,13 @@ class _Routes:
     async def metrics(self) -> Response:
         """Metrics for Prometheus."""
         return Response(await asyncio.to_thread(self._service.metrics.text), media_type=CONTENT_TYPE_LATEST)
+
+    async def _in_time(self, work: Callable[[], Result]) -> Result:
+        """What a function returns in a thread. Raises RefusedError: it takes too long."""
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(work), self._service.limits.timeout_s)
+        except TimeoutError:
+            raise too_slow(self._service.limits.timeout_s) from None
 
     def _check_catalogue(self) -> None:
         with self._service.live.leased() as recommender, told_as_away():
