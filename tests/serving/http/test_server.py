@@ -219,6 +219,7 @@ def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch: pytest.Monke
         check_installed("serve")
 
 
+@pytest.mark.long
 def test_the_service_needs_no_gradio() -> None:
     code = "import sys, ctl_lightning.serving.http.app, ctl_lightning.serve; print('gradio' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
