@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import make_catalogue
+from factories import image_id, make_catalogue
 from http_service import service_of
 from postgres import PASSWORD, running
 from starlette.testclient import TestClient
@@ -28,12 +28,23 @@ def test_a_database_that_was_away_is_used_again_and_a_change_is_seen_without_a_r
                 answer = client.post("/v1/looks", files={"photo": photos[0].read_bytes()})
                 return answer.status_code, answer.json()
 
+            def others() -> set[int]:
+                order = {"category": "Shoes", "products": [image_id("shoe1"), image_id("shoe2")]}
+                photo = {"photo": photos[0].read_bytes()}
+                return {
+                    client.post("/v1/rerank", files=photo, data=order).status_code,
+                    client.get(f"/v1/products/{image_id('shoe1')}").status_code,
+                }
+
             status, expected = look()
+            assert others() == {200}
+            assert client.get("/v1/products/%00").status_code == 404
             assert status == client.get("/readyz").status_code == 200
             server.stop()
             away = (503, {"error": "the catalogue cannot be searched now; try again later"})
             ready = client.get("/readyz")
             assert look() == (ready.status_code, ready.json()) == away
+            assert others() == {503}
             assert client.get("/healthz").status_code == client.get("/metrics").status_code == 200
             server.start()
             assert client.get("/readyz").status_code == 200

@@ -205,7 +205,8 @@ def _answer_all(asked: Sequence[_Asked]) -> list[Answered]:
         with told_as_away():
             scenes = recommender.embed([asked[place].prepared for place in places])
             of_place = dict(zip(places, scenes, strict=True))
-            answers |= zip(looks, recommender.search([of_place[place] for place in looks]), strict=True)
+            found = recommender.search([of_place[place] for place in looks]) if looks else []
+        answers |= zip(looks, found, strict=True)
         for place in places:
             candidates = asked[place].candidates
             if candidates is not None:
