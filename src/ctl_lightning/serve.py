@@ -43,14 +43,16 @@ def main(config: DictConfig) -> None:
     if can_keep():
         keep_freed_memory()
     check_installed("serve")
-    from ctl_lightning.serving.http.app import create_app
     from ctl_lightning.serving.http.fetching import check_hosts
-    from ctl_lightning.serving.http.live import open_live
     from ctl_lightning.serving.http.server import address_of, bound, run
-    from ctl_lightning.serving.http.service import Service
 
     check_hosts(options["image_hosts"])
+    # Before torch is there: a port that is taken is told at once.
     with bound(options["host"], options["port"]) as listening:
+        from ctl_lightning.serving.http.app import create_app
+        from ctl_lightning.serving.http.live import open_live
+        from ctl_lightning.serving.http.service import Service
+
         console.print("loading ...")
         with closing(Service(open_live(options), limits)) as service:
             app = create_app(service, root_path=root_path, api_key=key, image_hosts=options["image_hosts"])

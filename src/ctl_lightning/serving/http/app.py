@@ -23,6 +23,7 @@ from ctl_lightning.serving.compatibility import order_data
 from ctl_lightning.serving.encoder import read_box
 from ctl_lightning.serving.http.fetching import fetched
 from ctl_lightning.serving.http.guard import Guard
+from ctl_lightning.serving.http.lingering import Lingering
 from ctl_lightning.serving.http.pictures import picture_answer
 from ctl_lightning.serving.http.refusals import RefusedError, one_line, too_slow
 from ctl_lightning.serving.http.schemas import (
@@ -106,6 +107,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _http_error)  # type: ignore[arg-type]
     routes = [getattr(route, "path", "") for route in app.routes]
     app.add_middleware(Guard, service=service, routes=routes, root_path=root_path)
+    app.add_middleware(Lingering)
     return app
 
 

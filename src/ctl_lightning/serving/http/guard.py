@@ -38,10 +38,11 @@ class Guard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         scope["root_path"] = scope.get("root_path", "") or self._root_path
-        began, status = time.perf_counter(), GONE
+        began, status, took = time.perf_counter(), GONE, 0.0
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, took
+            took = time.perf_counter() - began
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if self._service.closing:
@@ -63,4 +64,4 @@ class Guard:
             path = getattr(scope.get("route"), "path", "")
             route = path if path in self._routes else "other"
             self._service.metrics.requests.labels(route, str(status)).inc()
-            self._service.metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            self._service.metrics.seconds.labels(route).observe(took or time.perf_counter() - began)
