@@ -156,8 +156,9 @@ def prepare(url: str) -> None:
 
 
 def said(error: "psycopg.Error") -> str:
-    """What a server said, in one line."""
-    return " ".join((error.diag.message_primary or str(error) or "no answer").split())[:300]
+    """What a server said, or why there is none, in one line."""
+    line = " ".join((error.diag.message_primary or str(error) or "no answer").split())
+    return re.sub(r" Is the server running [^?]*\?", "", line)[:300]
 
 
 @contextmanager
