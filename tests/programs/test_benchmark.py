@@ -15,9 +15,10 @@ import torch
 from factories import BACKBONE, MakeData, module, trainer
 
 from ctl_lightning.benchmark import benchmark
-from ctl_lightning.benchmarks import exact_search, look, measure, pace, search, startup
+from ctl_lightning.benchmarks import exact_search, look, measure, pace, search, service, startup
 from ctl_lightning.benchmarks import index as indexing
 from ctl_lightning.benchmarks.cached import CACHED, CACHED_STEP, COMPUTED, PRODUCTS, UNCACHED, Products
+from ctl_lightning.benchmarks.load import Load
 from ctl_lightning.benchmarks.loader import FILES, STORE, USUAL, UsualTriplets
 from ctl_lightning.benchmarks.naive import NaiveScore
 from ctl_lightning.benchmarks.packing import BEFORE, NOW, pack_before, packing_plan
@@ -71,6 +72,34 @@ def test_the_loader_is_measured_in_three_ways(tmp_path: Path, looks: Path, cache
     assert found["ratios"]["store_over_pil"] == pytest.approx(expected)
     assert found["machine"]["cores"] >= 1
     assert value["a worker's own, 1 worker"] > 1
+
+
+@pytest.mark.long
+def test_a_service_is_visited_in_batches_and_one_by_one(
+    tmp_path: Path, looks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "engines", lambda: ["torch"])
+    found = run(tmp_path, looks, cache, "what=service", "clients=3", "seconds=0.5", "backbone.grid=4")
+    value = {row["name"]: row["value"] for row in found["rows"]}
+    ways = ("torch, in batches", "torch, one by one")
+    assert value.keys() == {f"{way}{end}" for way in ways for end in ("", ", p50", ", p95", ", p99")}
+    for way in ways:
+        assert value[way] > 0
+        assert 0 < value[f"{way}, p50"] <= value[f"{way}, p95"] <= value[f"{way}, p99"]
+    assert found["ratios"] == {"batches_over_single_torch": pytest.approx(value[ways[0]] / value[ways[1]])}
+
+
+@pytest.mark.long
+def test_a_service_that_does_not_open_says_why(tmp_path: Path) -> None:
+    opening = service.serving(tmp_path / "none.ckpt", tmp_path, tmp_path)
+    with pytest.raises(InputError, match=r"the service did not open: serve: .*none\.ckpt"), opening:
+        pass
+
+
+def test_percentiles_and_rates_of_a_load() -> None:
+    load = Load(seconds=2.0, waited=[0.004, 0.001, 0.003, 0.002])
+    assert (load.rate, load.percentile(0.5), load.percentile(0.99)) == (2.0, 2.0, 4.0)
+    assert Load(seconds=1.0).percentile(0.5) == float("inf")
 
 
 def test_packing_is_measured_beside_the_way_of_version_0_1(tmp_path: Path, looks: Path, cache: Path) -> None:
