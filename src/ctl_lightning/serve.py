@@ -6,12 +6,10 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig
 
+from ctl_lightning.runtime.addresses import KEY
 from ctl_lightning.runtime.config import check_options, resolved
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.program import program
-
-KEY = "CTL_API_KEY"
-"""Environment variable of the API key."""
 
 OPTIONS: dict[str, Any] = {
     "host": str,

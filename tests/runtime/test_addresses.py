@@ -39,3 +39,12 @@ def test_a_command_line_loses_its_password_and_libpq_finds_it(monkeypatch: pytes
     assert os.environ["PGPASSWORD"] == "a b"
     assert without_passwords(["catalogue.url=postgres://u:s%40e@h/d"]) == ["catalogue.url=postgres://u@h/d"]
     assert os.environ["PGPASSWORD"] == "s@e"
+
+
+def test_a_command_line_loses_its_api_key_and_the_service_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CTL_API_KEY", "before")
+    words = ["api_key=null", "api_key=", "api_key=${oc.env:MINE}", "my_api_key=x"]
+    assert without_passwords(words) == words
+    assert os.environ["CTL_API_KEY"] == "before"
+    assert without_passwords(["-m", "api_key='a b=c'", "port=1"]) == ["-m", "api_key=null", "port=1"]
+    assert os.environ["CTL_API_KEY"] == "a b=c"

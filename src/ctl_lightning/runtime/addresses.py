@@ -1,9 +1,12 @@
-"""Addresses of servers: a password in one is for the connection alone, never to be written or shown."""
+"""Addresses of servers, and keys: a password in one is for the connection alone, never to be written or shown."""
 
 import os
 import re
 from collections.abc import Sequence
 from urllib.parse import unquote
+
+KEY = "CTL_API_KEY"
+"""Environment variable of the API key."""
 
 SECRET = {"password", "sslpassword"}
 """Parameters of an address that are no one's business."""
@@ -34,7 +37,8 @@ def without_password(url: str) -> tuple[str, str | None]:
 
 
 def without_passwords(words: Sequence[str]) -> list[str]:
-    """A command line without the password of a PostgreSQL address, which goes where libpq looks for it: Hydra writes the words into files."""
+    """A command line without the password of a PostgreSQL address, which goes where libpq looks for it, and without an API key, which goes
+    into the environment: Hydra writes the words into files."""
     kept = []
     for word in words:
         option, _, value = word.partition("=")
@@ -45,5 +49,8 @@ def without_passwords(words: Sequence[str]) -> list[str]:
             word = f"{option}={quote}{url}{quote}"
             if password is not None:
                 os.environ["PGPASSWORD"] = password
+        if option.lstrip("+") == "api_key" and url not in ("", "null") and "${" not in url:
+            os.environ[KEY] = url
+            word = f"{option}=null"
         kept.append(word)
     return kept
