@@ -137,6 +137,8 @@ def test_a_category_that_was_emptied_meanwhile_has_no_products(served: tuple[Pat
     del recommender.catalogue._slices[HATS]  # type: ignore[attr-defined]
     (look,) = recommender.complete([asked._replace(categories=[HATS, SHOES])])
     assert [(one.category, len(one.products), one.candidates) for one in look.answers] == [(HATS, 0, 0), (SHOES, 3, 6)]
+    (look,) = recommender.complete([asked._replace(categories=[HATS])])
+    assert [(one.category, len(one.products), one.candidates) for one in look.answers] == [(HATS, 0, 0)]
 
 
 def test_a_catalogue_of_photos_resized_in_another_way_is_refused_in_one_line(served: tuple[Path, Path]) -> None:

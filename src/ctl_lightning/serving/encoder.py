@@ -270,7 +270,7 @@ def read_box(given: object) -> Box | None:
         return None
     try:
         left, top, right, bottom = (float(side) for side in given)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"box={given}: give [left, top, right, bottom], from 0 to 1") from None
     return left, top, right, bottom
 

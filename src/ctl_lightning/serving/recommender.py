@@ -321,6 +321,8 @@ class Recommender:
     ) -> list[list[Recommended]]:
         """What was found in each of n categories, for the queries (n, D) of each part of the distance."""
         every = [(row, rank, hit) for row, some in enumerate(hits) for rank, hit in enumerate(some, start=1)]
+        if not every:
+            return [[] for _ in hits]
         rows, vectors = [row for row, _, _ in every], np.array([hit.vector for _, _, hit in every])
         parts = {name: (2 - (vectors * query[rows]).sum(1)).tolist() for name, query in queries.items()}
         chances: list[float | None] = [None] * len(every)
