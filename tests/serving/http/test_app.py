@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from factories import image_id
@@ -97,6 +98,35 @@ def test_categories_products_and_their_pictures(client: TestClient, recommender:
     assert client.get(card["image"], headers={"If-None-Match": '"other"'}).status_code == 200
     assert client.get("/v1/products/%00").status_code == 404
     assert client.get("/v1/products/none").json() == {"error": "the catalogue has no product 'none'"}
+
+
+def test_whatever_an_id_looks_like_its_addresses_lead_to_it(
+    client: TestClient, recommender: Recommender, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = ("a/image", "a/image/image", ".", "..", "a b?c#d", "é", "\x01")
+    known = recommender.catalogue.find([image_id("shoe3")])[image_id("shoe3")]
+    find = lambda products: {one: known for one in products if one in ids}  # noqa: E731
+    monkeypatch.setattr(service.live.recommender.catalogue, "find", find)
+    for product in ids:
+        escaped = "%2E" * len(product) if product in (".", "..") else quote(product, safe="")
+        card = client.get(f"/v1/products/{escaped}")
+        assert card.json() == {"product": product, "category": SHOES, "image": f"/v1/products/{escaped}/image"}
+        assert client.get(card.json()["image"]).headers["content-type"] == "image/jpeg"
+
+
+def test_head_is_get_without_a_body(client: TestClient) -> None:
+    product = f"/v1/products/{image_id('shoe3')}"
+    for path in ("/healthz", "/readyz", "/metrics", "/v1/categories", product, f"{product}/image"):
+        found, head = client.get(path), client.head(path)
+        assert (head.status_code, head.headers["content-type"]) == (200, found.headers["content-type"])
+    assert client.head(f"{product}x").status_code == 404
+    assert client.head("/v1/looks").status_code == 405
+    assert all("head" not in path for path in client.get("/openapi.json").json()["paths"].values())
+
+
+def test_a_slash_too_many_leads_nowhere(client: TestClient) -> None:
+    answer = client.get("/v1/categories/", follow_redirects=False)
+    assert (answer.status_code, answer.json()["error"][:27]) == (404, "there is no /v1/categories/")
 
 
 def test_health_metrics_and_the_description(client: TestClient, photos: list[Path]) -> None:

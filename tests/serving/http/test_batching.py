@@ -85,7 +85,7 @@ def test_one_waits_while_another_is_prepared(batcher: Batcher[int, int], model: 
         return 2
 
     slow = batcher.ask(slowly)
-    wait_for(lambda: batcher._preparing == 1)
+    wait_for(lambda: len(batcher._preparing) == 1)
     quick = batcher.ask(lambda: 1)
     wait_for(lambda: waiting(batcher) == 1)
     assert model.batches == []
@@ -98,7 +98,7 @@ def test_patience_ends(model: Model) -> None:
     batcher: Batcher[int, int] = Batcher(model, 4, 0.01, 2, lambda _: None)
     decoded = threading.Event()
     slow = batcher.ask(lambda: 2 if decoded.wait() else 0)
-    wait_for(lambda: batcher._preparing == 1)
+    wait_for(lambda: len(batcher._preparing) == 1)
     assert batcher.ask(lambda: 1).result(60) == 2
     decoded.set()
     assert slow.result() == 4
@@ -137,6 +137,30 @@ def test_a_catalogue_that_is_away_is_asked_once_for_all(batcher: Batcher[int, in
     model.may_go.set()
     assert all(isinstance(one.exception(), InputError) for one in asked)
     assert len(model.batches) == 2
+
+
+def test_an_error_in_place_of_an_answer_is_of_one_alone() -> None:
+    def one_is_away(numbers: Sequence[int]) -> list[int | InputError]:
+        return [InputError("away") if number == 13 else number for number in numbers]
+
+    batcher: Batcher[int, int] = Batcher(one_is_away, 2, FOREVER, 1, lambda _: None)
+    asked = [batcher.ask(lambda: 13), batcher.ask(lambda: 1)]
+    assert isinstance(asked[0].exception(), InputError)
+    assert asked[1].result() == 1
+    batcher.close()
+
+
+def test_the_end_cancels_what_is_prepared(model: Model) -> None:
+    batcher: Batcher[int, int] = Batcher(model, 1, FOREVER, 1, lambda _: None)
+    decoded = threading.Event()
+    left = batcher.ask(lambda: 1 if decoded.wait() else 0)
+    wait_for(lambda: len(batcher._preparing) == 1)
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    wait_for(left.cancelled)
+    decoded.set()
+    closing.join()
+    assert model.batches == []
 
 
 def test_the_end_cancels_what_waits(model: Model) -> None:

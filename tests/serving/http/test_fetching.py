@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -153,6 +154,12 @@ def test_what_a_host_does_not_give_is_told(host: str, monkeypatch: pytest.Monkey
     assert refusal("http://127.0.0.1:1/a.jpg", "127.0.0.1:1") == "url: it cannot be fetched"
     monkeypatch.setattr(fetching, "SECONDS", 0.2)
     assert refusal(f"http://{host}/slow", host) == "url: its host did not give it within 0.2 seconds"
+
+
+def test_a_slow_host_takes_no_longer_than_a_request_may(service: Service, host: str) -> None:
+    with TestClient(create_app(service, image_hosts=[host])) as client:
+        service.limits = replace(service.limits, timeout_s=1.0)
+        assert client.post("/v1/looks", files={"url": (None, f"http://{host}/slow")}).status_code == 504
 
 
 @pytest.mark.parametrize("host", ["", "http://a.example", "a.example/x", "*.example", "a b"])

@@ -8,12 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -30,10 +29,16 @@ from ctl_lightning.serving.http.service import Service
 
 
 @contextmanager
-def process_of(served: tuple[Path, Path], folder: Path, port: int, *words: str) -> Iterator[subprocess.Popen[str]]:
+def process_of(
+    served: tuple[Path, Path],
+    folder: Path,
+    port: int,
+    *words: str,
+    start: Sequence[str] = ("-m", "ctl_lightning.serve"),
+) -> Iterator[subprocess.Popen[str]]:
     given = [f"ckpt_path={served[0]}", f"catalogue={served[1]}", f"port={port}", *words]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ctl_lightning.serve", *given],
+        [sys.executable, *start, *given],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -136,6 +141,30 @@ def test_a_second_signal_ends_it_at_once(served: tuple[Path, Path], photos: list
         assert process.wait(60) == 1
 
 
+HANGING = """
+import threading, ctl_lightning.serve
+from ctl_lightning.serving.catalogue.exact import ExactCatalogue
+ExactCatalogue.find = lambda *_: threading.Event().wait()
+ctl_lightning.serve.main()
+"""
+
+
+@pytest.mark.long
+def test_a_thread_that_hangs_does_not_keep_it_from_ending(served: tuple[Path, Path], tmp_path: Path) -> None:
+    port = free_port()
+    with process_of(served, tmp_path, port, "grace_s=0.5", start=["-c", HANGING]) as process:
+        connection = HTTPConnection("127.0.0.1", port)
+        connection.request("GET", "/v1/products/x")
+        wait_for(lambda: answers(port))  # it was accepted before this
+        process.terminate()
+        answer = connection.getresponse()
+        assert (answer.status, json.load(answer)) == (503, {"error": "the service ends"})
+        printed, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "1 requests could not be answered within 0.5 seconds" in printed + said
+    assert "something hangs" in printed + said
+
+
 @pytest.mark.long
 def test_a_port_that_is_taken_is_one_line(served: tuple[Path, Path], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -144,6 +173,18 @@ def test_a_port_that_is_taken_is_one_line(served: tuple[Path, Path], tmp_path: P
             _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert said == f"serve: port={port}: it is taken on 127.0.0.1; give another port=N\n"
+
+
+@pytest.mark.long
+def test_a_key_is_written_nowhere(tmp_path: Path) -> None:
+    words = ["ckpt_path=none", "catalogue=none", "port=many", "api_key=open-sesame"]
+    run = subprocess.run(
+        [sys.executable, "-m", "ctl_lightning.serve", *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert run.returncode == 1
+    assert any("api_key" in text for text in written)
+    assert not any("open-sesame" in text for text in [*written, run.stdout, run.stderr])
 
 
 def test_a_stream_that_is_too_long_is_not_read_to_its_end(service: Service) -> None:
@@ -185,6 +226,28 @@ def test_a_refusal_reaches_a_client_that_sends_all_before_it_reads(service: Serv
                 urlopen(Request(f"{address}/v1/looks", **large | words))  # type: ignore[arg-type]
             assert caught.value.code == status
             assert json.load(caught.value).keys() == {"error"}
+
+
+def test_after_an_answer_to_what_was_not_read_the_connection_is_closed(service: Service, photos: list[Path]) -> None:
+    def answer(*headers: str, body: bytes = b"") -> bytes:
+        with socket.create_connection(("127.0.0.1", port)) as stream:
+            lines = ["POST /v1/looks HTTP/1.1", "Host: x", f"Content-Type: {FORM['Content-Type']}", *headers, "", ""]
+            stream.sendall("\r\n".join(lines).encode() + body)
+            return stream.recv(2**16)
+
+    with serving(create_app(service, api_key="k")) as address:
+        port, whole = int(address.rpartition(":")[2]), form(photos[0])
+        for status, headers in (
+            (401, ["Content-Length: 100000"]),
+            (401, ["Transfer-Encoding: chunked"]),
+            (413, ["X-API-Key: k", "Content-Length: 100000000"]),
+        ):
+            head = answer(*headers).lower()
+            assert head.splitlines()[0].split()[1] == str(status).encode()
+            assert b"connection: close" in head
+        read = answer("X-API-Key: k", f"Content-Length: {len(whole)}", body=whole).lower()
+        assert b"200" in read.splitlines()[0]
+        assert b"connection: close" not in read
 
 
 def test_an_upload_that_stops_is_408(service: Service) -> None:
@@ -244,11 +307,17 @@ def test_the_service_needs_no_gradio() -> None:
         assert not re.search(r"import gradio|serving\.page", path.read_text()), path
 
 
+@pytest.mark.parametrize("text", ["/v1", "/v1/x", "/metrics/", "/openapi.json"])
+def test_a_root_path_that_is_a_route_is_one_line(text: str) -> None:
+    with pytest.raises(InputError, match=f"^root_path={text}: the service has a /"):
+        checked_root_path(text)
+
+
 @pytest.mark.parametrize("text", ["looks", "http://x/looks", "/a b", "//", "/../x\n"])
 def test_a_root_path_that_is_none_is_one_line(text: str) -> None:
     with pytest.raises(InputError, match="give a path such as /looks"):
         checked_root_path(text)
 
 
-def test_a_root_path(client: Any) -> None:
-    assert [checked_root_path(text) for text in ("", "/looks", "/a/b/")] == ["", "/looks", "/a/b"]
+def test_a_root_path() -> None:
+    assert [checked_root_path(text) for text in ("", "/looks", "/a/v1/", "/v1x")] == ["", "/looks", "/a/v1", "/v1x"]

@@ -9,18 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from factories import image_id
+from factories import free_port, image_id
 from http_service import service_of, wait_for
 from starlette.testclient import TestClient
 
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.serving.http import app as app_module
+from ctl_lightning.serving.http import app, lookups
+from ctl_lightning.serving.http import service as service_module
 from ctl_lightning.serving.http.app import create_app
 from ctl_lightning.serving.http.limits import Limits
 from ctl_lightning.serving.http.refusals import RefusedError
-from ctl_lightning.serving.http.service import Service
-from ctl_lightning.serving.recommender import Prepared, Recommender, Scene
+from ctl_lightning.serving.http.server import Server, address_of, bound
+from ctl_lightning.serving.http.service import Service, _answer_all, _Asked
+from ctl_lightning.serving.http.uploads import read_form
+from ctl_lightning.serving.recommender import Look, Prepared, Recommender, Scene
 
 
 class Held:
@@ -107,6 +111,13 @@ def test_more_than_may_wait_are_told_to_come_again(
         assert asks(client, photos[3]).status_code == 200
 
 
+@pytest.fixture
+def patient_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has uploads take as long as they like, whatever the limit of their request is."""
+    monkeypatch.setattr(app, "read_form", lambda request, names, _: read_form(request, names, Limits()))
+
+
+@pytest.mark.usefixtures("patient_uploads")
 def test_what_takes_too_long_is_504_and_dropped(
     served: tuple[Path, Path], photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +134,73 @@ def test_what_takes_too_long_is_504_and_dropped(
         held.may_go.set()
         assert first.result().status_code == 200
     assert held.sizes == [1]
+
+
+@pytest.mark.usefixtures("patient_uploads")
+def test_a_catalogue_stays_open_until_nobody_works_with_it_though_the_client_is_told_504(
+    service: Service, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TestClient(create_app(service)) as client:
+        held = Held(service.live.recommender, monkeypatch)
+        service.limits = replace(service.limits, timeout_s=0.5)
+        late = client.post("/v1/looks", files={"photo": photos[0].read_bytes()})
+        assert late.status_code == 504
+        assert service.live._current.users == len(held.sizes)
+        held.may_go.set()
+        wait_for(lambda: service.live._current.users == 0)
+
+
+def test_the_fault_of_one_catalogue_is_not_told_to_who_asked_another(
+    served: tuple[Path, Path], photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise InputError("catalogue.url=postgresql://db/shop: no answer")
+
+    old, new = Recommender.from_checkpoint(*served), Recommender.from_checkpoint(*served)
+    monkeypatch.setattr(old, "search", away)
+    asked = [_Asked(one, one.prepare(photos[0], None, 3, None), None) for one in (old, new)]
+    found = _answer_all(asked)
+    assert isinstance(found[0], RefusedError)
+    assert isinstance(found[1], Look)
+
+
+def test_large_photos_are_decoded_one_at_a_time(
+    service: Service, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = []
+    prepare = service.live.recommender.prepare
+
+    def seen(*words: Any) -> Any:
+        alone.append(service._large.locked())
+        return prepare(*words)
+
+    monkeypatch.setattr(service.live.recommender, "prepare", seen)
+    for most in (10**6, 1):
+        monkeypatch.setattr(service_module, "LARGE", most)
+        service.look(photos[0], None, 3, None)
+    assert alone == [False, True]
+    service.close()
+
+
+def test_who_is_not_answered_at_the_end_is_told_so(
+    service: Service, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(service.live.recommender, monkeypatch)
+    server = Server(create_app(service), 0, service.end)
+    with bound("127.0.0.1", free_port()) as listening, ThreadPoolExecutor(2) as pool:
+        address = f"{address_of(listening)}v1/looks"
+        running = pool.submit(server.run, [listening])
+        wait_for(lambda: server.started)
+        late = pool.submit(httpx.post, address, files={"photo": photos[0].read_bytes()}, timeout=None)
+        wait_for(lambda: held.sizes == [1])
+        service.end()
+        server.should_exit = True
+        answer = late.result()
+        held.may_go.set()
+        running.result()
+    assert (answer.status_code, answer.json()) == (503, {"error": "the service ends"})
+    assert server.cut == 1
+    assert b'ctl_requests_total{route="/v1/looks",status="503"} 1.0' in service.metrics.text()
 
 
 def test_a_catalogue_that_is_away_is_503_and_says_nothing_of_this_machine(
@@ -160,9 +238,12 @@ def test_a_catalogue_that_hangs_is_504_and_not_ready(service: Service, monkeypat
         catalogue = service.live.recommender.catalogue
         monkeypatch.setattr(catalogue, "find", lambda _: may_go.wait() and {})
         monkeypatch.setattr(catalogue, "check", may_go.wait)
-        monkeypatch.setattr(app_module, "CHECK", 0.1)
+        monkeypatch.setattr(lookups, "CHECK", 0.1)
         service.limits = replace(service.limits, timeout_s=0.1)
-        assert client.get("/v1/products/x").status_code == client.get("/v1/products/x/image").status_code == 504
+        monkeypatch.setattr(type(catalogue), "counts", property(lambda _: may_go.wait() and {}))
+        for path in ("products/x", "products/x/image", "categories") * 4:
+            assert client.get(f"/v1/{path}").status_code == 504
+        assert client.get("/metrics").status_code == 200
         for _ in range(3):
             assert client.get("/readyz").json() == {"error": "the catalogue does not answer"}
         may_go.set()
@@ -215,7 +296,7 @@ def test_a_client_that_goes_away_costs_nothing_more(
     head = b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
     body = head + photos[0].read_bytes() + b"\r\n--x--\r\n"
     held = Held(service.live.recommender, monkeypatch)
-    before = service.ask_look(service.live.recommender, photos[1], None, 3, None)
+    before = service.ask_look(photos[1], None, 3, None)
     wait_for(lambda: held.sizes == [1])
     app = create_app(service)
     whole = {"type": "http.request", "body": body, "more_body": False}

@@ -5,7 +5,6 @@ import random
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ def refused(client: TestClient, status: int, error: str, **request: Any) -> None
     assert (answer.status_code, answer.json()) == (status, {"error": error})
 
 
-def picture(kind: str, size: tuple[int, int] = (60, 40)) -> bytes:
+def picture(kind: str, size: tuple[int, int] = (60, 40), **options: Any) -> bytes:
     file = io.BytesIO()
-    Image.effect_noise(size, 90).convert("RGB").save(file, kind)
+    Image.effect_noise(size, 90).convert("RGB").save(file, kind, **options)
     return file.getvalue()
 
 
@@ -48,6 +47,14 @@ def of_many_pixels() -> bytes:
     file = io.BytesIO()
     Image.new("L", (1001, 1000)).save(file, "PNG")
     return file.getvalue()
+
+
+def of_scans(count: int) -> bytes:
+    """A JPEG with further scans, in which nothing is new."""
+    whole = picture("JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    head = whole[last : last + 2 + int.from_bytes(whole[last + 2 : last + 4], "big")]
+    return whole[:-2] + count * head + whole[-2:]
 
 
 READ = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and HEIC"
@@ -73,6 +80,12 @@ READ = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and HEIC"
         ("C:\\me\\a.jpg", picture("JPEG")[:400], 422, "a.jpg: "),
         ("a.png", bomb(), 422, "a.png: more than 80 million pixels"),
         ("b.png", of_many_pixels(), 422, "b.png: 1001 x 1000 pixels, and 1 million are read at most; make it smaller"),
+        (
+            "c.jpg",
+            of_scans(3000),
+            422,
+            "c.jpg: a JPEG of 3010 scans, and 100 are read at most; save it anew: magick FILE",
+        ),
         ("b\x1b[31m.jpg", b"x", 415, "b [31m.jpg: not an image"),
     ],
 )
@@ -83,6 +96,11 @@ def test_what_is_no_photo_is_told_in_the_clients_words(
     assert answer.status_code == status
     assert answer.json()["error"].startswith(error)
     assert "\n" not in answer.json()["error"]
+
+
+def test_scans_that_programs_write_and_a_film_behind_a_picture_are_read(client: TestClient) -> None:
+    for data in (of_scans(50), picture("JPEG") + b"\xff\xda" * 1000):
+        assert client.post("/v1/looks", files={"photo": data}).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
@@ -116,6 +134,7 @@ def test_without_pillow_heif_a_heic_is_415_and_says_what_to_do() -> None:
         ({"k": "x"}, "k=x: give a whole number from 1 to 100"),
         ({"k": ["1", "2"]}, "k: give it once"),
         ({"box": "1,2"}, "box=['1', '2']: give [left, top, right, bottom], from 0 to 1"),
+        ({"box": f"[0, 0, 1, 1{'0' * 400}]"}, "box=[0, 0, 1, 10000"),
         ({"box": "[1,"}, "box=[1,: give left,top,right,bottom, or a JSON list of these"),
         (
             {"box": "0.5,0.1,0.2,0.4"},
@@ -133,7 +152,9 @@ def test_without_pillow_heif_a_heic_is_415_and_says_what_to_do() -> None:
     ],
 )
 def test_wrong_fields_are_named(client: TestClient, photos: list[Path], fields: Any, error: str) -> None:
-    refused(client, 422, error, files={"photo": photos[0].read_bytes()}, data=fields)
+    answer = client.post("/v1/looks", files={"photo": photos[0].read_bytes()}, data=fields)
+    assert answer.status_code == 422
+    assert answer.json()["error"][: len(error)] == error
 
 
 def test_wrong_forms(client: TestClient, photos: list[Path]) -> None:
@@ -171,18 +192,20 @@ def test_wrong_forms(client: TestClient, photos: list[Path]) -> None:
         assert (answer.status_code, answer.json()) == (422, {"error": error})
 
 
+@pytest.mark.parametrize("route", ["looks", "rerank"])
+@pytest.mark.parametrize("charset", ["raw_unicode_escape", "unicode_escape", "utf-7", "\xff"])
+def test_a_form_is_utf_8(client: TestClient, photos: list[Path], route: str, charset: str) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+    photo = part % (b"photo", rb'; filename="\ud800"', photos[0].read_bytes())
+    body = photo + part % (b"products", b"", rb"\ud800") + part % (b"category", b"", b"Shoes") + b"--x--\r\n"
+    kind = {b"Content-Type": f"multipart/form-data; boundary=x; charset={charset}".encode("latin-1")}
+    answer = client.post(f"/v1/{route}", content=body, headers=kind)
+    assert (answer.status_code, answer.json()) == (400, {"error": "the form cannot be read: its charset is not UTF-8"})
+
+
 def test_nothing_is_read_beyond_the_limit(client: TestClient) -> None:
     too_large = "photo: larger than 1 MB, which is the most that is taken"
     refused(client, 413, too_large, files={"photo": bytes(2**20 + 1)})
-    read = 0
-
-    def endless() -> Iterator[bytes]:
-        nonlocal read
-        yield b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
-        while True:
-            read += 2**16
-            yield bytes(2**16)
-
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     # Starlette's client reads a stream whole, so it is the length that is too large here; test_server sends a stream.
     refused(client, 413, too_large, content=b"", headers=kind | {"Content-Length": "100000000"})

@@ -1,6 +1,7 @@
 """How a picture file is opened: which formats are read, how many pixels, and what a file is that is not read."""
 
 import os
+import re
 import stat
 import warnings
 from collections.abc import Callable
@@ -30,6 +31,12 @@ MAX_PIXELS = 80_000_000
 
 MAX_JPEG_PIXELS = 250_000_000
 """Most pixels of a JPEG, which can be decoded at a half, quarter or eighth of its size. Phones write 200 million."""
+
+MAX_SCANS = 100
+"""Most scans of a JPEG; programs write ten. Each is a pass over the whole picture, and a small file can hold thousands that are empty."""
+
+# The scan's header, which says its own length; two bytes alone would be found in a phone's film behind the picture, too.
+SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 # TIFF tags: the version of DNG; what the first picture is (1: a preview); where the others are.
 DNG_VERSION, KIND_OF_PICTURE, FURTHER_PICTURES = 50706, 254, 330
@@ -155,6 +162,14 @@ def _check_size(image: Image.Image) -> None:
     most = MAX_JPEG_PIXELS if isinstance(image, JpegImagePlugin.JpegImageFile) else MAX_PIXELS
     if image.width * image.height > most:
         raise OSError(_too_large(f"{image.width} x {image.height} pixels, "))
+
+
+def check_scans(source: Source) -> None:
+    """Raises OSError: a JPEG whose decoding would never end. All of the file is read; it is for photos of strangers."""
+    data = _first_bytes(source, MOST_BYTES)
+    scans = len(SCAN.findall(data)) if data.startswith(b"\xff\xd8") else 0
+    if scans > MAX_SCANS:
+        raise OSError(f"a JPEG of {scans} scans, and {MAX_SCANS} are read at most; save it anew: magick FILE FILE.jpg")
 
 
 def _too_large(size: str) -> str:

@@ -24,6 +24,7 @@ from ctl_lightning.serving.encoder import read_box
 from ctl_lightning.serving.http.fetching import fetched
 from ctl_lightning.serving.http.guard import Guard
 from ctl_lightning.serving.http.lingering import Lingering
+from ctl_lightning.serving.http.lookups import Lookups
 from ctl_lightning.serving.http.pictures import picture_answer
 from ctl_lightning.serving.http.refusals import RefusedError, one_line, too_slow
 from ctl_lightning.serving.http.schemas import (
@@ -47,9 +48,6 @@ MOST = 100
 CANDIDATES = 1000
 """Most products that are ordered for one request."""
 
-CHECK = 5.0
-"""Longest time that a catalogue may take to say that it can be searched, in seconds."""
-
 ABOUT = """What completes a scene. Send a photo to /v1/looks, or a photo and ids of products to /v1/rerank. An error is JSON with one line
 in `error`."""
 
@@ -68,22 +66,37 @@ def create_app(
         image_hosts: hosts from which photos are fetched by their address; see `fetched`.
     """
 
+    lookups = Lookups()
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.live.watch()
         yield
+        lookups.close()
         await asyncio.to_thread(service.close)
 
     # Swagger's page and ReDoc's load their scripts from elsewhere, and a service that calls nobody offers neither.
-    app = FastAPI(title="ctl_lightning", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None)
-    api = _Routes(service, api_key is not None, image_hosts)
+    app = FastAPI(
+        title="ctl_lightning",
+        description=ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    api = _Routes(service, lookups, api_key is not None, image_hosts)
     key = [] if api_key is None else [Depends(_key_check(api_key))]
     refused = (401,) if api_key is not None else ()
 
     def add(path: str, answer: Callable[..., Any], model: Any, errors: Sequence[int], **more: Any) -> None:
         known = problems(*errors, *(refused if path.startswith("/v1") else ()), 500)
         given = {"responses": {200: {"model": model}, **known}, "response_model": None, **more}
-        app.add_api_route(path, answer, dependencies=key if path.startswith("/v1") else [], **given)
+        checks = key if path.startswith("/v1") else []
+        app.add_api_route(path, answer, dependencies=checks, **given)
+        if "methods" not in more:
+            app.add_api_route(
+                path, answer, dependencies=checks, response_model=None, methods=["HEAD"], include_in_schema=False
+            )
 
     upload = (400, 408, 413, 415, 422, 503, 504)
     add("/v1/looks", api.looks, LookOut, upload, methods=["POST"], openapi_extra=form_of(LOOK_FIELDS, []))
@@ -141,11 +154,11 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 class _Routes:
     """The answers to requests."""
 
-    def __init__(self, service: Service, private: bool, image_hosts: Sequence[str]) -> None:
+    def __init__(self, service: Service, lookups: Lookups, private: bool, image_hosts: Sequence[str]) -> None:
         self._service = service
         self._private = private
         self._image_hosts = image_hosts
-        self._check: asyncio.Future[None] | None = None
+        self._lookups = lookups
 
     async def looks(self, request: Request) -> Response:
         """The products of each category that complete a scene."""
@@ -154,14 +167,12 @@ class _Routes:
             form = await read_form(request, LOOK_FIELDS, self._service.limits)
             box, k = _box(form), _count(form)
             categories = form.fields.get("categories")
-            photo, name = await self._photo(form)
-            with self._service.live.leased() as recommender:
-                if categories is not None and len(categories) > len(recommender.encoder.categories):
-                    raise RefusedError(
-                        422, f"categories: there are {len(recommender.encoder.categories)}; give each once"
-                    )
-                asked = self._service.ask_look(recommender, photo, categories, k, box)
-                look = await self._answered(request, asked, end, photo, name, "categories")
+            known = len(self._service.live.recommender.encoder.categories)
+            if categories is not None and len(categories) > known:
+                raise RefusedError(422, f"categories: there are {known}; give each once")
+            photo, name = await self._photo(form, end)
+            asked = self._service.ask_look(photo, categories, k, box)
+            look = await self._answered(request, asked, end, photo, name, "categories")
         image = _image_of(request)
         return await _json(lambda: look_data(name, look, lambda one: image(one.product)))
 
@@ -175,11 +186,11 @@ class _Routes:
                 raise RefusedError(422, "category: give the category of the products")
             if not 1 <= len(products) <= CANDIDATES:
                 raise RefusedError(422, f"products: give 1 to {CANDIDATES} ids, in a field each")
-            photo, name = await self._photo(form)
-            with self._service.live.leased() as recommender:
-                asked = self._service.ask_order(recommender, photo, category, products, box)
-                ordered = await self._answered(request, asked, end, photo, name, "category")
-                whole = recommender.encoder.category(category)
+            photo, name = await self._photo(form, end)
+            asked = self._service.ask_order(photo, category, products, box)
+            ordered = await self._answered(request, asked, end, photo, name, "category")
+        recommender = self._service.live.recommender  # of this checkpoint, as all
+        whole = recommender.encoder.category(category)
         return await _json(lambda: order_data(name, whole, products, ordered, recommender.classifier))
 
     async def categories(self) -> Response:
@@ -204,6 +215,8 @@ class _Routes:
 
     async def image(self, request: Request, product: str) -> Response:
         """The picture of a product, which may be kept for an hour."""
+        if not request.scope["raw_path"].endswith(b"/image"):  # the slash is one of the id's
+            return await self.product(request, f"{product}/image")
 
         def answered() -> Response:
             return picture_answer(product, self._found(product).image, request.headers, private=self._private)
@@ -218,24 +231,17 @@ class _Routes:
         """Whether it can answer: its catalogue can be searched, and it does not end."""
         if self._service.closing:
             raise RefusedError(503, "the service ends")
-        if self._check is None or self._check.done():  # one that hangs is not asked again, but waited for
-            self._check = asyncio.ensure_future(asyncio.to_thread(self._check_catalogue))
-        done, _ = await asyncio.wait([self._check], timeout=CHECK)
-        if not done:
-            raise RefusedError(503, "the catalogue does not answer")
-        self._check.result()
+        await self._lookups.together(self._check_catalogue)
         return JSONResponse({"status": "ready"})
 
     async def metrics(self) -> Response:
         """Metrics for Prometheus."""
-        return Response(await asyncio.to_thread(self._service.metrics.text), media_type=CONTENT_TYPE_LATEST)
+        with suppress(InputError):  # a catalogue that is away has no counts
+            await self._lookups.together(self._service.count)
+        return Response(self._service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def _in_time(self, work: Callable[[], Result]) -> Result:
-        """What a function returns in a thread. Raises RefusedError: it takes too long."""
-        try:
-            return await asyncio.wait_for(asyncio.to_thread(work), self._service.limits.timeout_s)
-        except TimeoutError:
-            raise too_slow(self._service.limits.timeout_s) from None
+        return await self._lookups.in_time(work, self._service.limits.timeout_s)
 
     def _check_catalogue(self) -> None:
         with self._service.live.leased() as recommender, told_as_away():
@@ -248,14 +254,18 @@ class _Routes:
             raise RefusedError(404, f"the catalogue has no product {product[:MOST]!r}")
         return found
 
-    async def _photo(self, form: Form) -> tuple[Upload, str]:
-        """The photo of a form, and what it is called. Raises RefusedError: there is none, or two."""
+    async def _photo(self, form: Form, end: float) -> tuple[Upload, str]:
+        """The photo of a form, and what it is called. Raises RefusedError: there is none, or two, or it is not fetched until `end`."""
         url = form.one("url")
         if (form.photo is None) == (url is None):
             raise RefusedError(422, "photo: give a picture in the field photo, or its address in url")
         if form.photo is not None:
             return form.photo, form.photo.called
-        return await fetched(str(url), self._image_hosts, self._service.limits), one_line(str(url))
+        try:
+            async with asyncio.timeout_at(end):
+                return await fetched(str(url), self._image_hosts, self._service.limits), one_line(str(url))
+        except TimeoutError:
+            raise too_slow(self._service.limits.timeout_s) from None
 
     async def _answered(
         self, request: Request, asked: "Future[Result]", end: float, photo: Upload, name: str, categories: str
@@ -311,7 +321,12 @@ async def _json(made: Callable[[], Any]) -> Response:
 
 def _image_of(request: Request) -> Callable[[str], str]:
     root = request.scope.get("root_path", "").rstrip("/")
-    return lambda product: f"{root}/v1/products/{quote(product, safe='')}/image"
+
+    def address(product: str) -> str:
+        dots = product in (".", "..")  # they are of the way in an address, but if they are escaped
+        return f"{root}/v1/products/{'%2E' * len(product) if dots else quote(product, safe='')}/image"
+
+    return address
 
 
 def _box(form: Form) -> Box | None:

@@ -32,7 +32,7 @@ class Batcher(Generic[Ready, Result]):
     dropped; one that fails fails alone, but for an InputError, which is that of all.
 
     Args:
-        answer: function that answers several prepared requests at once, in their order.
+        answer: function that answers several prepared requests at once, in their order; an InputError in place of an answer is raised.
         max_batch: most requests that are answered at once.
         patience: longest time that a prepared request waits for others, in seconds.
         preparers: number of threads that prepare.
@@ -41,7 +41,7 @@ class Batcher(Generic[Ready, Result]):
 
     def __init__(
         self,
-        answer: Callable[[Sequence[Ready]], Sequence[Result]],
+        answer: Callable[[Sequence[Ready]], Sequence[Result | InputError]],
         max_batch: int,
         patience: float,
         preparers: int,
@@ -53,7 +53,7 @@ class Batcher(Generic[Ready, Result]):
         self._answered = answered
         self._changed = threading.Condition()
         self._to_prepare: deque[_Job[Ready, Result]] = deque()
-        self._preparing = 0
+        self._preparing: list[_Job[Ready, Result]] = []
         self._ready: deque[_Job[Ready, Result]] = deque()
         self._closed = False
         work = [self._prepare_all] * preparers + [self._answer_all]
@@ -74,10 +74,10 @@ class Batcher(Generic[Ready, Result]):
         return job.future
 
     def close(self) -> None:
-        """Cancels what waits, and ends the threads once they are done with what they have begun."""
+        """Cancels what is not being answered, and ends the threads once they are done with what they have begun."""
         with self._changed:
             self._closed = True
-            left = [*self._to_prepare, *self._ready]
+            left = [*self._to_prepare, *self._preparing, *self._ready]
             self._changed.notify_all()
         for job in left:
             job.future.cancel()
@@ -95,14 +95,14 @@ class Batcher(Generic[Ready, Result]):
                 if self._closed:
                     return
                 job = self._to_prepare.popleft()
-                self._preparing += 1
+                self._preparing.append(job)
             try:
                 job.ready = job.prepare()
             except BaseException as error:
                 with suppress(InvalidStateError):
                     job.future.set_exception(error)
             with self._changed:
-                self._preparing -= 1
+                self._preparing.remove(job)
                 if not job.future.done():
                     job.since = time.monotonic()
                     self._ready.append(job)
@@ -145,4 +145,7 @@ class Batcher(Generic[Ready, Result]):
                 job.future.set_exception(error)
             return
         for job, result in zip(jobs, results, strict=True):
-            job.future.set_result(result)
+            if isinstance(result, InputError):
+                job.future.set_exception(result)
+            else:
+                job.future.set_result(result)

@@ -1,5 +1,6 @@
-"""What surrounds every request: it is counted and timed, an error of ours becomes one line, and at the end connections are closed."""
+"""What surrounds every request: it is counted and timed, an error of ours becomes one line, and connections are closed that are of no more use."""
 
+import asyncio
 import logging
 import time
 import uuid
@@ -39,20 +40,30 @@ class Guard:
             return await self._app(scope, receive, send)
         scope["root_path"] = scope.get("root_path", "") or self._root_path
         began, status, took = time.perf_counter(), GONE, 0.0
+        unread = _has_body(scope)
+
+        async def received() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
 
         async def watched(message: Message) -> None:
             nonlocal status, took
             took = time.perf_counter() - began
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if self._service.closing:
+                if self._service.closing or unread:  # nobody reads a body whose answer is given
                     message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, received, watched)
         except ClientDisconnect:
             status = GONE
+        except asyncio.CancelledError:  # the time that the end may take is over
+            if status == GONE:
+                await JSONResponse({"error": "the service ends"}, 503)(scope, receive, watched)
         except Exception:
             number = uuid.uuid4().hex[:12]
             log.exception("error %s", number)
@@ -65,3 +76,8 @@ class Guard:
             route = path if path in self._routes else "other"
             self._service.metrics.requests.labels(route, str(status)).inc()
             self._service.metrics.seconds.labels(route).observe(took or time.perf_counter() - began)
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = dict(scope["headers"])
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"

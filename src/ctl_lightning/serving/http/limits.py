@@ -11,6 +11,9 @@ from ctl_lightning.runtime.errors import InputError
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
+ROUTES = ("v1", "healthz", "readyz", "metrics", "openapi.json")
+"""First parts of the paths of the service."""
+
 UNITS = {"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30}
 
 OPTIONS: dict[str, Any] = {
@@ -80,4 +83,8 @@ def checked_root_path(text: str) -> str:
     """The path below which a proxy offers the service, without a slash at its end; "": it offers it as it is. Raises InputError."""
     if text and not re.fullmatch(r"(/[\w.~-]+)+/?", text, re.ASCII):
         raise InputError(f"root_path={text}: give a path such as /looks, or leave it out")
+    if (first := text.split("/")[1:2]) and first[0] in ROUTES:
+        raise InputError(
+            f"root_path={text}: the service has a /{first[0]} of its own; give another path, such as /looks"
+        )
     return text.rstrip("/")

@@ -1,15 +1,12 @@
 """What a service tells Prometheus about itself."""
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-
-from ctl_lightning.runtime.errors import InputError
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -70,9 +67,8 @@ class _Products(Collector):
 
     def collect(self) -> Iterable[Metric]:
         family = GaugeMetricFamily("ctl_catalogue_products", "Products of the catalogue", labels=["category"])
-        with suppress(InputError):  # a database that is away has no counts
-            for category, count in self._counts().items():
-                family.add_metric([category], count)
+        for category, count in self._counts().items():
+            family.add_metric([category], count)
         return [family]
 
 

@@ -17,6 +17,11 @@ from starlette.types import ASGIApp
 
 from ctl_lightning.runtime.errors import InputError
 
+log = logging.getLogger(__name__)
+
+CLOSING = 2.0
+"""Seconds to close everything after the time of the end is over; then the process ends, whatever hangs."""
+
 LINGER = 0.3
 """Seconds in which a client that was connected when the end came may still send a request, which is answered."""
 
@@ -70,31 +75,37 @@ def run(app: ASGIApp, listening: socket.socket, grace: float, ending: Callable[[
     Args:
         app: app to serve.
         listening: socket that `bound` gave.
-        grace: longest time to answer what was accepted, in seconds.
+        grace: longest time to answer what was accepted, in seconds; the process ends some seconds later, even if a thread hangs.
         ending: function that is called when the end begins.
 
     Raises:
         InputError: somebody else listens there since it was bound.
+        SystemExit: of code 1: not all that was accepted was answered in time.
     """
     try:
         listening.listen()
     except OSError as error:
         raise _unusable(error, *listening.getsockname()[:2]) from None
-    Server(app, grace, ending).run([listening])
+    server = Server(app, grace, ending)
+    server.run([listening])
+    if server.cut:
+        raise SystemExit(1)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with the end that `run` describes."""
+    """uvicorn's server with the end that `run` describes.
+
+    Attributes:
+        cut: number of requests that were not answered in time at the end.
+    """
 
     def __init__(self, app: ASGIApp, grace: float, ending: Callable[[], None]) -> None:
         # What uvicorn has to say, the guard has said, or it is about requests that are none.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        seconds = max(1, round(grace))
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=seconds, ws="none"
-        )
-        super().__init__(config)
+        super().__init__(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, ws="none"))
+        self._grace = grace
         self._ending = ending
+        self.cut = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begins the end, or ends at once."""
@@ -102,6 +113,13 @@ class Server(uvicorn.Server):
             os._exit(1)
         self.should_exit = True
         self._ending()
+        last = threading.Timer(DRAIN + LINGER + self._grace + CLOSING, self._give_up)
+        last.daemon = True
+        last.start()
+
+    def _give_up(self) -> None:
+        log.warning("something hangs; the process ends without it")
+        os._exit(1 if self.cut else 0)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -128,4 +146,11 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         await asyncio.sleep(LINGER)
-        await super().shutdown(listening)
+        rest = asyncio.ensure_future(super().shutdown(listening))
+        _, late = await asyncio.wait([rest], timeout=self._grace)
+        if late and self.server_state.tasks:
+            self.cut = len(self.server_state.tasks)
+            log.warning("the end: %d requests could not be answered within %g seconds", self.cut, self._grace)
+            for task in self.server_state.tasks:
+                task.cancel()
+        await rest

@@ -3,9 +3,9 @@
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from ctl_lightning.data.images import reason
 from ctl_lightning.data.pairs import Box
-from ctl_lightning.data.pictures.opening import read
+from ctl_lightning.data.pictures.opening import check_scans, read
 from ctl_lightning.runtime.errors import InputError, listed
 from ctl_lightning.serving.catalogue.files import Catalogue, Found
 from ctl_lightning.serving.compatibility import Judgement, judged, nearest_first
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 Photo = Path | BinaryIO
 """A photo's file: its path, or open."""
+
+LARGE = 10_000_000
+"""Pixels above which photos are decoded one at a time: each takes up to 25 bytes a pixel meanwhile."""
 
 DECODERS = max(1, min(4, os.cpu_count() or 1))
 """Threads that decode photos."""
@@ -66,6 +69,8 @@ class Service:
         self.metrics = Metrics()
         self.closing = False
         self._closed = False
+        self._counts: Mapping[str, int] = {}
+        self._large = threading.Lock()
         self._waiting = 0
         self._lock = threading.Lock()
         self._batcher: Batcher[_Asked, Answered] = Batcher(
@@ -73,7 +78,7 @@ class Service:
         )
         live.exchanged = lambda done: self.metrics.exchanges.labels("done" if done else "failed").inc()
         method = live.recommender.encoder.trained.method
-        self.metrics.watch(lambda: self._waiting, self._counts, method)
+        self.metrics.watch(lambda: self._waiting, lambda: self._counts, method)
 
     def end(self) -> None:
         """Notes that the end has begun: what comes is answered still, but nobody should send more."""
@@ -100,22 +105,20 @@ class Service:
             with self._lock:
                 self._waiting -= 1
 
-    def ask_look(
-        self, recommender: Recommender, photo: Photo, categories: Sequence[str] | None, k: int, box: Box | None
-    ) -> "Future[Look]":
-        """`Recommender.look` in a batch; a RefusedError of status 503 if the catalogue cannot be searched. For leased recommenders."""
+    def ask_look(self, photo: Photo, categories: Sequence[str] | None, k: int, box: Box | None) -> "Future[Look]":
+        """`Recommender.look` in a batch; a RefusedError of status 503 if the catalogue cannot be searched."""
 
-        def prepare() -> _Asked:
+        def prepare(recommender: Recommender) -> _Asked:
             return self._prepared(recommender, photo, categories, k, box, None)
 
-        return self._batcher.ask(prepare)  # type: ignore[return-value]  # a look is asked for
+        return self._ask(prepare)  # type: ignore[return-value]  # a look is asked for
 
     def ask_order(
-        self, recommender: Recommender, photo: Photo, category: str, products: Sequence[str], box: Box | None
+        self, photo: Photo, category: str, products: Sequence[str], box: Box | None
     ) -> "Future[list[Judgement]]":
         """Judges products of the catalogue for a photo, nearest first, as `Compatibility.rerank` does photos, in a batch."""
 
-        def prepare() -> _Asked:
+        def prepare(recommender: Recommender) -> _Asked:
             with told_as_away(), recommender.catalogue.snapshot() as catalogue:
                 found = found_in(catalogue, products)
             unknown = [product for product in dict.fromkeys(products) if product not in found]
@@ -124,7 +127,15 @@ class Service:
             candidates = [found[product] for product in products]
             return self._prepared(recommender, photo, [category], 1, box, candidates)
 
-        return self._batcher.ask(prepare)  # type: ignore[return-value]  # an order is asked for
+        return self._ask(prepare)  # type: ignore[return-value]  # an order is asked for
+
+    def _ask(self, prepare: Callable[[Recommender], _Asked]) -> "Future[Answered]":
+        """Has a request prepared and answered from the catalogue of the moment, which stays open until that is done."""
+        lease = ExitStack()
+        recommender = lease.enter_context(self.live.leased())
+        asked = self._batcher.ask(lambda: prepare(recommender))
+        asked.add_done_callback(lambda _: lease.close())
+        return asked
 
     def look(self, photo: Photo, categories: Sequence[str] | None, k: int, box: Box | None) -> Look:
         """`Recommender.look` for a thread that waits.
@@ -132,8 +143,8 @@ class Service:
         Raises:
             InputError: as `Recommender.look`; a RefusedError where the service is busy, slow, or ends.
         """
-        with self.admitted(), self.live.leased() as recommender:
-            asked = self.ask_look(recommender, photo, categories, k, box)
+        with self.admitted():
+            asked = self.ask_look(photo, categories, k, box)
             try:
                 return asked.result(self.limits.timeout_s)
             except TimeoutError:
@@ -142,9 +153,11 @@ class Service:
             except CancelledError:
                 raise RefusedError(503, "the service ends") from None
 
-    def _counts(self) -> Mapping[str, int]:
+    def count(self) -> None:
+        """Counts the products anew for the metrics. Raises InputError: the catalogue is away."""
+        self._counts = {}
         with self.live.leased() as recommender:
-            return dict(recommender.catalogue.counts)
+            self._counts = dict(recommender.catalogue.counts)
 
     def _prepared(
         self,
@@ -155,24 +168,29 @@ class Service:
         box: Box | None,
         candidates: Sequence[Found] | None,
     ) -> _Asked:
-        self._check_pixels(photo)
-        with told_as_away(of="catalogue"):
+        alone = self._large if self._pixels(photo) > LARGE else nullcontext()
+        with told_as_away(of="catalogue"), alone:
             prepared = recommender.prepare(photo, categories, k, box)
-        small = prepared.picture.copy()
-        small.thumbnail((SCENE, SCENE))  # as large as it is shown: many wait, and a photo takes a hundred megabytes
-        return _Asked(recommender, prepared._replace(picture=small), candidates)
+            prepared.picture.thumbnail(
+                (SCENE, SCENE)
+            )  # as it is shown: many wait, and a photo takes a hundred megabytes
+        return _Asked(recommender, prepared, candidates)
 
-    def _check_pixels(self, photo: Photo) -> None:
+    def _pixels(self, photo: Photo) -> int:
+        """The number of pixels of a photo. Raises InputError: it cannot be read, or has too many, or too many scans."""
+
         def size(image: Image.Image) -> tuple[int, int]:
             return image.size
 
         try:
             width, height = read(photo, size)
+            check_scans(photo)
         except OSError as error:
             raise InputError(f"{photo if isinstance(photo, Path) else 'the photo'}: {reason(error)}") from None
         if width * height > self.limits.max_pixels:
             most = f"{self.limits.max_pixels / 1e6:g} million"
             raise InputError(f"the photo: {width} x {height} pixels, and {most} are read at most; make it smaller")
+        return width * height
 
 
 def found_in(catalogue: Catalogue, products: Sequence[str]) -> dict[str, Found]:
@@ -196,21 +214,28 @@ def told_as_away(of: str = "") -> Iterator[None]:
         raise catalogue_away() from None
 
 
-def _answer_all(asked: Sequence[_Asked]) -> list[Answered]:
+def _answer_all(asked: Sequence[_Asked]) -> list[Answered | InputError]:
     """Answers several requests, those for one recommender, which are all but where a catalogue was exchanged, in one pass."""
-    answers: dict[int, Answered] = {}
+    answers: dict[int, Answered | InputError] = {}
     for recommender in {id(one.recommender): one.recommender for one in asked}.values():
         places = [place for place, one in enumerate(asked) if one.recommender is recommender]
-        looks = [place for place in places if asked[place].candidates is None]
-        with told_as_away():
-            scenes = recommender.embed([asked[place].prepared for place in places])
-            of_place = dict(zip(places, scenes, strict=True))
-            found = recommender.search([of_place[place] for place in looks]) if looks else []
-        answers |= zip(looks, found, strict=True)
-        for place in places:
-            candidates = asked[place].candidates
-            if candidates is not None:
-                (query,) = of_place[place].queries.astype(np.float64)
-                distances = np.array([2 - float(one.vector @ query) for one in candidates])
-                answers[place] = nearest_first(judged(distances, recommender.classifier))
+        try:
+            answers |= zip(places, _answers(recommender, [asked[place] for place in places]), strict=True)
+        except InputError as error:
+            answers |= dict.fromkeys(places, error)
     return [answers[place] for place in range(len(asked))]
+
+
+def _answers(recommender: Recommender, asked: Sequence[_Asked]) -> Iterator[Answered]:
+    """The answers to requests for one recommender, in one pass. Raises RefusedError: its catalogue cannot be searched."""
+    with told_as_away():
+        scenes = recommender.embed([one.prepared for one in asked])
+        wanted = [scene for scene, one in zip(scenes, asked, strict=True) if one.candidates is None]
+        looks = iter(recommender.search(wanted) if wanted else [])
+    for scene, one in zip(scenes, asked, strict=True):
+        if one.candidates is None:
+            yield next(looks)
+        else:
+            (query,) = scene.queries.astype(np.float64)
+            distances = np.array([2 - float(candidate.vector @ query) for candidate in one.candidates])
+            yield nearest_first(judged(distances, recommender.classifier))

@@ -83,9 +83,14 @@ async def read_form(request: Request, names: Collection[str], limits: Limits) ->
         RefusedError: no form, one that is broken, too large or too slow, or with fields that there are not.
         ClientDisconnect: the client went away.
     """
-    kind, _ = parse_options_header(request.headers.get("content-type"))
+    kind, given = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise RefusedError(415, "send a form: multipart/form-data")
+    if given.get(b"charset", b"utf-8").lower() not in (
+        b"utf-8",
+        b"utf8",
+    ):  # others give letters that no answer can hold
+        raise RefusedError(400, "the form cannot be read: its charset is not UTF-8")
     most = limits.max_upload + BESIDE
     length = request.headers.get("content-length", "0")
     if not re.fullmatch("[0-9]{1,15}", length) or int(length) > most:
