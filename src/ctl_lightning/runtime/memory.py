@@ -28,3 +28,9 @@ def keep_freed_memory() -> None:
         kept = bool(library.mallopt(M_MMAP_MAX, 0)) and bool(library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
     if not kept:
         raise InputError("keep_memory=true: only for glibc, the C library of most Linux systems; leave it out")
+
+
+def give_back_freed_memory() -> None:
+    """Gives what is freed to the system all the same, once; it is for more than is needed as a rule. Without glibc it does nothing."""
+    if can_keep():
+        ctypes.CDLL(None).malloc_trim(0)

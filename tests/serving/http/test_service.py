@@ -13,6 +13,7 @@ import httpx
 import pytest
 from factories import free_port, image_id
 from http_service import service_of, wait_for
+from PIL import Image
 from starlette.testclient import TestClient
 
 from ctl_lightning.runtime.errors import InputError
@@ -164,8 +165,8 @@ def test_the_fault_of_one_catalogue_is_not_told_to_who_asked_another(
     assert isinstance(found[1], Look)
 
 
-def test_large_photos_are_decoded_one_at_a_time(
-    service: Service, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+def test_large_photos_but_of_a_camera_are_decoded_one_at_a_time(
+    service: Service, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = []
     prepare = service.live.recommender.prepare
@@ -175,10 +176,15 @@ def test_large_photos_are_decoded_one_at_a_time(
         return prepare(*words)
 
     monkeypatch.setattr(service.live.recommender, "prepare", seen)
+    with Image.open(photos[0]) as photo:
+        photo.save(tmp_path / "photo.png")
+        photo.save(tmp_path / "progressive.jpg", progressive=True)
+    files = [photos[0], tmp_path / "photo.png", tmp_path / "progressive.jpg"]
     for most in (10**6, 1):
         monkeypatch.setattr(service_module, "LARGE", most)
-        service.look(photos[0], None, 3, None)
-    assert alone == [False, True]
+        for file in files:
+            service.look(file, None, 3, None)
+    assert alone == [False, False, False, False, True, True]
     service.close()
 
 

@@ -76,14 +76,8 @@ def create_app(
         await asyncio.to_thread(service.close)
 
     # Swagger's page and ReDoc's load their scripts from elsewhere, and a service that calls nobody offers neither.
-    app = FastAPI(
-        title="ctl_lightning",
-        description=ABOUT,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    without: dict[str, Any] = {"docs_url": None, "redoc_url": None, "redirect_slashes": False}
+    app = FastAPI(title="ctl_lightning", description=ABOUT, lifespan=lifespan, **without)
     api = _Routes(service, lookups, api_key is not None, image_hosts)
     key = [] if api_key is None else [Depends(_key_check(api_key))]
     refused = (401,) if api_key is not None else ()
@@ -91,12 +85,7 @@ def create_app(
     def add(path: str, answer: Callable[..., Any], model: Any, errors: Sequence[int], **more: Any) -> None:
         known = problems(*errors, *(refused if path.startswith("/v1") else ()), 500)
         given = {"responses": {200: {"model": model}, **known}, "response_model": None, **more}
-        checks = key if path.startswith("/v1") else []
-        app.add_api_route(path, answer, dependencies=checks, **given)
-        if "methods" not in more:
-            app.add_api_route(
-                path, answer, dependencies=checks, response_model=None, methods=["HEAD"], include_in_schema=False
-            )
+        app.add_api_route(path, answer, dependencies=key if path.startswith("/v1") else [], **given)
 
     upload = (400, 408, 413, 415, 422, 503, 504)
     add("/v1/looks", api.looks, LookOut, upload, methods=["POST"], openapi_extra=form_of(LOOK_FIELDS, []))

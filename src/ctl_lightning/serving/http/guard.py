@@ -39,6 +39,8 @@ class Guard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         scope["root_path"] = scope.get("root_path", "") or self._root_path
+        if scope["method"] == "HEAD":  # whoever called leaves the body out
+            scope = {**scope, "method": "GET"}
         began, status, took = time.perf_counter(), GONE, 0.0
         unread = _has_body(scope)
 

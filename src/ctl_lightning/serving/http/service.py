@@ -11,11 +11,13 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from ctl_lightning.data.images import reason
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.data.pictures.opening import check_scans, read
 from ctl_lightning.runtime.errors import InputError, listed
+from ctl_lightning.runtime.memory import give_back_freed_memory
 from ctl_lightning.serving.catalogue.files import Catalogue, Found
 from ctl_lightning.serving.compatibility import Judgement, judged, nearest_first
 from ctl_lightning.serving.http.batching import Batcher
@@ -32,7 +34,7 @@ Photo = Path | BinaryIO
 """A photo's file: its path, or open."""
 
 LARGE = 10_000_000
-"""Pixels above which photos are decoded one at a time: each takes up to 25 bytes a pixel meanwhile."""
+"""Pixels above which photos that are decoded whole are decoded one at a time: each takes up to 25 bytes a pixel meanwhile."""
 
 DECODERS = max(1, min(4, os.cpu_count() or 1))
 """Threads that decode photos."""
@@ -168,29 +170,36 @@ class Service:
         box: Box | None,
         candidates: Sequence[Found] | None,
     ) -> _Asked:
-        alone = self._large if self._pixels(photo) > LARGE else nullcontext()
+        alone = self._one_at_a_time() if self._is_large(photo) else nullcontext()
         with told_as_away(of="catalogue"), alone:
             prepared = recommender.prepare(photo, categories, k, box)
-            prepared.picture.thumbnail(
-                (SCENE, SCENE)
-            )  # as it is shown: many wait, and a photo takes a hundred megabytes
+            # As large as it is shown: many wait, and a photo takes a hundred megabytes.
+            prepared.picture.thumbnail((SCENE, SCENE))
         return _Asked(recommender, prepared, candidates)
 
-    def _pixels(self, photo: Photo) -> int:
-        """The number of pixels of a photo. Raises InputError: it cannot be read, or has too many, or too many scans."""
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Lets one large photo after the other take its memory, which goes back to the system."""
+        with self._large:
+            yield
+            give_back_freed_memory()
 
-        def size(image: Image.Image) -> tuple[int, int]:
-            return image.size
+    def _is_large(self, photo: Photo) -> bool:
+        """Whether a photo takes much memory. Raises InputError: it cannot be read, or has too many pixels or scans."""
+
+        def seen(image: Image.Image) -> tuple[int, int, bool]:
+            in_part = isinstance(image, JpegImageFile) and "progressive" not in image.info
+            return *image.size, in_part  # a plain JPEG, as cameras write it, is decoded at a smaller size
 
         try:
-            width, height = read(photo, size)
+            width, height, in_part = read(photo, seen)
             check_scans(photo)
         except OSError as error:
             raise InputError(f"{photo if isinstance(photo, Path) else 'the photo'}: {reason(error)}") from None
         if width * height > self.limits.max_pixels:
             most = f"{self.limits.max_pixels / 1e6:g} million"
             raise InputError(f"the photo: {width} x {height} pixels, and {most} are read at most; make it smaller")
-        return width * height
+        return width * height > LARGE and not in_part
 
 
 def found_in(catalogue: Catalogue, products: Sequence[str]) -> dict[str, Found]:
