@@ -64,7 +64,7 @@ def test_another_catalogue_is_taken_over_and_the_old_one_serves_who_has_it(
 
 
 def test_a_broken_catalogue_is_told_once_and_the_old_one_goes_on(
-    live: Live, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    live: Live, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[bool] = []
     live.exchanged = told.append
@@ -84,9 +84,7 @@ def test_a_broken_catalogue_is_told_once_and_the_old_one_goes_on(
     assert told == [False, True]
 
 
-def test_one_that_could_not_be_opened_for_a_time_is_tried_again(
-    live: Live, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_could_not_be_opened_for_a_time_is_tried_again(live: Live, folder: Path) -> None:
     told: list[bool] = []
     live.exchanged = told.append
     vectors = next(folder.glob("vectors-*.npy"))
