@@ -71,6 +71,11 @@ def shop(tmp_path: Path) -> Callable[..., tuple[str, str]]:
     return make
 
 
+def test_a_version_without_postgresql_can_read_the_other_backends(served: tuple[Path, Path]) -> None:
+    keys = "format metric counts identity dim slices vectors products backend codes scales graphs hnsw qdrant"  # all that it knows
+    assert " ".join(json.loads((served[1] / MANIFEST).read_text())) == keys
+
+
 def test_every_vector_is_the_networks_for_the_photo(served: tuple[Path, Path], looks: Path) -> None:
     run, folder = served
     encoder, found = Encoder(run), contents(folder)

@@ -94,6 +94,22 @@ def test_only_what_changed_is_sent(
     assert len(tables(postgres_server, shop)) == 2
 
 
+def test_products_of_one_photo_stay_in_the_order_of_the_files(
+    database: str, tmp_path: Path, postgres_server: Server
+) -> None:
+    vectors = np.tile(vectors_of("learned", 1, 1), (600, 1))
+    shop = uploaded(tmp_path, database, vectors, SLICES)
+    hats, shoes = shop.listed[:200], shop.listed[200:]
+    # A hat becomes a shoe: the files have it before the shoes.
+    moved = [*hats[:7], *hats[8:], hats[7]._replace(category="shoes"), *shoes]
+    shop = shop.changed(vectors, {"hats": (0, 199), "shoes": (199, 600)}, listed=moved).upload()
+    same_as_files(shop, vectors[:1])
+    postgres_server.sql("DELETE FROM products WHERE product = 'product 300'", database.rpartition("/")[2])
+    same_as_files(shop.upload(), vectors[:1])
+    shop = shop.changed(vectors, {"hats": (0, 199), "shoes": (199, 600)}, listed=[*moved[:199], *moved[:198:-1]])
+    same_as_files(shop.upload(), vectors[:1])
+
+
 def test_a_graph_comes_and_goes_with_the_size_and_the_options(
     database: str, tmp_path: Path, postgres_server: Server
 ) -> None:

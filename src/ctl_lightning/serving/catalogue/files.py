@@ -151,6 +151,8 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Writes `catalogue.json`, which makes this the folder's current catalogue."""
         content = {"format": FORMAT, "metric": METRIC, "counts": self.counts, **asdict(self)}
+        if not self.database:
+            del content["database"]  # versions that do not know it read the others
         write_text(folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod

@@ -56,6 +56,13 @@ LONGEST_IN_GRAPH = 2000
 MEMORY = 2**30
 """Most memory, in bytes, that the building of a graph is given, where the server's own setting gives less."""
 
+UNORDERED = (
+    "SELECT DISTINCT category FROM (SELECT category, "
+    "position < lag(coalesce(position, 9223372036854775807)) OVER (PARTITION BY category ORDER BY row) AS behind "
+    "FROM pg_temp.listing LEFT JOIN {} USING (product, category)) l WHERE behind"
+)
+"""Categories whose products are not in the order of the listing, such as after one has come from another category."""
+
 AS_LISTED = (
     "EXISTS (SELECT FROM pg_temp.listing l WHERE (l.product, l.category, l.image, l.version) = "
     "(p.product, p.category, p.image, p.version))"
@@ -236,6 +243,7 @@ class _Upload:
             )
         )
         hnsw, tables, work = self._manifest.hnsw, self._partitions.names(), []
+        unordered = {category for (category,) in self._do.all(UNORDERED, self._products)}
         same = (old.links, old.build) == (hnsw["links"], hnsw["build"])
         for category, (start, end) in self._manifest.slices.items():
             some = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
@@ -243,6 +251,7 @@ class _Upload:
             graph = count >= hnsw["from"] and self._manifest.dim <= LONGEST_IN_GRAPH
             anew = (
                 partition(self._name, category) not in tables
+                or category in unordered
                 or len(some) + leaves > CHANGED * count
                 or graph != (category in old.graphs)
                 or (graph and not same)
@@ -264,8 +273,10 @@ class _Upload:
         if work.anew:
             target = self._partitions.new(work.category)
             self._do.run("CREATE TABLE {} (LIKE {} INCLUDING STORAGE)", target, self._products)
+            self._do.run("UPDATE pg_temp.fresh SET position = row WHERE category = {}", work.category)
             self._do.run(
-                f"INSERT INTO {{}} ({COLUMNS}) SELECT {COLUMNS} FROM {{}} p WHERE category = {{}} AND {AS_LISTED} ORDER BY position",
+                f"INSERT INTO {{}} ({COLUMNS}) SELECT product, category, image, version, row, twin, stands, vector "
+                "FROM {} JOIN pg_temp.listing USING (product, category, image, version) WHERE category = {} ORDER BY row",
                 *(target, self._products, work.category),
             )
         elif work.gone:
