@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctl_lightning.runtime.addresses import without_password, without_passwords
+from ctl_lightning.runtime.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,8 @@ from ctl_lightning.runtime.addresses import without_password, without_passwords
         ("postgresql://:a@h/d", "postgresql://h/d", "a"),
         ("postgresql://u@h/d?password=a%20b&x=1&sslpassword=c", "postgresql://u@h/d?x=1", "a b"),
         ("postgresql:///d?host=/tmp&password=a", "postgresql:///d?host=/tmp", "a"),
-        ("no address", "no address", None),
+        ("postgresql://h/d?password=se@cret", "...", None),
+        ("host=h password=secret", "...", None),
     ],
 )
 def test_an_address_loses_its_password_alone(url: str, shown: str, password: str | None) -> None:
@@ -37,7 +39,10 @@ def test_a_command_line_loses_its_password_and_libpq_finds_it(monkeypatch: pytes
         "catalogue.url='postgresql://u@h/d'"
     ]
     assert os.environ["PGPASSWORD"] == "a b"
-    assert without_passwords(["catalogue.url=postgres://u:s%40e@h/d"]) == ["catalogue.url=postgres://u@h/d"]
+    for sign in ("", "+", "++"):
+        assert without_passwords([f"{sign}catalogue.url=postgres://u:s%40e@h/d"]) == [
+            f"{sign}catalogue.url=postgres://u@h/d"
+        ]
     assert os.environ["PGPASSWORD"] == "s@e"
 
 
@@ -48,3 +53,22 @@ def test_a_command_line_loses_its_api_key_and_the_service_finds_it(monkeypatch: 
     assert os.environ["CTL_API_KEY"] == "before"
     assert without_passwords(["-m", "api_key='a b=c'", "port=1"]) == ["-m", "api_key=null", "port=1"]
     assert os.environ["CTL_API_KEY"] == "a b=c"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "catalogue={dir:c,url:postgresql://u:secret@h/d}",
+        "++catalogue= {dir:c,url:'postgresql://u:secret@h/d'}",
+        'catalogue.url=" postgresql://u:secret@h/d"',
+        "catalogue.url=POSTGRESQL://u:secret@h/d",
+        "catalogue.url=host=h password=secret",
+        "catalogue.url='host=h Password=secret'",
+        "catalogue.url=postgresql://h/d?password=se@cret",
+        "catalogue.url=choice(postgresql://u:secret@h/d)",
+    ],
+)
+def test_an_address_whose_password_is_not_plain_never_reaches_hydra(word: str) -> None:
+    with pytest.raises(InputError, match=r"give catalogue\.url=postgresql://USER@HOST") as told:
+        without_passwords([word])
+    assert "cret" not in str(told.value)

@@ -5,24 +5,28 @@ import re
 from collections.abc import Sequence
 from urllib.parse import unquote
 
+from ctl_lightning.runtime.errors import InputError
+
 KEY = "CTL_API_KEY"
 """Environment variable of the API key."""
 
 SECRET = {"password", "sslpassword"}
 """Parameters of an address that are no one's business."""
 
+PLAIN = re.compile(r"[a-z]+://([^:@/?#]*(:[^@/?#]*)?@)?[^@?#]*(\?[^@#]*)?")
+"""An address in which it is plain what belongs to the password."""
+
 
 def without_password(url: str) -> tuple[str, str | None]:
     """An address such as postgresql://USER:PASSWORD@HOST/DB?password=PASSWORD without its password; and the password, None: it has none.
 
-    Nothing of a password is left, even if it has characters that should have been escaped.
+    An address of which it is not plain what belongs to the password is only "...".
     """
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return url, None
+    if not PLAIN.fullmatch(url):
+        return "...", None
+    scheme, _, rest = url.partition("://")
     user, at, place = rest.rpartition("@")
     name, colon, secret = user.partition(":")
-    name = re.split("[/?#]", name)[0]
     password = unquote(secret) if colon else None
     place, _, parameters = place.partition("?")
     kept = []
@@ -38,13 +42,23 @@ def without_password(url: str) -> tuple[str, str | None]:
 
 def without_passwords(words: Sequence[str]) -> list[str]:
     """A command line without the password of a PostgreSQL address, which goes where libpq looks for it, and without an API key, which goes
-    into the environment: Hydra writes the words into files."""
+    into the environment: Hydra writes the words into files.
+
+    Raises:
+        InputError: an address of which it is not plain what belongs to the password.
+    """
     kept = []
     for word in words:
         option, _, value = word.partition("=")
+        name = option.lstrip("+~")
         quote = value[0] if value[:1] in ("'", '"') and value[-1:] == value[0] else ""
         url = value[len(quote) : len(value) - len(quote)]
-        if option == "catalogue.url" and url.startswith("postgres"):
+        an_address = name == "catalogue.url" or (name == "catalogue" and value.lstrip().startswith("{"))
+        if an_address and re.search("postgres|password", url, re.IGNORECASE):
+            if not PLAIN.fullmatch(url):
+                raise InputError(
+                    f"{option}=...: give catalogue.url=postgresql://USER@HOST:PORT/DATABASE, with % codes for special characters"
+                )
             url, password = without_password(url)
             word = f"{option}={quote}{url}{quote}"
             if password is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ctl_lightning.runtime.addresses import without_password
+from ctl_lightning.runtime.addresses import PLAIN, without_password
 from ctl_lightning.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ SECONDS = 2
 
 OLDEST = (0, 8)
 """The first version of pgvector whose scans of a graph go on until they have found enough (hnsw.iterative_scan)."""
-
-PLAIN = re.compile(r"[a-z]+://([^:@/?#]*(:[^@/?#]*)?@)?[^@?#]*(\?[^@#]*)?")
-"""An address in which it is plain what belongs to the password."""
 
 CONNECTIONS = 8
 """Connections that one process has at most; more threads wait for their turn: the server has a core for few of them."""
@@ -46,9 +43,9 @@ ADVICE = (
 
 def address(url: str | None) -> str:
     """The address without its password. Raises InputError: it is none of PostgreSQL, or can be read in two ways."""
-    shown = without_password(url or "")[0]
-    if url is None or not re.match(r"postgres(ql)?://", url):
-        raise InputError(f"catalogue.url={shown or None}: catalogue.backend=pgvector needs postgresql://HOST/DATABASE")
+    shown = without_password(url)[0] if url else None
+    if not url or not shown or not re.match(r"postgres(ql)?://", url):
+        raise InputError(f"catalogue.url={shown}: catalogue.backend=pgvector needs postgresql://HOST/DATABASE")
     if not PLAIN.fullmatch(url):
         raise _unreadable(shown)
     return shown
