@@ -99,7 +99,7 @@ class Prepared(NamedTuple):
         seen: part of the scene that the attention's regions cover, as in `Look`.
         shown: what the network is shown of it.
         box: box that is cut away, normalised; None: nothing is.
-        categories: names of n categories; None: all that have products.
+        categories: names of n categories.
         k: number of products of each category.
     """
 
@@ -107,7 +107,7 @@ class Prepared(NamedTuple):
     seen: Box
     shown: Shown
     box: Box | None
-    categories: Sequence[str] | None
+    categories: Sequence[str]
     k: int
 
 
@@ -233,15 +233,14 @@ class Recommender:
         Raises:
             InputError: as `look`, but for unreadable pictures.
         """
-        self._check(categories, k, box)  # what is wrong with all of them is told once
+        categories = self._check(categories, k, box)  # what is wrong with all of them is told once
         prepared: list[Prepared | InputError] = []
         for photo in photos:
             try:
                 prepared.append(self.prepare(photo, categories, k, box))
             except InputError as error:
                 prepared.append(error)
-        features = self.encoder.features
-        scenes = [self._scene(one, features([one.shown])) for one in prepared if not isinstance(one, InputError)]
+        scenes = [self.embed([one])[0] for one in prepared if not isinstance(one, InputError)]
         looks = iter(self.search(scenes))
         return [one if isinstance(one, InputError) else next(looks) for one in prepared]
 
@@ -264,24 +263,26 @@ class Recommender:
         rows = [Features(*(part[row : row + 1] for part in features)) for row in range(len(prepared))]
         return [self._scene(one, row) for one, row in zip(prepared, rows, strict=True)]
 
-    def _check(self, categories: Sequence[str] | None, k: int, box: Box | None) -> list[str] | None:
+    def _check(self, categories: Sequence[str] | None, k: int, box: Box | None) -> list[str]:
         """The whole names of the categories. Raises InputError: as `look`, but for the picture."""
         if not isinstance(k, int) or k < 1:
             raise InputError(f"k={k}: give a whole number above 0")
         if categories is not None and not categories:
             raise InputError("category=[]: name at least one, or leave it out for all")
-        names = None if categories is None else [self._with_products(name) for name in categories]
+        if categories is None or any(self.encoder.category(name) not in self.catalogue.counts for name in categories):
+            with self.catalogue.snapshot():
+                pass  # counts are of the last time that anything was read, and a category may have come since
+        names = self.categories if categories is None else [self._with_products(name) for name in categories]
         self.encoder.crop(box)
         return names
 
     def _scene(self, prepared: Prepared, features: Features) -> Scene:
-        names = self.categories if prepared.categories is None else prepared.categories
-        style = self.encoder.style(features, names)
+        style = self.encoder.style(features, prepared.categories)
         with torch.inference_mode():
             query, parts = self._network.query(style), self._network.queries(style)
         assert query is not None
         of_parts = {name: _array(part) for name, part in parts.items()}
-        return Scene(prepared, names, _array(query), of_parts, self._attention(style))
+        return Scene(prepared, prepared.categories, _array(query), of_parts, self._attention(style))
 
     def search(self, scenes: Sequence[Scene]) -> list[Look]:
         """The second half of `complete`: searches for all scenes in one state of the catalogue, those that ask for the same of a category together."""

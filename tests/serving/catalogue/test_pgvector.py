@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from ctl_lightning.serving.catalogue.exact import ExactCatalogue
 from ctl_lightning.serving.catalogue.files import Catalogue, Vectors
 from ctl_lightning.serving.catalogue.pgvector import PgvectorCatalogue
 from ctl_lightning.serving.catalogue.pgvector_partitions import Partitions
+from ctl_lightning.serving.catalogue.postgres import CONNECTIONS
 from ctl_lightning.serving.recommender import Recommender
 
 
@@ -53,6 +55,8 @@ def test_a_scanned_category_answers_as_its_exact_slice_to_the_last_bit(database:
             assert one[:3] == theirs[name][:3]
             assert (one.vector == theirs[name].vector).all()
         assert found.find([]) == {}
+        assert found.find(["\0", "product 5\0", "\ud800", "%"]) == {}
+        same_hits(exact, found, queries[:2], "hats", 10**19)
 
 
 def recall(exact: Catalogue, found: Catalogue, queries: Vectors, category: str) -> float:
@@ -235,19 +239,65 @@ def test_a_server_that_is_frozen_is_away_and_comes_back(
 ) -> None:
     shop = uploaded(tmp_path, database, vectors_of("learned", 60, 1), {"hats": (0, 60)})
     query = f"SELECT pid FROM pg_stat_activity WHERE datname = '{database.rpartition('/')[2]}'"
-    monkeypatch.setattr(pgvector, "SECONDS", 0.3)
     with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
         sessions = [pid for (pid,) in postgres_server.sql(query)]
         assert sessions
         for pid in sessions:
             os.kill(pid, signal.SIGSTOP)
         try:
-            with pytest.raises(InputError, match=r"no answer within 0\.3 seconds"):
-                found.check()
+            with monkeypatch.context() as patch:
+                patch.setattr(pgvector, "SECONDS", 0.1)
+                for _ in range(2 * CONNECTIONS):
+                    with pytest.raises(InputError, match=r"no answer within 0\.1"):
+                        found.check()
+            assert len(postgres_server.sql(query)) == len(sessions)  # one that asks is enough
         finally:
             for pid in sessions:
                 os.kill(pid, signal.SIGCONT)
         found.check()
+
+
+def test_the_first_of_two_hosts_that_says_nothing_is_passed_over(
+    database: str, tmp_path: Path, postgres_server: Server
+) -> None:
+    shop = uploaded(tmp_path, database, vectors_of("learned", 60, 1), {"hats": (0, 60)})
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        both = database.replace("@", f"@127.0.0.1:{mute.getsockname()[1]},")
+        manifest = replace(shop.manifest, database={"url": both, "collection": "products"})
+        with closing(PgvectorCatalogue(tmp_path, manifest)) as found:
+            assert found.counts == {"hats": 60}
+
+
+def test_a_reader_waits_for_a_lock_no_longer_than_for_anything_else(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    shop = uploaded(tmp_path, database, vectors_of("learned", 60, 1), {"hats": (0, 60)})
+    monkeypatch.setitem(pgvector.SETTINGS, "statement_timeout", "300ms")
+    with closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found, psycopg.connect(database) as other:
+        other.execute("LOCK TABLE products IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(InputError, match="statement timeout; the server has too much to do"):
+            found.search(vectors_of("learned", 1, 2), "hats", 5)
+
+
+def test_a_category_that_comes_is_searched_by_who_has_the_catalogue_open(
+    served: tuple[Path, Path], tmp_path: Path, shop: Callable[[int, int], list[str]], looks: Path, database: str
+) -> None:
+    backend = ["catalogue.backend=pgvector", f"catalogue.url={database}"]
+    options = shop(0, 2)
+    (tmp_path / "hat.json").write_text('{"p0": "Hats"}')
+    hat = [f"products={tmp_path / 'hat.json'}", options[1]]
+    base = make_catalogue(served[0], tmp_path / "base", *hat, *backend)
+    photo = next((looks / "images").rglob("*.jpg"))
+    named, all_of_them = (Recommender.from_checkpoint(served[0], base) for _ in range(2))
+    with pytest.raises(InputError, match="category=Shoes: the catalogue has no product of it"):
+        named.recommend(photo, "Shoes", 1)
+    make_catalogue(served[0], base, *options)
+    assert [one.product for one in named.recommend(photo, "Shoes", 1)] == ["p1"]
+    assert len(all_of_them.look(photo).answers) == 2
+    for recommender in (named, all_of_them):
+        recommender.catalogue.close()
 
 
 def test_a_standby_is_read_and_refuses_a_change_in_one_line(

@@ -7,6 +7,7 @@ on the primary or on a standby.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -23,7 +24,7 @@ from ctl_lightning.serving.catalogue.pgvector_tables import (
     local_settings,
     read_collection,
 )
-from ctl_lightning.serving.catalogue.postgres import SECONDS, Connections, address, driver, told
+from ctl_lightning.serving.catalogue.postgres import SECONDS, Connections, address, driver, hosts, told
 
 if TYPE_CHECKING:
     import psycopg
@@ -81,8 +82,10 @@ class PgvectorCatalogue:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._url, self._name = str(manifest.database["url"]), str(manifest.database["collection"])
+        self._url = manifest.database["url"]
         self._connections = Connections(self._url)
+        self._lock = threading.Lock()
+        self._answer: Future[None] | None = None
         self._counts: Mapping[str, int] = {}
         self.check()
 
@@ -113,25 +116,28 @@ class PgvectorCatalogue:
                 snapshot.end()
 
     def check(self) -> None:
-        """See `Catalogue.check`; a server that does not answer at all counts as away after two seconds."""
-        told_of: list[BaseException] = []
-
-        def ask() -> None:
-            try:
-                with self.snapshot():
-                    pass
-            except BaseException as error:
-                told_of.append(error)
-
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
-        asking.join(SECONDS)
-        if asking.is_alive():
+        """See `Catalogue.check`; a server counts as away after two seconds without an answer of each host."""
+        with self._lock:
+            if self._answer is None or self._answer.done():  # one that is waited for is not asked again
+                self._answer = Future()
+                threading.Thread(target=self._ask, args=[self._answer], daemon=True).start()
+            answer = self._answer
+        patience = SECONDS * hosts(self._url)
+        try:
+            answer.result(patience)
+        except TimeoutError:
             raise InputError(
-                f"catalogue.url={address(self._url)}: no answer within {SECONDS} seconds; start the server"
-            )
-        if told_of:
-            raise told_of[0]
+                f"catalogue.url={address(self._url)}: no answer within {patience} seconds; start the server"
+            ) from None
+
+    def _ask(self, answer: "Future[None]") -> None:
+        try:
+            with self.snapshot():
+                pass
+        except BaseException as error:
+            answer.set_exception(error)
+        else:
+            answer.set_result(None)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -178,19 +184,21 @@ class Snapshot:
 
     def search(self, queries: Vectors, category: str, k: int) -> list[list[Hit]]:
         """See `Catalogue.search`; of a category with a graph, about the k nearest."""
-        count, effort = self.counts.get(category, 0), self._manifest.hnsw["search"]
-        by_graph = category in self._state.graphs and k + MORE <= effort
+        k = min(k, self.counts.get(category, 0))
+        by_graph = category in self._state.graphs and k + MORE <= self._manifest.hnsw["search"]
         found = self._best(BY_GRAPH if by_graph else EXACTLY, queries, category, k + MORE)
         if not by_graph:
             found = [self._with_equals(query, rows, category, k) for query, rows in zip(queries, found, strict=True)]
-        elif lacking := [place for place, rows in enumerate(found) if len(rows) < min(k, count)]:
+        elif lacking := [place for place, rows in enumerate(found) if len(rows) < k]:
             for place, rows in zip(lacking, self._best(EXACTLY, queries[lacking], category, k + MORE), strict=True):
                 found[place] = rows
         return [_ranked(query, rows, k) for query, rows in zip(queries, found, strict=True)]
 
     def find(self, products: Sequence[str]) -> dict[str, Found]:
         """See `Catalogue.find`."""
-        (rows,) = self._retried(lambda connection: self._rows(connection, NAMED, [[list(products)]]))
+        # No database takes a zero in a text, or half a character; no product is named so.
+        asked = [one for one in products if "\0" not in one and one == one.encode(errors="replace").decode()]
+        (rows,) = self._retried(lambda connection: self._rows(connection, NAMED, [[asked]]))
         return {
             product: Found(product, category, Path(image), _numbers(vector))
             for product, category, image, vector in rows
@@ -217,10 +225,10 @@ class Snapshot:
         errors = driver().errors
         try:
             with connection.pipeline():
+                for statement in local_settings(SETTINGS | {"hnsw.ef_search": self._manifest.hnsw["search"]}):
+                    connection.execute(statement)  # takes no snapshot yet
                 # A table that takes another's place is empty in snapshots of before. With the lock first there is none of those.
                 connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(self._products))
-                for statement in local_settings(SETTINGS | {"hnsw.ef_search": self._manifest.hnsw["search"]}):
-                    connection.execute(statement)
                 collection = read_collection(connection, sql.Identifier(COLLECTIONS), self._name)
         except (errors.UndefinedTable, errors.WrongObjectType):
             collection = None

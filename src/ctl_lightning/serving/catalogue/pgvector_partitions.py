@@ -47,7 +47,7 @@ class Partitions:
             self._do.run("ALTER TABLE {} DROP CONSTRAINT one", table)
 
     def _hold(self) -> None:
-        """Locks the table of products against readers, who are never made to wait long for one another."""
+        """Locks the table of products against readers, who wait while it tries."""
         psycopg, deadline, patience = driver(), time.monotonic() + SWAPPING, 0.1
         while True:
             try:
@@ -61,8 +61,8 @@ class Partitions:
                         f"catalogue.collection={self._name}: somebody else has held its table for {SWAPPING // 60} minutes, a dump perhaps; run the "
                         "same command again when that is over"
                     ) from None
-                time.sleep(patience)
-                patience = min(2.0, 1.2 * patience)
+                time.sleep(9 * patience)  # readers wait for a tenth of the time at most
+                patience = min(1.0, 1.2 * patience)  # longer than their looks take
 
     def names(self) -> list[str]:
         """Names of the partitions that there are."""

@@ -3,8 +3,7 @@
 A collection is one table of products, partitioned by category, so that each category has a graph of its own (one of all
 with a filter would lose products that it looks for). Products with one photo have the same `twin`, and the first of them
 `stands` for all in the graph: hundreds of equal nodes would link only to each other, and be found or lost as one. And
- one row in the table of collections, which is changed in the
-same transaction.
+one row in the table of collections, which is changed in the same transaction.
 """
 
 from collections.abc import Mapping
@@ -76,18 +75,17 @@ def read_collection(
     connection: "psycopg.Connection[Any]", collections: "sql.Identifier", name: str
 ) -> Collection | None:
     """The row of a collection; None: there is none. Raises InputError: another version of ctl_lightning wrote it."""
-    from psycopg import sql
+    from psycopg import rows, sql
 
-    fields = sql.SQL(", ").join(map(sql.Identifier, ("format", *Collection._fields)))
-    query = sql.SQL("SELECT {} FROM {} WHERE name = %s").format(fields, collections)
-    row = connection.execute(query, [name]).fetchone()
+    query = sql.SQL("SELECT * FROM {} WHERE name = %s").format(collections)  # another version has other columns
+    row = connection.cursor(row_factory=rows.dict_row).execute(query, [name]).fetchone()
     if row is None:
         return None
-    if row[0] != FORMAT:
+    if row.get("format") != FORMAT:
         raise InputError(
             f"catalogue.collection={name}: another version of ctl_lightning wrote it; give another name, and this version makes it anew"
         )
-    return Collection(*row[1:])
+    return Collection(**{field: row[field] for field in Collection._fields})
 
 
 def write_collection(

@@ -99,6 +99,11 @@ def _parameters(url: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         raise _unreadable(shown) from None
 
 
+def hosts(url: str) -> int:
+    """Number of hosts of an address, which are tried one after the other."""
+    return 1 + str(_parameters(url, {}).get("host", "")).count(",")
+
+
 def _check_extension(url: str, connection: "psycopg.Connection[Any]") -> None:
     found = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
     if found is None:
