@@ -106,7 +106,12 @@ def test_many_products_with_one_photo_are_found_by_a_graph(database: str, tmp_pa
 
 
 def test_it_recommends_what_exact_slices_recommend(
-    served: tuple[Path, Path], tmp_path: Path, shop: Callable[[int, int], list[str]], looks: Path, database: str
+    served: tuple[Path, Path],
+    tmp_path: Path,
+    shop: Callable[[int, int], list[str]],
+    looks: Path,
+    database: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     run, photos = served[0], sorted((looks / "images").rglob("*.jpg"))[:6]
     backend = ["catalogue.backend=pgvector", f"catalogue.url={database}", "catalogue.hnsw_from=30"]
@@ -124,7 +129,9 @@ def test_it_recommends_what_exact_slices_recommend(
     same_answers(run, exact, alone, photos)
     with pytest.raises(InputError, match=r"popularity=0\.1: .*PostgreSQL"):
         Recommender.from_checkpoint(run, base, popularity=0.1)
-    make_catalogue(run, base, "catalogue.backend=exact")
+    with caplog.at_level("INFO"):
+        make_catalogue(run, base, "catalogue.backend=exact")
+    assert f"the collection products stays in {database}; drop it" in caplog.text
     assert isinstance(Recommender.from_checkpoint(run, base).catalogue, ExactCatalogue)
 
 
@@ -207,6 +214,10 @@ def test_a_connection_that_is_lost_is_made_again(database: str, tmp_path: Path, 
                 snapshot.search(query, "hats", 5)
         found.check()
         assert sum(found.counts.values()) == 61
+        with found.snapshot() as snapshot:
+            found.close()
+            assert len(snapshot.search(query, "hats", 5)[0]) == 5
+    until(lambda: not postgres_server.sql(lose.replace("pg_terminate_backend(pid)", "pid")))
 
 
 @pytest.mark.parametrize("version", [16, 18])
@@ -355,7 +366,7 @@ def test_reads_go_on_without_an_error_while_the_primary_is_killed_and_the_standb
                         with found.snapshot() as snapshot:
                             snapshot.search(queries, "hats", 5)
                             hits = snapshot.search(queries, "shoes", 5)
-                        answers.append([[hit.product for hit in one] for one in hits] == expected)
+                        answers.append([[hit.product for hit in one] for one in hits])
                     except Exception as error:
                         answers.append(error)
 
@@ -373,9 +384,11 @@ def test_reads_go_on_without_an_error_while_the_primary_is_killed_and_the_standb
             stop.set()
             for one in visitors:
                 one.join()
-            # Of the last answers some may be of the catalogue without shoes.
             assert [one for one in answers if isinstance(one, Exception)] == []
-            assert all(answers[:-100])
+            assert {str(one) for one in answers} <= {
+                str(expected),
+                str([[]] * len(queries)),
+            }  # the new one has no shoes
 
 
 def wait_for_more(answers: list[object], count: int) -> None:

@@ -6,6 +6,7 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from postgres import PASSWORD, Server, until
 
 from ctl_lightning.benchmarks.search import vectors_of
 from ctl_lightning.runtime.errors import InputError, InUseError
-from ctl_lightning.serving.catalogue import pgvector_partitions, pgvector_upload
+from ctl_lightning.serving.catalogue import pgvector, pgvector_partitions, pgvector_upload
 from ctl_lightning.serving.catalogue.exact import ExactCatalogue
 from ctl_lightning.serving.catalogue.files import Listed, Vectors
 from ctl_lightning.serving.catalogue.pgvector import PgvectorCatalogue
@@ -179,6 +180,9 @@ def test_what_was_lost_by_hand_is_sent_again(database: str, tmp_path: Path, post
     ):
         postgres_server.sql(statement, name)
         assert state(postgres_server, shop.upload()) == before
+    postgres_server.sql(f"ALTER TABLE products DETACH PARTITION {tables(postgres_server, shop)[1]}", name)
+    with pytest.raises(InputError, match="already exists; it is no part of the collection any more; drop or rename it"):
+        shop.upload()
 
 
 def test_a_command_killed_before_it_wrote_its_file_heals_at_the_next_one(
@@ -231,11 +235,23 @@ def test_a_table_that_somebody_holds_is_waited_for_and_readers_go_on(
 
     shop = uploaded(tmp_path, database, vectors_of("learned", 600, 1), SLICES)
     other = shop.changed(vectors_of("learned", 500, 5), {"hats": (0, 500)})
-    monkeypatch.setattr(pgvector_partitions, "SWAPPING", 0)
-    with psycopg.connect(database) as dump:
-        dump.execute("LOCK TABLE products IN ACCESS SHARE MODE")
+    monkeypatch.setattr(pgvector_partitions, "SWAPPING", 1)
+    monkeypatch.setitem(pgvector.SETTINGS, "lock_timeout", "1s")
+    tried: list[Any] = []
+
+    def tries() -> None:
         with pytest.raises(InputError, match="somebody else has held its table"):
             other.upload()
+        tried.append(True)
+
+    with psycopg.connect(database) as dump, closing(PgvectorCatalogue(tmp_path, shop.manifest)) as found:
+        dump.execute("LOCK TABLE products IN ACCESS SHARE MODE")
+        changing = Thread(target=tries)
+        changing.start()
+        while changing.is_alive():
+            assert len(found.search(vectors_of("learned", 1, 2), "shoes", 5)[0]) == 5
+        changing.join()
+    assert tried
     other.upload()
 
 
@@ -274,6 +290,9 @@ def test_a_collection_of_another_checkpoint_another_folder_or_nobody(
         with pytest.raises(InputError, match=says):
             make_catalogue(served[0], base)
         postgres_server.sql("UPDATE ctl_lightning_collections SET dim = 16", name)
+    postgres_server.sql("ALTER TABLE ctl_lightning_collections DROP COLUMN links", name)
+    with pytest.raises(InputError, match="another version of ctl_lightning wrote it"):
+        make_catalogue(served[0], base)
 
 
 CHANGE = """

@@ -123,6 +123,11 @@ def change_catalogue(
         new = replace(new, backend=to.name, hnsw=to.hnsw, qdrant=to.qdrant, database=to.database)
         new = replace(new, graphs=_hand_over(folder, old, new, known, listed, to))
         new.write(folder)
+        if old is not None and old.database and old.database != new.database:
+            log.info(
+                "the collection %s stays in %s; drop it when nobody searches it, unless that is another address of the same database",
+                *(old.database["collection"], old.database["url"]),
+            )
         embedded.delete()
         _clean(folder, new)
     was, now, made = ({one.product for one in some} for some in (known, listed, fresh))

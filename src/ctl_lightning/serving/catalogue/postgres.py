@@ -37,6 +37,13 @@ ADVICE = (
     ("42501", r"permission denied", "docs/serving.md lists the rights that are needed"),
     ("53100", r"No space left", "make room, and run the same command again"),
     ("57014", r"statement timeout", "the server has too much to do"),
+    ("42704", r"vector type not found", "name the schema of pgvector too, with ?options=-csearch_path%3DNAME,public"),
+    (
+        "42703",
+        r"column .* does not exist",
+        "a table of that name that is another's comes first in this user's search_path",
+    ),
+    ("42P07", r"relation .* already exists", "it is no part of the collection any more; drop or rename it"),
 )
 """SQLSTATE, what a server says, and how it is mended."""
 
@@ -144,7 +151,7 @@ def prepare(url: str) -> None:
             )
         if connection.execute("SELECT current_schema()").fetchone() == (None,):
             raise InputError(
-                f"catalogue.url={address(url)}: this user has no schema for tables; make one, and name it with ?options=-csearch_path%3DNAME"
+                f"catalogue.url={address(url)}: this user has no schema for tables; make one, and name it with ?options=-csearch_path%3DNAME,public"
             )
         if connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone() is None:
             try:
@@ -190,6 +197,7 @@ class Connections:
     def __init__(self, url: str) -> None:
         self._url = url
         self._idle: list[psycopg.Connection[Any]] = []
+        self._closed = False
         self._turns = threading.BoundedSemaphore(CONNECTIONS)
 
     @contextmanager
@@ -205,7 +213,7 @@ class Connections:
             fresh: whether it must be a new one: those of before are closed, as the server was lost.
         """
         if fresh:
-            self.close()
+            self._close_idle()
         try:
             return self._idle.pop()
         except IndexError:
@@ -225,9 +233,15 @@ class Connections:
             connection.close()
         if not connection.closed:
             self._idle.append(connection)
+        if self._closed:
+            self._close_idle()
 
     def close(self) -> None:
-        """Closes those that nobody uses."""
+        """Closes those that nobody uses, and the others when they are given back."""
+        self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
