@@ -406,8 +406,11 @@ def test_wrong_options_are_one_line(words: list[str], tmp_path: Path) -> None:
         ([scene, "category=Shoos"], "category=Shoos: unknown to this checkpoint; did you mean 'Shoes'"),
         ([scene, "category=[Shoes,Bags]"], "category=Bags: unknown"),
         ([scene, "category=[]"], "name at least one"),
-        ([scene, "catalogue.url=5"], "catalogue is not in Qdrant; leave it out"),  # a text, as all addresses are
-        ([scene, "catalogue.url=http://x"], "is not in Qdrant; leave it out"),
+        (
+            [scene, "catalogue.url=5"],
+            "catalogue is not in Qdrant or PostgreSQL; leave it out",
+        ),  # a text, as all addresses are
+        ([scene, "catalogue.url=http://x"], "is not in Qdrant or PostgreSQL; leave it out"),
         ([scene, "output="], r"output=\.: the ending says what is written"),
         ([scene, f"output={tmp_path / 'photos' / 'one.jpg'}"], "the ending says what is written"),
         ([f"scene={tmp_path / 'photos'}", f"output={tmp_path / 'photos' / 'x.png'}"], "it lies where the scenes are"),
