@@ -34,7 +34,7 @@ ADVICE = (
     ("28P01", r"password authentication failed|no password supplied", "give it in PGPASSWORD, or in ~/.pgpass"),
     ("3D000", r'database ".*" does not exist', "make it with createdb, or give another"),
     ("25006", r"read-only transaction", "give the primary, which can be written to"),
-    ("42501", r"permission denied", "docs/serving.md lists the rights that are needed"),
+    ("42501", r"permission denied", "docs/catalogues.md lists the rights that are needed"),
     ("53100", r"No space left", "make room, and run the same command again"),
     ("57014", r"statement timeout", "the server has too much to do"),
     ("42704", r"vector type not found", "name the schema of pgvector too, with ?options=-csearch_path%3DNAME,public"),
