@@ -63,7 +63,7 @@ def without_passwords(words: Sequence[str]) -> list[str]:
             word = f"{option}={quote}{url}{quote}"
             if password is not None:
                 os.environ["PGPASSWORD"] = password
-        if option.lstrip("+") == "api_key" and url not in ("", "null") and "${" not in url:
+        if name == "api_key" and url not in ("", "null") and "${" not in url:
             os.environ[KEY] = url
             word = f"{option}=null"
         kept.append(word)
