@@ -36,7 +36,7 @@ def test_there_are_commands() -> None:
     assert len(COMMANDS) >= 10
     assert len(HEADERS) >= 20
     assert len(MEASURED) == 48
-    assert len(SEQUENCES) == 4
+    assert len(SEQUENCES) == 5
 
 
 @pytest.mark.parametrize("command", sorted({*COMMANDS, *HEADERS, *MEASURED, *SEQUENCES}))
