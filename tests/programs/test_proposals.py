@@ -19,7 +19,7 @@ from ctl_lightning.runtime.words import spelled_out
 
 PACKAGE = REPOSITORY / "src" / "ctl_lightning"
 
-OPTION = re.compile(r"(?<![\w./$(\[{}'\"=+-])(\+{0,2}[a-z_]+(?:[./][a-z_]+)*)=(\S*)")
+OPTION = re.compile(r"(?<![\w./$(\[{}'\"=+?-])(\+{0,2}[a-z_]+(?:[./][a-z_]+)*)=(\S*)")
 COMMAND = re.compile(r"python -m ctl_lightning\.(\w+)((?: \+?[\w./]+=[^\s`;,]+)*)")
 
 FILLED = {
@@ -44,7 +44,7 @@ WHERE: dict[str, tuple[str, ...]] = {
     "data": ("train", "prepare"),
     "metrics": ("train",),
     "reports": ("train", "paper", "sweep_table", "evaluate"),
-    "serving": ("catalogue", "recommend", "rerank", "demo", "export", "evaluate", "train"),
+    "serving": ("catalogue", "recommend", "rerank", "serve", "demo", "export", "evaluate", "train"),
     "sweep_table": ("sweep_table", "train"),  # it tells how the sweep goes on
     "benchmarks": ("benchmark",),
     "runtime": ("train", *PROGRAMS),

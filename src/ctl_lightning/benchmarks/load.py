@@ -10,8 +10,6 @@ from pathlib import Path
 
 import aiohttp
 
-BOUNDARY = "a-boundary-that-no-photo-contains"
-
 
 @dataclass
 class Load:
@@ -50,20 +48,22 @@ def drive(address: str, photos: Sequence[Path], clients: int, seconds: float, ke
         seconds: how long they ask; what is asked by then is waited for.
         keep: whether the answers are kept.
     """
-    return asyncio.run(_drive(address, [_form(photo) for photo in photos], clients, seconds, keep))
+    return asyncio.run(_drive(address, [photo.read_bytes() for photo in photos], clients, seconds, keep))
 
 
-async def _drive(address: str, forms: Sequence[bytes], clients: int, seconds: float, keep: bool) -> Load:
-    load, kind = Load(), {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+async def _drive(address: str, photos: Sequence[bytes], clients: int, seconds: float, keep: bool) -> Load:
+    load = Load()
     began = time.perf_counter()
 
     async def visit(session: aiohttp.ClientSession, client: int) -> None:
         turn = client
         while time.perf_counter() - began < seconds:
-            number, turn = turn % len(forms), turn + clients
+            number, turn = turn % len(photos), turn + clients
+            form = aiohttp.FormData()
+            form.add_field("photo", photos[number], filename="photo.jpg", content_type="image/jpeg")
             asked, pause = time.perf_counter(), 0.0
             try:
-                async with session.post(f"{address}/v1/looks", data=forms[number], headers=kind) as answer:
+                async with session.post(f"{address}/v1/looks", data=form) as answer:
                     body, status = await answer.read(), answer.status
                     pause = float(answer.headers.get("Retry-After", 0))
             except (TimeoutError, aiohttp.ClientError):
@@ -80,9 +80,3 @@ async def _drive(address: str, forms: Sequence[bytes], clients: int, seconds: fl
         await asyncio.gather(*(visit(session, client) for client in range(clients)))
     load.seconds = time.perf_counter() - began
     return load
-
-
-def _form(photo: Path) -> bytes:
-    """A multipart form with one file in the field `photo`."""
-    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="photo"; filename="{photo.stem}.jpg"\r\n'
-    return f"{head}Content-Type: image/jpeg\r\n\r\n".encode() + photo.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
