@@ -39,7 +39,7 @@ def test_what_is_wrong_is_one_line(
         ),
         (
             f"postgresql://clerk:clerk@{here}/ready",
-            r"permission denied for schema public; docs/serving\.md lists the rights",
+            r"permission denied for schema public; docs/catalogues\.md lists the rights",
         ),
         (
             "postgresql://postgres:secret@127.0.0.1:9/shop",
