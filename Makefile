@@ -25,7 +25,7 @@ train: install ## train the hybrid model on synthetic looks (about 3 minutes on 
 paper: install ## every method, five seeds, one table (hours); options: make paper PAPER="..."
 	$(BIN)/python -m ctl_lightning.paper $(PAPER)
 
-test: install ## the quick test suite (5 to 7 minutes on 2 cores)
+test: install ## the quick test suite (8 to 9 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not long and not real and not slurm"
 
 test-long: install ## whole programs that are killed, continued and installed; a real SLURM and a real browser, where they are installed (10 minutes)
