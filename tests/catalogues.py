@@ -88,7 +88,9 @@ def same_answers(run: Path, one: Path, other: Path, photos: list[Path], k: int =
                 assert a.distance == pytest.approx(b.distance, abs=1e-6)
                 assert dict(a.parts) == pytest.approx(dict(b.parts), abs=1e-5)
     named = [hit.product for hit in first.recommend(photos[0], first.categories[0], 3)]
-    found = [recommender.catalogue.find([*named, "unknown", "it's"]) for recommender in (first, second)]
+    found = [
+        recommender.catalogue.find([*named, "unknown", "it's", f"{named[0]}\0"]) for recommender in (first, second)
+    ]
     for catalogue_found in found:
         assert sorted(catalogue_found) == sorted(named)
     for product in named:

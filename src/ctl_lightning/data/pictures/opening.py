@@ -109,6 +109,11 @@ def shrink(image: Image.Image, needed: tuple[int, int] | None = None) -> None:
         image.draft(None, (image.width // scale, image.height // scale))
 
 
+def shrinks(image: Image.Image) -> bool:
+    """Whether `shrink` saves an opened picture's memory: a plain JPEG's, as cameras write it; of a progressive one all is held."""
+    return isinstance(image, JpegImagePlugin.JpegImageFile) and "progressive" not in image.info
+
+
 def _used(source: Source, use: Callable[[Image.Image], Result]) -> Result:
     try:
         with _opened(source) as image:

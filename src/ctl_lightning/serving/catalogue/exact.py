@@ -71,14 +71,16 @@ class ExactCatalogue:
 
     def find(self, products: Sequence[str]) -> dict[str, Found]:
         """See `Catalogue.find`."""
+        asked = set(products)
         with self._lock:
             rows = self._products.execute(
                 "SELECT row, product, category, image FROM products WHERE product IN (SELECT value FROM json_each(?))",
-                (json.dumps(list(products)),),
+                (json.dumps(list(asked)),),
             ).fetchall()
         return {
             product: Found(product, category, Path(image), np.array(self._vectors[row]))
             for row, product, category, image in rows
+            if product in asked  # SQLite cuts a text at a zero
         }
 
     def snapshot(self) -> AbstractContextManager["ExactCatalogue"]:

@@ -38,7 +38,7 @@ from ctl_lightning.serving.http.schemas import (
     form_of,
     problems,
 )
-from ctl_lightning.serving.http.service import Service, found_in, told_as_away
+from ctl_lightning.serving.http.service import Service, told_as_away
 from ctl_lightning.serving.http.uploads import Form, Upload, read_form, refused_photo
 from ctl_lightning.serving.look import look_data
 
@@ -238,7 +238,7 @@ class _Routes:
 
     def _found(self, product: str) -> Any:
         with self._service.live.leased() as recommender, told_as_away(), recommender.catalogue.snapshot() as catalogue:
-            found = found_in(catalogue, [product]).get(product)
+            found = catalogue.find([product]).get(product)
         if found is None:
             raise RefusedError(404, f"the catalogue has no product {product[:MOST]!r}")
         return found

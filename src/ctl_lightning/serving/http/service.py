@@ -11,14 +11,13 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 
 from ctl_lightning.data.images import reason
 from ctl_lightning.data.pairs import Box
-from ctl_lightning.data.pictures.opening import check_scans, read
+from ctl_lightning.data.pictures.opening import check_scans, read, shrinks
 from ctl_lightning.runtime.errors import InputError, listed
 from ctl_lightning.runtime.memory import give_back_freed_memory
-from ctl_lightning.serving.catalogue.files import Catalogue, Found
+from ctl_lightning.serving.catalogue.files import Found
 from ctl_lightning.serving.compatibility import Judgement, judged, nearest_first
 from ctl_lightning.serving.http.batching import Batcher
 from ctl_lightning.serving.http.limits import Limits
@@ -122,7 +121,7 @@ class Service:
 
         def prepare(recommender: Recommender) -> _Asked:
             with told_as_away(), recommender.catalogue.snapshot() as catalogue:
-                found = found_in(catalogue, products)
+                found = catalogue.find(products)
             unknown = [product for product in dict.fromkeys(products) if product not in found]
             if unknown:
                 raise RefusedError(422, f"products: the catalogue has no {listed(unknown)}")
@@ -188,23 +187,17 @@ class Service:
         """Whether a photo takes much memory. Raises InputError: it cannot be read, or has too many pixels or scans."""
 
         def seen(image: Image.Image) -> tuple[int, int, bool]:
-            in_part = isinstance(image, JpegImageFile) and "progressive" not in image.info
-            return *image.size, in_part  # a plain JPEG, as cameras write it, is decoded at a smaller size
+            return *image.size, shrinks(image)
 
         try:
-            width, height, in_part = read(photo, seen)
+            width, height, smaller = read(photo, seen)
             check_scans(photo)
         except OSError as error:
             raise InputError(f"{photo if isinstance(photo, Path) else 'the photo'}: {reason(error)}") from None
         if width * height > self.limits.max_pixels:
             most = f"{self.limits.max_pixels / 1e6:g} million"
             raise InputError(f"the photo: {width} x {height} pixels, and {most} are read at most; make it smaller")
-        return width * height > LARGE and not in_part
-
-
-def found_in(catalogue: Catalogue, products: Sequence[str]) -> dict[str, Found]:
-    """`Catalogue.find` for ids that a stranger sends: no database takes a zero in a text."""
-    return catalogue.find([product for product in products if "\0" not in product])
+        return width * height > LARGE and not smaller
 
 
 @contextmanager
