@@ -117,7 +117,7 @@ def test_photos_of_several_requests_go_through_one_backbone_pass_with_the_answer
         return features(pictures)
 
     monkeypatch.setattr(recommender.encoder, "_features", counted)
-    together = recommender.complete([recommender.prepare(*one) for one in asked])
+    together = recommender.search(recommender.embed([recommender.prepare(*one) for one in asked]))
     assert passes == [4]
     for mine, theirs in zip(together, alone, strict=True):
         assert (mine.box, mine.crop, mine.seen, list(mine.kept)) == (theirs.box, theirs.crop, theirs.seen, theirs.kept)
@@ -126,7 +126,6 @@ def test_photos_of_several_requests_go_through_one_backbone_pass_with_the_answer
             assert [one.product for one in here.products] == [one.product for one in there.products]
             for a, b in zip(here.products, there.products, strict=True):
                 assert a.distance == pytest.approx(b.distance, abs=1e-5)
-    assert recommender.complete([]) == []
     with pytest.raises(InputError, match="k=0: give a whole number"):
         recommender.prepare(tmp_path / "0.png", None, 0, None)
 
@@ -135,9 +134,9 @@ def test_a_category_that_was_emptied_meanwhile_has_no_products(served: tuple[Pat
     recommender = Recommender.from_checkpoint(*served)
     asked = recommender.prepare(photo_of("RGB"), None, 3, None)
     del recommender.catalogue._slices[HATS]  # type: ignore[attr-defined]
-    (look,) = recommender.complete([asked._replace(categories=[HATS, SHOES])])
+    (look,) = recommender.search(recommender.embed([asked._replace(categories=[HATS, SHOES])]))
     assert [(one.category, len(one.products), one.candidates) for one in look.answers] == [(HATS, 0, 0), (SHOES, 3, 6)]
-    (look,) = recommender.complete([asked._replace(categories=[HATS])])
+    (look,) = recommender.search(recommender.embed([asked._replace(categories=[HATS])]))
     assert [(one.category, len(one.products), one.candidates) for one in look.answers] == [(HATS, 0, 0)]
 
 

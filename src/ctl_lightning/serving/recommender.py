@@ -116,14 +116,12 @@ class Scene(NamedTuple):
 
     Attributes:
         prepared: the photo, and what is asked of it.
-        names: names of n categories.
-        queries: query q of each, (n, D).
+        queries: query q of each of the n categories that are asked for, (n, D).
         parts: name -> query of each category for a part of the distance, (n, D); see `Recommended.parts`.
         attention: attention of each category, as in `Answer`.
     """
 
     prepared: Prepared
-    names: Sequence[str]
     queries: NDArray[np.float32]
     parts: Mapping[str, NDArray[np.float32]]
     attention: Sequence[NDArray[np.float64] | None]
@@ -245,7 +243,7 @@ class Recommender:
         return [one if isinstance(one, InputError) else next(looks) for one in prepared]
 
     def prepare(self, photo: Photo, categories: Sequence[str] | None, k: int, box: Box | None) -> Prepared:
-        """Makes a photo ready for `complete`: decodes and cuts it, without the network. Arguments and errors as of `look`."""
+        """Makes a photo ready for `embed`: decodes and cuts it, without the network. Arguments and errors as of `look`."""
         names = self._check(categories, k, box)
         crop = self.encoder.crop(box)
         picture = self.encoder.picture(photo, crop)
@@ -253,12 +251,8 @@ class Recommender:
             picture, self.encoder.seen(*picture.size, crop), self.encoder.shown(picture, box), box, names, k
         )
 
-    def complete(self, prepared: Sequence[Prepared]) -> list[Look]:
-        """`look` at several photos at once, which go through the backbone as one batch; equal to `look` but for rounding."""
-        return self.search(self.embed(prepared)) if prepared else []
-
     def embed(self, prepared: Sequence[Prepared]) -> list[Scene]:
-        """The first half of `complete`: one backbone pass for n > 0 photos."""
+        """Embeds n > 0 photos in one backbone pass; equal to n passes but for rounding."""
         features = self.encoder.features([one.shown for one in prepared])
         rows = [Features(*(part[row : row + 1] for part in features)) for row in range(len(prepared))]
         return [self._scene(one, row) for one, row in zip(prepared, rows, strict=True)]
@@ -282,13 +276,13 @@ class Recommender:
             query, parts = self._network.query(style), self._network.queries(style)
         assert query is not None
         of_parts = {name: _array(part) for name, part in parts.items()}
-        return Scene(prepared, prepared.categories, _array(query), of_parts, self._attention(style))
+        return Scene(prepared, _array(query), of_parts, self._attention(style))
 
     def search(self, scenes: Sequence[Scene]) -> list[Look]:
-        """The second half of `complete`: searches for all scenes in one state of the catalogue, those that ask for the same of a category together."""
+        """Completes scenes as `look` does: searches for all of them in one state of the catalogue, those that ask for the same of a category together."""
         wanted: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for number, scene in enumerate(scenes):
-            for row, name in enumerate(scene.names):
+            for row, name in enumerate(scene.prepared.categories):
                 wanted.setdefault((name, scene.prepared.k), []).append((number, row))
         hits: dict[tuple[int, int], Sequence[Hit]] = {}
         with self.catalogue.snapshot() as catalogue:
@@ -299,14 +293,15 @@ class Recommender:
                 found = catalogue.search(queries, name, k) if name in counts else [[] for _ in places]
                 hits |= dict(zip(places, found, strict=True))
         return [
-            self._look(scene, [hits[number, row] for row in range(len(scene.names))], counts)
+            self._look(scene, [hits[number, row] for row in range(len(scene.queries))], counts)
             for number, scene in enumerate(scenes)
         ]
 
     def _look(self, scene: Scene, hits: Sequence[Sequence[Hit]], counts: Mapping[str, int]) -> Look:
         prepared, found = scene.prepared, self._recommended(hits, scene.parts)
         answers = [
-            Answer(name, found[row], scene.attention[row], counts.get(name, 0)) for row, name in enumerate(scene.names)
+            Answer(name, found[row], scene.attention[row], counts.get(name, 0))
+            for row, name in enumerate(prepared.categories)
         ]
         crop, kept = self.encoder.crop(prepared.box), self.encoder.kept(prepared.box)
         return Look(prepared.picture, prepared.box, crop, kept, prepared.seen, answers, self.popularity)
