@@ -14,14 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from ctl_lightning.benchmarks.packing import before
-from ctl_lightning.benchmarks.served import Served, engines
+from ctl_lightning.benchmarks.served import Served, engines, write_catalogue
 from ctl_lightning.benchmarks.timing import Row, alone, in_turn, ratio
 from ctl_lightning.data.images import ImageItem
 from ctl_lightning.models.components.backbone import Features
 from ctl_lightning.models.components.network import SceneStyle
 from ctl_lightning.runtime.memory import can_keep, keep_freed_memory
-from ctl_lightning.serving.catalogue.backend import Backend
-from ctl_lightning.serving.catalogue.change import change_catalogue
 from ctl_lightning.serving.catalogue.opening import open_catalogue
 from ctl_lightning.serving.encoder import Encoder
 from ctl_lightning.serving.engines import EngineName
@@ -39,9 +37,8 @@ def look_rows(given: Served, rounds: int) -> list[Row]:
         rounds: how often each way is measured, in turn.
     """
     with TemporaryDirectory() as temporary:
-        folder, encoder = Path(temporary), Encoder(given.checkpoint)
-        backend = Backend("exact", {}, {})
-        change_catalogue(folder, encoder, given.products, "set", backend, 16, 1.0)
+        folder = Path(temporary)
+        write_catalogue(folder, given)
         ways = {name: partial(_measured, given, folder, name) for name in (BEFORE, *engines())}
         return [Row("look", name, values, "ms") for name, values in in_turn(ways, rounds).items()]
 

@@ -9,7 +9,9 @@ from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.models.checkpoint import FORMAT
 from ctl_lightning.runtime.config import Config
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.serving.catalogue.change import Product
+from ctl_lightning.serving.catalogue.backend import Backend
+from ctl_lightning.serving.catalogue.change import Product, change_catalogue
+from ctl_lightning.serving.encoder import Encoder
 from ctl_lightning.serving.engines import EngineName
 from ctl_lightning.serving.exporters import check_onnx
 from ctl_lightning.training.module import CompleteTheLook
@@ -59,6 +61,11 @@ def served(
     ]
     photos = [data.source.image_path(data.root, scene) for scene in sorted(data.table.products_of_scene)]
     return Served(path, _spread(listed, products), _spread(photos, scenes))
+
+
+def write_catalogue(folder: Path, given: Served) -> None:
+    """Writes a catalogue of the products, which is searched exactly."""
+    change_catalogue(folder, Encoder(given.checkpoint), given.products, "set", Backend("exact", {}, {}), 16, 1.0)
 
 
 def engines() -> list[EngineName]:

@@ -12,12 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ctl_lightning.benchmarks.load import Load, drive
-from ctl_lightning.benchmarks.served import Served, engines
+from ctl_lightning.benchmarks.served import Served, engines, write_catalogue
 from ctl_lightning.benchmarks.timing import Row, ratio
 from ctl_lightning.runtime.errors import InputError
-from ctl_lightning.serving.catalogue.backend import Backend
-from ctl_lightning.serving.catalogue.change import change_catalogue
-from ctl_lightning.serving.encoder import Encoder
 
 OPENING = 300
 """Seconds that a service has to open."""
@@ -42,9 +39,8 @@ def service_rows(given: Served, clients: int, seconds: float, rounds: int) -> li
     }
     found: dict[str, list[Load]] = {way: [] for way in ways}
     with TemporaryDirectory() as temporary:
-        folder, encoder = Path(temporary), Encoder(given.checkpoint)
-        backend = Backend("exact", {}, {})
-        change_catalogue(folder / "catalogue", encoder, given.products, "set", backend, 16, 1.0)
+        folder = Path(temporary)
+        write_catalogue(folder / "catalogue", given)
         for _ in range(rounds):
             for way, words in ways.items():
                 # One service at a time: two would share the cores even while one of them waits.
