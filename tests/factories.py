@@ -3,6 +3,7 @@
 import hashlib
 import json
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,14 @@ LOSSES: dict[str, Any] = {
     "hardest": {"name": "in_batch_triplet", "margin": MARGIN, "mining": "hardest"},
     "info_nce": {"name": "info_nce", "temperature": 0.1, "learn_temperature": True, "box_weight": 0.5},
 }
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Waits until something is so, which it has to be in time, however busy the machine is."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
 
 
 def free_port() -> int:

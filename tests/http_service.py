@@ -1,21 +1,23 @@
 """A service in this process for tests: its app behind a port of its own, and photos to send."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
-from factories import free_port
+from factories import free_port, until
 
 from ctl_lightning.serving.http.limits import Limits
 from ctl_lightning.serving.http.live import Live
 from ctl_lightning.serving.http.server import Server, address_of, bound
 from ctl_lightning.serving.http.service import Service
 from ctl_lightning.serving.recommender import Recommender
-
-DEADLINE = 180.0
 
 
 def service_of(recommender: Recommender, folder: Path, limits: Limits | None = None) -> Service:
@@ -31,16 +33,44 @@ def serving(app: Any) -> Iterator[str]:
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
-        wait_for(lambda: server.started)
+        until(lambda: server.started, seconds=180)
         yield address_of(listening).rstrip("/")
     finally:
         server.should_exit = True
         thread.join()
 
 
-def wait_for(condition: Callable[[], Any]) -> None:
-    """Waits until something is so, which it has to be within minutes, however busy the machine is."""
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+@contextmanager
+def process_of(
+    served: tuple[Path, Path],
+    folder: Path,
+    port: int,
+    *words: str,
+    start: Sequence[str] = ("-m", "ctl_lightning.serve"),
+) -> Iterator[subprocess.Popen[str]]:
+    """A program that serves a checkpoint and its catalogue, once it can answer or has ended."""
+    given = [f"ckpt_path={served[0]}", f"catalogue={served[1]}", f"port={port}", *words]
+    process = subprocess.Popen(
+        [sys.executable, *start, *given],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background it would be ignored
+    )
+    try:
+        until(lambda: process.poll() is not None or answers(port), seconds=180)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def answers(port: int) -> bool:
+    """Whether a service is ready."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+            return True
+    except OSError:  # HTTPError is one
+        return False

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import free_port
+from factories import free_port, until
 
 INSTALLED = {16: "pginstall", 18: "pginstall18"}
 """Version of PostgreSQL -> its folder in the wheel."""
@@ -141,14 +140,6 @@ def new_folder() -> Path:
 def answers(port: int) -> bool:
     with socket.socket() as tried:
         return tried.connect_ex(("127.0.0.1", port)) == 0
-
-
-def until(condition: Any, seconds: float = 60) -> None:
-    """Waits for a condition."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 @contextmanager

@@ -1,13 +1,11 @@
 """The page in a real browser: a photo in, products out, categories, a box, a wrong file, many visitors, a phone's width."""
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 from browser import browser, skip_without_browser
 from factories import free_port, save_image
-from http_service import service_of, serving
+from http_service import process_of, service_of, serving
 from PIL import Image
 
 from ctl_lightning.runtime.errors import InputError
@@ -243,23 +241,8 @@ def test_visitors_with_the_same_photo_do_not_share_a_file_that_is_written_while_
 def test_the_program_serves_until_it_is_told_to_end(served: tuple[Path, Path], tmp_path: Path) -> None:
     port = free_port()
     words = [f"ckpt_path={served[0]}", f"catalogue={served[1]}", f"port={port}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ctl_lightning.demo", *words],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background it would be ignored
-    )
-    try:
-        for _ in range(600):
-            try:
-                page = urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5).read().decode()
-                break
-            except OSError:
-                assert process.poll() is None, process.communicate()
-                time.sleep(0.2)
+    with process_of(served, tmp_path, port, start=["-m", "ctl_lightning.demo"]) as process:
+        page = urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=60).read().decode()
         assert "Complete the look" in page
         for host in {str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), port)} - {
             "127.0.0.1",
@@ -278,8 +261,6 @@ def test_the_program_serves_until_it_is_told_to_end(served: tuple[Path, Path], t
         assert re.fullmatch(rf"demo: port={port}: it is taken .*\n", again.stderr.splitlines(keepends=True)[-1])
         process.send_signal(signal.SIGINT)
         printed, said = process.communicate(timeout=30)
-    finally:
-        process.kill()
     assert f"http://127.0.0.1:{port}/" in printed
     assert "Traceback" not in said
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from catalogues import Shop, same_answers, uploaded
-from factories import make_catalogue
-from postgres import PASSWORD, Server, running, until
+from factories import make_catalogue, until
+from postgres import PASSWORD, Server, running
 
 from ctl_lightning.benchmarks.search import vectors_of
 from ctl_lightning.runtime.errors import InputError

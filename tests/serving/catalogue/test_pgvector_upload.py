@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from catalogues import Shop, uploaded
-from factories import REPOSITORY, make_catalogue, train_on
-from postgres import PASSWORD, Server, until
+from factories import REPOSITORY, make_catalogue, train_on, until
+from postgres import PASSWORD, Server
 
 from ctl_lightning.benchmarks.search import vectors_of
 from ctl_lightning.runtime.errors import InputError, InUseError

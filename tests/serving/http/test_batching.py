@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 
 import pytest
-from http_service import wait_for
+from factories import until
 
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.http.batching import Batcher
@@ -52,13 +52,13 @@ def hold(batcher: Batcher[int, int], model: Model) -> None:
     """Has the model busy with a request of its own, so that others wait."""
     model.may_go.clear()
     batcher.ask(lambda: 0)
-    wait_for(lambda: model.batches == [[0]])
+    until(lambda: model.batches == [[0]])
 
 
 def test_what_waits_while_the_model_works_goes_in_one_batch(batcher: Batcher[int, int], model: Model) -> None:
     hold(batcher, model)
     asked = [batcher.ask(lambda number=number: number) for number in (1, 2, 3)]  # type: ignore[misc]
-    wait_for(lambda: waiting(batcher) == 3)
+    until(lambda: waiting(batcher) == 3)
     model.may_go.set()
     assert [one.result() for one in asked] == [2, 4, 6]
     assert [sorted(batch) for batch in model.batches] == [[0], [1, 2, 3]]
@@ -67,7 +67,7 @@ def test_what_waits_while_the_model_works_goes_in_one_batch(batcher: Batcher[int
 def test_a_batch_is_never_larger_than_it_may_be(batcher: Batcher[int, int], model: Model) -> None:
     hold(batcher, model)
     asked = [batcher.ask(lambda number=number: number) for number in range(1, 10)]  # type: ignore[misc]
-    wait_for(lambda: waiting(batcher) == 9)
+    until(lambda: waiting(batcher) == 9)
     model.may_go.set()
     assert [one.result() for one in asked] == [2 * number for number in range(1, 10)]
     assert [len(batch) for batch in model.batches] == [1, 4, 4, 1]
@@ -85,9 +85,9 @@ def test_one_waits_while_another_is_prepared(batcher: Batcher[int, int], model: 
         return 2
 
     slow = batcher.ask(slowly)
-    wait_for(lambda: len(batcher._preparing) == 1)
+    until(lambda: len(batcher._preparing) == 1)
     quick = batcher.ask(lambda: 1)
-    wait_for(lambda: waiting(batcher) == 1)
+    until(lambda: waiting(batcher) == 1)
     assert model.batches == []
     decoded.set()
     assert (quick.result(), slow.result()) == (2, 4)
@@ -98,7 +98,7 @@ def test_patience_ends(model: Model) -> None:
     batcher: Batcher[int, int] = Batcher(model, 4, 0.01, 2, lambda _: None)
     decoded = threading.Event()
     slow = batcher.ask(lambda: 2 if decoded.wait() else 0)
-    wait_for(lambda: len(batcher._preparing) == 1)
+    until(lambda: len(batcher._preparing) == 1)
     assert batcher.ask(lambda: 1).result(60) == 2
     decoded.set()
     assert slow.result() == 4
@@ -108,7 +108,7 @@ def test_patience_ends(model: Model) -> None:
 def test_what_is_cancelled_is_dropped(batcher: Batcher[int, int], model: Model) -> None:
     hold(batcher, model)
     first, second = batcher.ask(lambda: 1), batcher.ask(lambda: 2)
-    wait_for(lambda: waiting(batcher) == 2)
+    until(lambda: waiting(batcher) == 2)
     first.cancel()
     assert waiting(batcher) == 1
     model.may_go.set()
@@ -123,7 +123,7 @@ def test_what_fails_fails_alone(batcher: Batcher[int, int], model: Model) -> Non
         raise InputError("not an image")
 
     asked = [batcher.ask(lambda: 1), batcher.ask(unreadable), batcher.ask(lambda: -1)]
-    wait_for(lambda: waiting(batcher) == 2)
+    until(lambda: waiting(batcher) == 2)
     model.may_go.set()
     assert asked[0].result() == 2
     assert isinstance(asked[1].exception(), InputError)
@@ -133,7 +133,7 @@ def test_what_fails_fails_alone(batcher: Batcher[int, int], model: Model) -> Non
 def test_a_catalogue_that_is_away_is_asked_once_for_all(batcher: Batcher[int, int], model: Model) -> None:
     hold(batcher, model)
     asked = [batcher.ask(lambda: 13), batcher.ask(lambda: 1)]
-    wait_for(lambda: waiting(batcher) == 2)
+    until(lambda: waiting(batcher) == 2)
     model.may_go.set()
     assert all(isinstance(one.exception(), InputError) for one in asked)
     assert len(model.batches) == 2
@@ -154,10 +154,10 @@ def test_the_end_cancels_what_is_prepared(model: Model) -> None:
     batcher: Batcher[int, int] = Batcher(model, 1, FOREVER, 1, lambda _: None)
     decoded = threading.Event()
     left = batcher.ask(lambda: 1 if decoded.wait() else 0)
-    wait_for(lambda: len(batcher._preparing) == 1)
+    until(lambda: len(batcher._preparing) == 1)
     closing = threading.Thread(target=batcher.close)
     closing.start()
-    wait_for(left.cancelled)
+    until(left.cancelled)
     decoded.set()
     closing.join()
     assert model.batches == []
@@ -169,7 +169,7 @@ def test_the_end_cancels_what_waits(model: Model) -> None:
     left = batcher.ask(lambda: 1)
     closing = threading.Thread(target=batcher.close)
     closing.start()
-    wait_for(left.done)
+    until(left.done)
     model.may_go.set()
     closing.join()
     with pytest.raises(CancelledError):

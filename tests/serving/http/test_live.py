@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import make_catalogue
-from http_service import wait_for
+from factories import make_catalogue, until
 from starlette.testclient import TestClient
 
 from ctl_lightning.serving.http import live as live_module
@@ -137,7 +136,7 @@ def test_under_load_every_answer_is_of_one_catalogue(
         try:
             for count in made:
                 put(made[count], folder)
-                wait_for(lambda count=count: seen and seen[-1] == (count, count))  # type: ignore[misc]
+                until(lambda count=count: seen and seen[-1] == (count, count))  # type: ignore[misc]
         finally:
             done = True
         for visitor in visitors:

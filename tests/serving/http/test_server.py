@@ -1,14 +1,13 @@
 """The service as a process: its address, its end under load, a second signal, and one line for what keeps it from serving."""
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.client import HTTPConnection
@@ -17,8 +16,8 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from factories import free_port
-from http_service import serving, wait_for
+from factories import free_port, until
+from http_service import answers, process_of, serving
 
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.http import server
@@ -28,39 +27,6 @@ from ctl_lightning.serving.http.server import bound
 from ctl_lightning.serving.http.service import Service
 
 
-@contextmanager
-def process_of(
-    served: tuple[Path, Path],
-    folder: Path,
-    port: int,
-    *words: str,
-    start: Sequence[str] = ("-m", "ctl_lightning.serve"),
-) -> Iterator[subprocess.Popen[str]]:
-    given = [f"ckpt_path={served[0]}", f"catalogue={served[1]}", f"port={port}", *words]
-    process = subprocess.Popen(
-        [sys.executable, *start, *given],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background it would be ignored
-    )
-    try:
-        wait_for(lambda: process.poll() is not None or answers(port))
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def answers(port: int) -> bool:
-    try:
-        return asked(HTTPConnection("127.0.0.1", port, timeout=5), "/readyz")[0] == 200
-    except OSError:
-        return False
-
-
 def asked(connection: HTTPConnection, path: str) -> tuple[int, bytes]:
     connection.request("GET", path)
     answer = connection.getresponse()
@@ -68,6 +34,15 @@ def asked(connection: HTTPConnection, path: str) -> tuple[int, bytes]:
 
 
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+@contextmanager
+def posting(address: str, *headers: str) -> Iterator[socket.socket]:
+    """A connection on which the head of a request with a form was sent."""
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as stream:
+        lines = ["POST /v1/looks HTTP/1.1", "Host: x", f"Content-Type: {FORM['Content-Type']}", *headers, "", ""]
+        stream.sendall("\r\n".join(lines).encode())
+        yield stream
 
 
 def form(photo: Path) -> bytes:
@@ -112,7 +87,7 @@ def test_at_the_end_nothing_that_was_accepted_is_lost(
         visitors = [threading.Thread(target=visit) for _ in range(12)]
         for visitor in visitors:
             visitor.start()
-        wait_for(lambda: counts["answered"] > 50)
+        until(lambda: counts["answered"] > 50)
         process.send_signal(signal.SIGTERM)
         for visitor in visitors:
             visitor.join()
@@ -133,9 +108,9 @@ def test_a_second_signal_ends_it_at_once(served: tuple[Path, Path], photos: list
         connection.putheader("Content-Type", FORM["Content-Type"])
         connection.putheader("Content-Length", "1000")
         connection.endheaders(b"--x")  # an upload that never ends
-        wait_for(lambda: b"ctl_waiting 1.0" in asked(HTTPConnection("127.0.0.1", port), "/metrics")[1])
+        until(lambda: b"ctl_waiting 1.0" in asked(HTTPConnection("127.0.0.1", port), "/metrics")[1])
         process.send_signal(signal.SIGINT)
-        wait_for(lambda: not answers(port))
+        until(lambda: not answers(port))
         assert process.poll() is None
         process.terminate()
         assert process.wait(60) == 1
@@ -155,7 +130,7 @@ def test_a_thread_that_hangs_does_not_keep_it_from_ending(served: tuple[Path, Pa
     with process_of(served, tmp_path, port, "grace_s=0.5", start=["-c", HANGING]) as process:
         connection = HTTPConnection("127.0.0.1", port)
         connection.request("GET", "/v1/products/x")
-        wait_for(lambda: answers(port))  # it was accepted before this
+        until(lambda: answers(port))  # it was accepted before this
         process.terminate()
         answer = connection.getresponse()
         assert (answer.status, json.load(answer)) == (503, {"error": "the service ends"})
@@ -188,29 +163,23 @@ def test_a_key_is_written_nowhere(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_is_too_long_is_not_read_to_its_end(service: Service) -> None:
-    with serving(create_app(service)) as address:
-        port = int(address.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port)) as stream:
-            stream.sendall(
-                b"POST /v1/looks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
-                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
-            )
-            head = b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
-            stream.sendall(b"%x\r\n%s\r\n" % (len(head), head))
-            stream.setblocking(False)
-            answer, sent, chunk = b"", 0, b"%x\r\n%s\r\n" % (2**16, bytes(2**16))
-            left = b""
-            while b"}" not in answer:  # it never says that it has ended
-                left = left or chunk
-                try:
-                    count = stream.send(left)
-                    sent, left = sent + count, left[count:]
-                except BlockingIOError:
-                    pass
-                with suppress(BlockingIOError):
-                    answer += stream.recv(2**16)
-            assert b"413" in answer.splitlines()[0]
-            assert sent < 2**25
+    with serving(create_app(service)) as address, posting(address, "Transfer-Encoding: chunked") as stream:
+        head = b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
+        stream.sendall(b"%x\r\n%s\r\n" % (len(head), head))
+        stream.setblocking(False)
+        answer, sent, chunk = b"", 0, b"%x\r\n%s\r\n" % (2**16, bytes(2**16))
+        left = b""
+        while b"}" not in answer:  # it never says that it has ended
+            left = left or chunk
+            try:
+                count = stream.send(left)
+                sent, left = sent + count, left[count:]
+            except BlockingIOError:
+                pass
+            with suppress(BlockingIOError):
+                answer += stream.recv(2**16)
+        assert b"413" in answer.splitlines()[0]
+        assert sent < 2**25
 
 
 def test_a_refusal_reaches_a_client_that_sends_all_before_it_reads(service: Service, photos: list[Path]) -> None:
@@ -230,13 +199,12 @@ def test_a_refusal_reaches_a_client_that_sends_all_before_it_reads(service: Serv
 
 def test_after_an_answer_to_what_was_not_read_the_connection_is_closed(service: Service, photos: list[Path]) -> None:
     def answer(*headers: str, body: bytes = b"") -> bytes:
-        with socket.create_connection(("127.0.0.1", port)) as stream:
-            lines = ["POST /v1/looks HTTP/1.1", "Host: x", f"Content-Type: {FORM['Content-Type']}", *headers, "", ""]
-            stream.sendall("\r\n".join(lines).encode() + body)
+        with posting(address, *headers) as stream:
+            stream.sendall(body)
             return stream.recv(2**16)
 
     with serving(create_app(service, api_key="k")) as address:
-        port, whole = int(address.rpartition(":")[2]), form(photos[0])
+        whole = form(photos[0])
         for status, headers in (
             (401, ["Content-Length: 100000"]),
             (401, ["Transfer-Encoding: chunked"]),
@@ -253,24 +221,18 @@ def test_after_an_answer_to_what_was_not_read_the_connection_is_closed(service: 
 def test_an_upload_that_stops_is_408(service: Service) -> None:
     service.limits = replace(service.limits, timeout_s=0.2)
     with serving(create_app(service)) as address:
-        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as stream:
-            stream.sendall(
-                b"POST /v1/looks HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
-                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x"
-            )
+        with posting(address, "Content-Length: 1000") as stream:
+            stream.sendall(b"--x")
             assert stream.recv(2**16).splitlines()[0].split()[1] == b"408"
         assert service._waiting == 0
 
 
 def test_a_body_is_not_asked_for_when_it_would_be_refused(service: Service) -> None:
-    with serving(create_app(service)) as address:
-        port = int(address.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port)) as stream:
-            stream.sendall(
-                b"POST /v1/looks HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\nExpect: 100-continue\r\n"
-                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
-            )
-            assert stream.recv(2**16).splitlines()[0].split()[1] == b"413"
+    with (
+        serving(create_app(service)) as address,
+        posting(address, "Content-Length: 100000000", "Expect: 100-continue") as stream,
+    ):
+        assert stream.recv(2**16).splitlines()[0].split()[1] == b"413"
 
 
 @pytest.mark.parametrize(

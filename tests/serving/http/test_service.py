@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from factories import free_port, image_id
-from http_service import service_of, wait_for
+from factories import free_port, image_id, until
+from http_service import service_of
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -77,7 +77,7 @@ def test_those_that_wait_go_through_the_network_together(
     with started(served, Limits(max_batch=8)) as (service, client), ThreadPoolExecutor(9) as pool:
         held = Held(service.live.recommender, monkeypatch)
         first = pool.submit(asks, client, photos[0])
-        wait_for(lambda: held.sizes == [1])
+        until(lambda: held.sizes == [1])
         others = [pool.submit(asks, client, photo) for photo in photos[1:8]]
         others.append(
             pool.submit(
@@ -87,7 +87,7 @@ def test_those_that_wait_go_through_the_network_together(
                 data={"category": "Shoes", "products": [image_id("shoe1")]},
             )
         )
-        wait_for(lambda: len(service._batcher._ready) == 8)
+        until(lambda: len(service._batcher._ready) == 8)
         held.may_go.set()
         assert {one.result().status_code for one in [first, *others]} == {200}
     assert held.sizes == [1, 8]
@@ -99,7 +99,7 @@ def test_more_than_may_wait_are_told_to_come_again(
     with started(served, Limits(max_waiting=3)) as (service, client), ThreadPoolExecutor(3) as pool:
         held = Held(service.live.recommender, monkeypatch)
         accepted = [pool.submit(asks, client, photo) for photo in photos[:3]]
-        wait_for(lambda: service._waiting == 3)
+        until(lambda: service._waiting == 3)
 
         refused = asks(client, photos[3])
         assert refused.status_code == client.post("/v1/looks", content=b"no form").status_code == 503  # not looked at
@@ -125,7 +125,7 @@ def test_what_takes_too_long_is_504_and_dropped(
     with started(served, Limits()) as (service, client), ThreadPoolExecutor(1) as pool:
         held = Held(service.live.recommender, monkeypatch)
         first = pool.submit(asks, client, photos[0])
-        wait_for(lambda: held.sizes == [1])
+        until(lambda: held.sizes == [1])
         service.limits = replace(service.limits, timeout_s=0.2)
         late = asks(client, photos[1])
         assert (late.status_code, late.json()) == (504, {"error": "no answer within 0.2 seconds; try again later"})
@@ -148,7 +148,7 @@ def test_a_catalogue_stays_open_until_nobody_works_with_it_though_the_client_is_
         assert late.status_code == 504
         assert service.live._current.users == len(held.sizes)
         held.may_go.set()
-        wait_for(lambda: service.live._current.users == 0)
+        until(lambda: service.live._current.users == 0)
 
 
 def test_the_fault_of_one_catalogue_is_not_told_to_who_asked_another(
@@ -196,9 +196,9 @@ def test_who_is_not_answered_at_the_end_is_told_so(
     with bound("127.0.0.1", free_port()) as listening, ThreadPoolExecutor(2) as pool:
         address = f"{address_of(listening)}v1/looks"
         running = pool.submit(server.run, [listening])
-        wait_for(lambda: server.started)
+        until(lambda: server.started)
         late = pool.submit(httpx.post, address, files={"photo": photos[0].read_bytes()}, timeout=None)
-        wait_for(lambda: held.sizes == [1])
+        until(lambda: held.sizes == [1])
         service.end()
         server.should_exit = True
         answer = late.result()
@@ -253,7 +253,7 @@ def test_a_catalogue_that_hangs_is_504_and_not_ready(service: Service, monkeypat
         for _ in range(3):
             assert client.get("/readyz").json() == {"error": "the catalogue does not answer"}
         may_go.set()
-        wait_for(lambda: client.get("/readyz").status_code == 200)
+        until(lambda: client.get("/readyz").status_code == 200)
 
 
 def test_at_the_end_it_is_not_ready_and_closes_connections(service: Service, photos: list[Path]) -> None:
@@ -303,7 +303,7 @@ def test_a_client_that_goes_away_costs_nothing_more(
     body = head + photos[0].read_bytes() + b"\r\n--x--\r\n"
     held = Held(service.live.recommender, monkeypatch)
     before = service.ask_look(photos[1], None, 3, None)
-    wait_for(lambda: held.sizes == [1])
+    until(lambda: held.sizes == [1])
     app = create_app(service)
     whole = {"type": "http.request", "body": body, "more_body": False}
     assert asyncio.run(_call(app, [whole])) == []
