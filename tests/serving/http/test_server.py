@@ -23,7 +23,7 @@ from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.http import server
 from ctl_lightning.serving.http.app import create_app
 from ctl_lightning.serving.http.limits import check_installed, checked_root_path
-from ctl_lightning.serving.http.server import bound
+from ctl_lightning.serving.http.server import bound, turn_away
 from ctl_lightning.serving.http.service import Service
 
 
@@ -97,6 +97,22 @@ def test_at_the_end_nothing_that_was_accepted_is_lost(
     assert process.returncode == 0
     assert printed.splitlines() == ["loading ...", f"http://127.0.0.1:{port}/  (Ctrl-C ends it)"]
     assert said == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the filter is Linux's")
+def test_who_asks_after_the_end_has_begun_is_not_let_in_and_who_asked_before_is() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    with listening, socket.create_connection(listening.getsockname()) as before:
+        turn_away(listening)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(listening.getsockname(), timeout=0.2)
+        before.sendall(b"still here")
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.recv(100) == b"still here"
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
 
 
 @pytest.mark.long

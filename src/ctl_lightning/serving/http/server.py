@@ -1,15 +1,18 @@
 """Runs an app on a port until it is told to end, and ends so that nobody who was let in goes away without an answer."""
 
 import asyncio
+import ctypes
 import errno
 import logging
 import os
 import select
 import signal
 import socket
+import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import uvicorn
@@ -27,6 +30,17 @@ LINGER = 0.3
 
 DRAIN = 1.0
 """Longest time to let in those who are at the door when the end comes, in seconds."""
+
+ATTACH_FILTER = 26
+"""Linux's SO_ATTACH_FILTER, which Python has no name for."""
+
+DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the byte of flags, the 13th of TCP's header
+    (0x45, 0, 1, 0x02),  # is SYN among them? otherwise pass over one
+    (0x06, 0, 0, 0),  # drop all of it
+    (0x06, 0, 0, 0xFFFFFFFF),  # take all of it
+)
+"""Instructions of a classic BPF filter (linux/filter.h): code, what to pass over if it is so, and if not, a number."""
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -67,6 +81,23 @@ def address_of(listening: socket.socket) -> str:
     """The address of a page that is served on a socket."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def turn_away(listening: socket.socket) -> None:
+    """Has Linux drop what asks a listening socket for a new connection, as if it were lost; who asks again later is refused.
+
+    Without it, connections that are made while the socket is being closed are reset, with what was sent on them. What is on
+    its way in still comes in, so it is the one who asks whom the kernel's filter looks for: the flag SYN in TCP's header.
+    Elsewhere it does nothing.
+    """
+    if sys.platform != "linux":
+        return
+    filters = b"".join(struct.pack("HBBI", *one) for one in DROP_SYN)
+    program = ctypes.create_string_buffer(filters)
+    with suppress(OSError):  # a kernel of a sandbox may have no filters
+        listening.setsockopt(
+            socket.SOL_SOCKET, ATTACH_FILTER, struct.pack("HP", len(DROP_SYN), ctypes.addressof(program))
+        )
 
 
 def run(app: ASGIApp, listening: socket.socket, grace: float, ending: Callable[[], None]) -> None:
@@ -113,7 +144,7 @@ class Server(uvicorn.Server):
             os._exit(1)
         self.should_exit = True
         self._ending()
-        last = threading.Timer(DRAIN + LINGER + self._grace + CLOSING, self._give_up)
+        last = threading.Timer(DRAIN + 2 * LINGER + self._grace + CLOSING, self._give_up)
         last.daemon = True
         last.start()
 
@@ -138,9 +169,10 @@ class Server(uvicorn.Server):
         """Lets in who is at the door, closes it, and gives those inside time to be answered."""
         listening = list(sockets or [])
         loop = asyncio.get_running_loop()
-        end = loop.time() + DRAIN
         for one in listening:
-            one.listen(0)  # hardly anybody else comes to the door
+            turn_away(one)
+        await asyncio.sleep(LINGER)  # those whose connection is being made come in meanwhile
+        end = loop.time() + DRAIN
         while select.select(listening, [], [], 0)[0] and loop.time() < end:
             await asyncio.sleep(0)
         for server in self.servers:
