@@ -172,7 +172,7 @@ def test_no_secret_has_a_default() -> None:
         assert given, name
         assert all(re.fullmatch(r"\$\{\w+:\?[^}]+\}", one) for one in given), name
     asked = set(re.findall(r"\$\{(\w+):\?", text))
-    (exported,) = re.findall(r"^    export (.*)", DOCS, re.MULTILINE)
+    (exported,) = re.findall(r"^export (.*)", DOCS, re.MULTILINE)
     assert asked == {word.partition("=")[0] for word in exported.split()}
 
 
