@@ -40,7 +40,7 @@ def test_distances_from_photos_are_those_of_the_evaluation(trained: Path) -> Non
 
 
 def test_what_is_judged_is_ordered_and_agrees_with_the_classifier(trained: Path, looks: Path) -> None:
-    compatibility = Compatibility(trained)
+    compatibility = Compatibility(str(trained))
     photos = sorted((looks / "images").rglob("*.jpg"))[:9]
     with Image.open(photos[0]) as scene:
         judged = compatibility.classify(scene, "Shoes", photos)

@@ -39,8 +39,8 @@ class Judgement:
 class Compatibility:
     """Judges candidates of one category for a scene.
 
-    >>> compatibility = Compatibility(Path("runs/.../checkpoints/best-epoch004.ckpt"))
-    >>> compatibility.rerank(Path("room.jpg"), "Lamps", [Path("lamp1.jpg"), Path("lamp2.jpg")])
+    >>> compatibility = Compatibility("runs/.../checkpoints/best-epoch004.ckpt")
+    >>> compatibility.rerank("room.jpg", "Lamps", ["lamp1.jpg", "lamp2.jpg"])
 
     Args:
         path: checkpoint file, or its run directory.
@@ -51,8 +51,8 @@ class Compatibility:
         InputError: unreadable or foreign checkpoint; a method that sees no pictures; an engine that cannot run this backbone.
     """
 
-    def __init__(self, path: Path, device: str = "cpu", engine: EngineName = "torch") -> None:
-        self._encoder = Encoder(path, device, engine)
+    def __init__(self, path: Path | str, device: str = "cpu", engine: EngineName = "torch") -> None:
+        self._encoder = Encoder(Path(path).expanduser(), device, engine)
         self.trained = self._encoder.trained
         self.classifier: Classifier | None = self.trained.classifier
         self.categories: list[str] = self.trained.categories
