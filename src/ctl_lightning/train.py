@@ -103,8 +103,6 @@ def report(
         validation: the ranking of the validation split.
         feature_seconds: until features were there; None: there are none.
     """
-    from collections import Counter
-
     import torch
 
     from ctl_lightning.models.checkpoint import add_to_checkpoint
@@ -126,8 +124,7 @@ def report(
             ScoredSplit(data.evaluation("test"), module.ranking, module.scores),
             options,
         )
-        counts = Counter(pair.product for pair in data.pairs["train"])
-        add_to_checkpoint(kept, classifier=told.classifier.plain(), train_counts=dict(counts))
+        add_to_checkpoint(kept, classifier=told.classifier.plain(), train_counts=dict(data.train_counts))
         seconds = seconds_of(trainer) if module.learns else 0.0
         told.results |= {"feature_seconds": feature_seconds} if feature_seconds is not None else {}
         told.results |= {"init_from": module.origin} if module.origin is not None else {}

@@ -19,7 +19,7 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 def evaluated(table: PairTable, pairs: tuple[Pair, ...]) -> EvaluationSet:
     triplets = [EvaluationTriplet(pair.scene, pair.box, pair.product, pair.product) for pair in pairs]
-    return evaluation_set(table, sorted(table.catalogue), pairs, triplets, ())
+    return evaluation_set(table, list(table.products_of_category), sorted(table.catalogue), pairs, triplets, {})
 
 
 def test_the_commit_of_the_code_is_told_where_it_is_known() -> None:

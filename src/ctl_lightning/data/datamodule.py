@@ -197,7 +197,7 @@ class TripletDataModule(ShownData, LightningDataModule):
         They share loader processes with those of the other split; one is iterated over at a time.
         """
         if self._kept is None or self._kept_for != self._shown:
-            tasks = {name: self.evaluation(name) for name in SPLITS[1:]}
+            tasks = {name: self.evaluation(name) for name in SPLITS[1:] if self.pairs[name]}
             lists = {PRODUCTS: self.product_images(tasks["test"])}
             lists |= {name: self.query_images(task) for name, task in tasks.items()}
             self._kept, self._kept_for = KeptLoader(lists, **self._loader_options()), self._shown

@@ -1,8 +1,7 @@
 """What a split asks of a ranking: which product belongs to which scene crop, and which others it is ranked against."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,36 +55,50 @@ class EvaluationSet:
         """Box of each pair, (N, 4); NO_BOX for a pair that has none."""
         return np.array([pair.box for pair in self.pairs], dtype=np.float64).reshape(-1, 4)
 
+    def only(self, chosen: Sequence[int]) -> "EvaluationSet":
+        """The set of the pairs with these indices, in that order, against the same catalogue; queries keep their indices."""
+        at = np.array(chosen, dtype=np.int64)
+        return replace(
+            self,
+            pairs=tuple(self.pairs[index] for index in chosen),
+            query=self.query[at],
+            positive=self.positive[at],
+            negative=self.negative[at],
+            category=self.category[at],
+            scene=self.scene[at],
+            masked=tuple(self.masked[index] for index in chosen),
+        )
+
 
 def evaluation_set(
     table: PairTable,
+    categories: Sequence[str],
     products: Sequence[str],
     pairs: Sequence[Pair],
     triplets: Sequence[EvaluationTriplet],
-    train_pairs: Sequence[Pair],
+    train_counts: Mapping[str, int],
 ) -> EvaluationSet:
     """Makes the evaluation set of a split, with indices in place of ids.
 
     Args:
         table: all pairs and the catalogue.
+        categories: category names in the order of their indices; the table may lack some.
         products: ids of the catalogue products that can be ranked.
         pairs: pairs of the split.
         triplets: evaluation triplets, one for each of `pairs`, in their order.
-        train_pairs: pairs of the training split.
+        train_counts: product -> number of training pairs that it is in; a product that is not there is in none.
     """
-    categories = tuple(table.products_of_category)
     category_index = {category: index for index, category in enumerate(categories)}
     product_index = {product: index for index, product in enumerate(products)}
     scene_index = {scene: index for index, scene in enumerate(sorted({table.group(pair.scene) for pair in pairs}))}
     pair_queries = [(crop_key(pair.scene, pair.box), category_index[pair.category]) for pair in pairs]
     queries = {query: index for index, query in enumerate(dict.fromkeys(pair_queries))}
-    count = Counter(pair.product for pair in train_pairs)
     return EvaluationSet(
         pairs=tuple(pairs),
-        categories=categories,
+        categories=tuple(categories),
         products=tuple(products),
         product_category=_integers(category_index[table.catalogue[product]] for product in products),
-        train_count=_integers(count[product] for product in products),
+        train_count=_integers(train_counts.get(product, 0) for product in products),
         queries=tuple(queries),
         query=_integers(queries[query] for query in pair_queries),
         positive=_integers(product_index[pair.product] for pair in pairs),

@@ -4,7 +4,7 @@ import logging
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ctl_lightning.data.crop import area, crop_key, scene_crop
@@ -140,6 +140,11 @@ class PreparedData:
         """Category names in the order of their indices."""
         return list(self.table.products_of_category)
 
+    @property
+    def train_counts(self) -> Mapping[str, int]:
+        """Product -> number of training pairs that it is in, more than 0."""
+        return Counter(pair.product for pair in self.pairs["train"])
+
     def prepare_data(self) -> None:
         """Lets the source make what it can make; called once on each machine."""
         self.source.prepare(self.root)
@@ -189,6 +194,15 @@ class PreparedData:
         uniform = NegativeSampler(self.table, frozenset(self.products), (), "uniform")
         usable = [pair for pair in readable if uniform.exists(pair)]
         self.dropped["no possible negative"] = len(readable) - len(usable)
+        pairs = self._split(usable)
+        self.triplets = {
+            split: evaluation_triplets(pairs[split], uniform, self.salt, self.triplets_file, self.table)
+            for split in SPLITS[1:]
+        }
+        self.pairs = pairs
+
+    def _split(self, usable: Sequence[Pair]) -> dict[Split, list[Pair]]:
+        """Split -> its pairs. Raises InputError: a split without enough of them."""
         pairs = split_pairs(usable, self.rule, self.table.group_of, self.root)
         used = [pair for pair in pairs["train"] if self.rule.trains_on(self.table.group(pair.scene))]
         self.dropped["not in train_share"] = len(pairs["train"]) - len(used)
@@ -197,11 +211,7 @@ class PreparedData:
             needed = self._least_train_pairs if split == "train" else 1
             if len(pairs[split]) < needed:
                 raise InputError(self._too_few(len(pairs[split]), split, needed))
-        self.triplets = {
-            split: evaluation_triplets(pairs[split], uniform, self.salt, self.triplets_file, self.table)
-            for split in SPLITS[1:]
-        }
-        self.pairs = pairs
+        return pairs
 
     def _large_crops(self) -> list[Pair]:
         """The pairs whose scene crop is large enough; counts those that are dropped until now."""
@@ -305,13 +315,13 @@ class PreparedData:
         """One line with the number of pairs, products and categories, the median scene crop, and what was dropped."""
         used = [pair for pairs in self.pairs.values() for pair in pairs]
         areas = [area(scene_crop(pair.box, self.margin)) for pair in used]
-        counts = ", ".join(f"{len(self.pairs[split]):,} {split}" for split in SPLITS)
+        counts = ", ".join(f"{len(self.pairs[split]):,} {split}" for split in SPLITS if self.pairs[split])
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count) or "none"
         whole = f", {count:,} of them without a box" if (count := _without_box(used)) else ""
         twins = f"; {self.twins}" if self.twins else ""
         return (
             f"{len(areas):,} pairs{whole} ({counts}; dropped: {dropped}), {len(self.products):,} products in "
-            f"{len(self.categories)} categories, median scene crop {statistics.median(areas):.2f} of the scene{twins}"
+            f"{len(self.table.products_of_category)} categories, median scene crop {statistics.median(areas):.2f} of the scene{twins}"
         )
 
     def write_protocol_files(self, folder: Path) -> None:
@@ -322,7 +332,8 @@ class PreparedData:
 
     def evaluation(self, split: Split) -> EvaluationSet:
         """The evaluation set of a split."""
-        return evaluation_set(self.table, self.products, self.pairs[split], self.triplets[split], self.pairs["train"])
+        pairs, triplets = self.pairs[split], self.triplets[split]
+        return evaluation_set(self.table, self.categories, self.products, pairs, triplets, self.train_counts)
 
     def pair_hashes(self) -> dict[str, str]:
         """Split -> a hash of its pairs; see `splits.pair_hashes`."""
