@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,14 @@ class EvaluationSet:
     def seen(self) -> NDArray[np.bool_]:
         """Whether each pair's product is in a training pair, (N,)."""
         return self.train_count[self.positive] > 0
+
+    @cached_property
+    def products_of_category(self) -> tuple[frozenset[str], ...]:
+        """The ids of each category's products."""
+        found: list[set[str]] = [set() for _ in self.categories]
+        for product, category in zip(self.products, self.product_category.tolist(), strict=True):
+            found[category].add(product)
+        return tuple(map(frozenset, found))
 
     @property
     def boxes(self) -> NDArray[np.float64]:
@@ -116,6 +125,25 @@ def evaluation_set(
             for pair in pairs
         ),
     )
+
+
+def alike(first: EvaluationSet, second: EvaluationSet) -> tuple[list[int], list[int]]:
+    """The pairs of two sets that ask the same: equal pairs, with the same negative, against the same products.
+
+    Returns:
+        Indices of these pairs in the first and in the second set, in the order of the first, (n,) each.
+    """
+    places = {_asked(second, index): index for index in range(len(second.pairs))}
+    found = [(index, places.get(_asked(first, index))) for index in range(len(first.pairs))]
+    return [one for one, other in found if other is not None], [other for _, other in found if other is not None]
+
+
+def _asked(task: EvaluationSet, index: int) -> tuple[object, ...]:
+    """What a pair asks, whatever the checkpoint calls its category: pair, negative, products masked and ranked."""
+    pair = task.pairs[index]
+    ranked = task.products_of_category[task.category[index]]
+    masked = ranked.intersection(task.products[product] for product in task.masked[index])
+    return *pair[:3], task.products[task.negative[index]], masked, ranked
 
 
 def _integers(values: Iterable[int]) -> Integers:

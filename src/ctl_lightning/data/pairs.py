@@ -78,6 +78,14 @@ class PairTable:
             self.left_out,
         )
 
+    def renamed(self, names: Mapping[str, str]) -> "PairTable":
+        """The table of the categories that are a key of `names`, called as it says; the pairs of others are left out."""
+        pairs = [pair._replace(category=names[pair.category]) for pair in self.pairs if pair.category in names]
+        catalogue = {product: names[category] for product, category in self.catalogue.items() if category in names}
+        left_out = Counter(self.left_out)
+        left_out["of a category that the checkpoint does not know"] += len(self.pairs) - len(pairs)
+        return PairTable(tuple(pairs), catalogue, left_out, self.group_of)
+
     def merged(
         self, group_of: Mapping[str, str], product_of: Mapping[str, str], own_photos: Collection[str]
     ) -> "PairTable":

@@ -13,6 +13,7 @@ from ctl_lightning.data.images import Aspect, ImageItem, Interpolation, size_in_
 from ctl_lightning.data.negatives import NegativeSampler
 from ctl_lightning.data.pairs import NO_BOX, Pair, PairTable
 from ctl_lightning.data.sources.source import Source
+from ctl_lightning.data.sources.truth import Truth
 from ctl_lightning.data.splits import (
     SPLITS,
     EvaluationTriplet,
@@ -144,6 +145,11 @@ class PreparedData:
     def train_counts(self) -> Mapping[str, int]:
         """Product -> number of training pairs that it is in, more than 0."""
         return Counter(pair.product for pair in self.pairs["train"])
+
+    @property
+    def truth(self) -> Truth | None:
+        """What decides in every look, where it is known (synthetic looks); None: not known."""
+        return self.source.truth(self.root)
 
     def prepare_data(self) -> None:
         """Lets the source make what it can make; called once on each machine."""

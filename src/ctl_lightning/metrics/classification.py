@@ -101,13 +101,13 @@ def fit_classifier(judged: Samples) -> Classifier:
     return Classifier(float(borders[place]), slope, float(logistic.intercept_[0]) - slope * centre)
 
 
-def classifier_results(classifier: Classifier, judged: Samples, chosen_on: int) -> dict[str, Any]:
+def classifier_results(classifier: Classifier, judged: Samples, chosen_on: int | None) -> dict[str, Any]:
     """How good the classifier is on samples that it was not fitted to.
 
     Args:
         classifier: threshold and logistic curve.
         judged: samples to measure it on.
-        chosen_on: number of validation pairs that it was fitted to; returned as "pairs".
+        chosen_on: number of validation pairs that it was fitted to, returned as "pairs"; None: not known, and not returned.
 
     Returns:
         The classifier's attributes, "pairs", and with 95 % intervals "accuracy", "precision", "recall", "f1" and
@@ -121,7 +121,7 @@ def classifier_results(classifier: Classifier, judged: Samples, chosen_on: int) 
 
     return {
         **classifier.plain(),
-        "pairs": chosen_on,
+        **({} if chosen_on is None else {"pairs": chosen_on}),
         "accuracy": interval((said == truth).astype(float), judged.scene),
         "precision": ratio(hit, said.astype(float)),
         "recall": ratio(hit, truth.astype(float)),

@@ -54,7 +54,8 @@ def flat_table(results: Results) -> list[ResultRow]:
 def print_results(results: Results, console: Console) -> None:
     """Prints the table of metrics and the table of categories."""
     test, pairs = results["test"], results["pairs"]
-    table = Table(title=f"{results['method']} on {results['protocol']}, test, 95 % intervals over scenes")
+    measured = results["protocol"] if "data" not in results else f"all pairs of {results['data']['root']}"
+    table = Table(title=f"{results['method']} on {measured}, test, 95 % intervals over scenes")
     table.add_column("metric")
     for group in GROUPS:
         table.add_column(f"{group} ({pairs[group]:,} pairs)", justify="right")
@@ -86,12 +87,12 @@ def print_results(results: Results, console: Console) -> None:
             f"heaviest region in the deciding garment: {as_text(found['pointing'])} (uniform attention and chance: "
             f"{as_text(found['pointing_uniform'])}); attention's energy in it: {as_text(found['energy'])}"
         )
-    found = results["classifier"]
-    console.print(
-        f"as a classifier (threshold {found['threshold']:.3f} from validation): accuracy {as_text(found['accuracy'])}, precision "
-        f"{as_text(found['precision'])}, recall {as_text(found['recall'])}, F1 {as_text(found['f1'])}, calibration error "
-        f"{found['expected_calibration_error']:.3f}"
-    )
+    if found := results.get("classifier"):
+        console.print(
+            f"as a classifier (threshold {found['threshold']:.3f} from validation): accuracy {as_text(found['accuracy'])}, precision "
+            f"{as_text(found['precision'])}, recall {as_text(found['recall'])}, F1 {as_text(found['f1'])}, calibration error "
+            f"{found['expected_calibration_error']:.3f}"
+        )
     for system, found in results["reranking"].items():
         console.print(
             f"re-ranking {found['candidates']:.0f} candidates in {system} order: nDCG {found['given']['value']:.3f} -> "

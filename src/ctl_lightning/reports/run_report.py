@@ -84,7 +84,7 @@ class RunReport:
         data: data module, set up.
         network: trained network, whose attention is drawn.
         test: ranked test split.
-        classifier: classifier that was chosen on the validation split.
+        classifier: classifier that was chosen on the validation split; None: there is none.
         results: content of results.json.
         pictures: name -> PNG file, once the pictures are drawn.
     """
@@ -92,7 +92,7 @@ class RunReport:
     data: TripletDataModule
     network: Network
     test: ScoredSplit
-    classifier: Classifier
+    classifier: Classifier | None
     results: Results
     pictures: dict[str, Path] = field(default_factory=dict)
 
@@ -101,7 +101,7 @@ class RunReport:
         cls,
         data: TripletDataModule,
         network: Network,
-        validation: ScoredSplit,
+        validation: ScoredSplit | Classifier | None,
         test: ScoredSplit,
         config: Mapping[str, object],
     ) -> "RunReport":
@@ -110,13 +110,16 @@ class RunReport:
         Args:
             data: data module, set up.
             network: trained network that ranked the splits.
-            validation: ranked validation split; the classifier's threshold and probability are chosen on it.
+            validation: ranked validation split, on which the classifier's threshold and probability are chosen; or the classifier, if
+                that was chosen before; None: there is none.
             test: ranked test split.
             config: config of the run, with "protocol", "method" and "seed".
         """
-        classifier = fit_classifier(validation.judged)
+        classifier = fit_classifier(validation.judged) if isinstance(validation, ScoredSplit) else validation
         results: Results = {key: config[key] for key in IDENTITY} | test_results(test.task, test.scores)
-        results["classifier"] = classifier_results(classifier, test.judged, len(validation.task.pairs))
+        if classifier is not None:
+            chosen_on = len(validation.task.pairs) if isinstance(validation, ScoredSplit) else None
+            results["classifier"] = classifier_results(classifier, test.judged, chosen_on)
         results["hubs"] = hub_results(test.task, test.ranking.distances)
         if isinstance(test.ranking, Ranking):
             results["look_alikes"] = look_alikes(test.task, test.ranking)
@@ -160,12 +163,15 @@ class RunReport:
 
     def _drawings(self, folder: Path, others: Mapping[str, Results]) -> dict[str, Callable[[Path], None]]:
         """Name of a picture -> what draws it to a file."""
-        test, task = self.test, self.test.task
+        test, task, classifier = self.test, self.test.task, self.classifier
         drawings: dict[str, Callable[[Path], None]] = {
             "retrieval": lambda path: retrieval_grid(
                 path, retrieval_rows(self.data, task, test.ranking.distances, test.scores)
             ),
-            "classifier": lambda path: classifier_sheet(path, classifier_curves(self.classifier, test.judged)),
+        }
+        if classifier is not None:
+            drawings["classifier"] = lambda path: classifier_sheet(path, classifier_curves(classifier, test.judged))
+        drawings |= {
             "categories": lambda path: self._draw_categories(path, others),
             "distances": lambda path: distance_histograms(path, test.scores.positive, test.scores.negative),
         }
@@ -211,12 +217,13 @@ class RunReport:
             log_results(loggers, self.results, self._exhibit(), step)
 
     def _exhibit(self) -> Exhibit:
+        assert self.classifier is not None  # a run that is shown has chosen one
         return exhibit(self.test, self.classifier, self.results, self.pictures)
 
 
 def _of_truth(data: TripletDataModule, test: ScoredSplit) -> Results:
     """Results on data of which it is known what decides (the synthetic looks); empty on other data."""
-    truth = data.source.truth(data.root)
+    truth = data.truth
     if truth is None:
         return {}
     results, attention = truth_results(test.task, truth), test.ranking.attention()

@@ -87,7 +87,8 @@ def check_names(name: str, config: DictConfig) -> Config:
     values: Config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     for group, options in primary.items():
         if isinstance(options, dict) and group != "hydra":
-            for option in values.get(group, {}).keys() - options.keys():
+            given = {option for option, value in values.get(group, {}).items() if value is not None}
+            for option in given - options.keys():
                 raise InputError(f"there is no option '{group}.{option}'{suggestion(option, options)}")
     return values
 
@@ -107,7 +108,7 @@ def _check_node(node: object, where: str) -> None:
         return
     for name, value in node.items():
         _check_node(value, f"{where}.{name}")
-    if "_target_" not in node:
+    if node.get("_target_") is None:
         return
     try:
         target = hydra.utils.get_class(node["_target_"])

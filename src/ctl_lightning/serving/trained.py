@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ctl_lightning.data.category_names import CategoryMap
 from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.other_pairs import AS_A_TEST_SPLIT, OtherPairs
 from ctl_lightning.data.scene_inputs import CONTROLS
 from ctl_lightning.data.sources.registry import source_hints
 from ctl_lightning.metrics.classification import Classifier
@@ -99,6 +101,31 @@ class Trained:
             raise InputError(f"ckpt_path={self.path}: {error}") from None
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"ckpt_path={self.path}: data: {' '.join(str(error).split())}") from None
+
+    def other_pairs(self, changed: Mapping[str, Any], given: CategoryMap, strict: bool = True) -> OtherPairs:
+        """All pairs of other data as its test split, not yet read: cut, resized and drawn as its own test split.
+
+        Args:
+            changed: options of these data, with `root` and `source`; None: as in training.
+            given: map of categories of the user's.
+            strict: whether a category in the map that this checkpoint does not know is an error.
+
+        Raises:
+            InputError: options that the data refuse; a checkpoint that does not say which products it was trained on.
+        """
+        if self.train_counts is None:
+            raise InputError(
+                f"ckpt_path={self.path}: it does not say which products it was trained on, so nobody knows which of other pairs are new to it: its "
+                "training was stopped before its end, or an older revision wrote it; train again"
+            )
+        own = {name: value for name, value in self.config["data"].items() if name != "_target_"}
+        new = {option: value for option, value in changed.items() if value is not None}
+        try:
+            return OtherPairs(self.categories, self.train_counts, given, strict, **own | AS_A_TEST_SPLIT | new)
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InputError(f"data: {' '.join(str(error).split())}") from None
 
     def check_categories(self, data: TripletDataModule) -> None:
         """Raises InputError if the data (their table must be read) have other categories than the network knows."""

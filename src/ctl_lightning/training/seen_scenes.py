@@ -1,13 +1,15 @@
-"""Was a checkpoint trained on scenes that a run which starts from it is measured on?"""
+"""Was a checkpoint trained on what it, or a run which starts from it, is measured on?"""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ctl_lightning.data.datamodule import TripletDataModule
+from ctl_lightning.data.other_pairs import OtherPairs
+from ctl_lightning.data.prepared import PreparedData
 from ctl_lightning.data.splits import Split, SplitRule, read_split
+from ctl_lightning.data.twins.groups import shown_by_others
 from ctl_lightning.runtime.errors import InputError
 
 MEASURED: tuple[Split, ...] = ("validation", "test")
@@ -49,9 +51,9 @@ def seen_scenes(
         if (theirs := getattr(rule, name)) != getattr(data.rule, name)
     )
     measured = {pair.scene for split in MEASURED for pair in data.pairs[split]}
-    with suppress(InputError):
-        split = read_split(path.absolute().parents[1] / "split.json")
-        if not (seen := sum(split.get(scene) == "train" for scene in measured)):
+    learned = trained_scenes(path)
+    if learned is not None:
+        if not (seen := len(measured & learned)):
             return None
         return (
             f"init_from={given}: it was trained on {seen} of the {len(measured)} scenes that this run is validated and tested on, so the "
@@ -61,3 +63,69 @@ def seen_scenes(
         f"init_from={given}: its scenes were split in another way than this run's, so it may have been trained on scenes that this run is tested on; "
         f"unless they are all others, give the split of its training, {way_out}"
     )
+
+
+def trained_scenes(path: Path) -> frozenset[str] | None:
+    """The scenes that a checkpoint file was trained on, by the split.json of its run directory; None: that is not there."""
+    try:
+        split = read_split(path.absolute().parents[1] / "split.json")
+    except (InputError, IndexError):
+        return None
+    return frozenset(scene for scene, own in split.items() if own == "train")
+
+
+def seen_in_training(path: Path, own: PreparedData, data: OtherPairs) -> dict[str, Any]:
+    """Counts what of other pairs a checkpoint was trained on: under the same id, or as the same photo under another one.
+
+    Args:
+        path: checkpoint file.
+        own: data that it was trained on; they need not be on this machine.
+        data: the other pairs, set up.
+
+    Returns:
+        {"scenes" and "products": {"of": all, "same_id": ..., "same_photo": those with another id}, "pairs": pairs of such scenes}; None
+        where it is not known: without the run's split.json; without the photos of its training, or with data.twins=keep.
+    """
+    learned = trained_scenes(path)
+    scenes, products = {pair.scene for pair in data.pairs["test"]}, {*data.products}
+    same_scenes, same_products = scenes & (learned or frozenset()), products & data.train_counts.keys()
+    photos = _photos_of_training(own, learned or frozenset(), data)
+    alike: set[str] = set()
+    if photos:
+        new = [("scene", name) for name in scenes - same_scenes] + [("product", name) for name in products - same_products]
+        theirs = {f"{kind} {name}": data.source.image_path(data.root, name) for kind, name in new}
+        alike = shown_by_others(theirs, photos, data.cache_dir)
+    alike_scenes = {name for name in scenes - same_scenes if f"scene {name}" in alike}
+    alike_products = sum(f"product {name}" in alike for name in products - same_products)
+    known = learned is not None
+    return {
+        "scenes": {
+            "of": len(scenes),
+            "same_id": len(same_scenes) if known else None,
+            "same_photo": len(alike_scenes) if known and photos is not None else None,
+        },
+        "products": {
+            "of": len(products),
+            "same_id": len(same_products),
+            "same_photo": alike_products if photos is not None else None,
+        },
+        "pairs": sum(pair.scene in same_scenes | alike_scenes for pair in data.pairs["test"]) if known else None,
+    }
+
+
+def _photos_of_training(own: PreparedData, learned: frozenset[str], data: OtherPairs) -> dict[str, Path] | None:
+    """Key -> file of the photos that were trained on; empty where pictures are drawn, None where they are not to be had."""
+    if not (own.source.photos and data.source.photos):
+        return {}
+    if data.rule.twins == "keep":
+        return None
+    try:
+        own.read_table()
+    except (InputError, OSError):
+        return None
+    scenes = own.table.products_of_scene.keys() & learned
+    products = own.table.catalogue.keys() & data.train_counts.keys()
+    images = [("scene", name) for name in sorted(scenes)] + [("product", name) for name in sorted(products)]
+    paths = {f"{kind} {name}": own.source.image_path(own.root, name) for kind, name in images}
+    there = {key: path for key, path in paths.items() if path.is_file()}
+    return there or None

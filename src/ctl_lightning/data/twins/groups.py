@@ -119,18 +119,43 @@ def find_twins(source: Source, root: Path, table: PairTable, cache_dir: Path) ->
     scenes, products = sorted({pair.scene for pair in table.pairs}), sorted(table.catalogue)
     keys = [*(f"scene {scene}" for scene in scenes), *(f"product {product}" for product in products)]
     paths = [source.image_path(root, image) for image in (*scenes, *products)]
+    photos = []
+    for group in _groups(keys, paths, cache_dir):
+        own = [index for index in group if index < len(scenes)]
+        others = [index - len(scenes) for index in group if index >= len(scenes)]
+        photos.append(Photo(tuple(scenes[index] for index in own), tuple(products[index] for index in others)))
+    return Twins(photos, table.catalogue)
+
+
+def shown_by_others(pictures: Mapping[str, Path], others: Mapping[str, Path], cache_dir: Path) -> set[str]:
+    """Which pictures of one data set are photos that another one has, too; looked for once, as `find_twins` does.
+
+    Args:
+        pictures: key of each picture, such as "scene 17" -> its file.
+        others: the same of the other data set.
+        cache_dir: folder in which what was found is kept.
+
+    Raises:
+        InputError: as `find_twins`.
+    """
+    names = sorted(pictures)
+    keys = [*names, *(f"other {key}" for key in sorted(others))]
+    paths = [*(pictures[name] for name in names), *(others[key] for key in sorted(others))]
+    groups = [group for group in _groups(keys, paths, cache_dir) if max(group) >= len(names)]
+    return {names[index] for group in groups for index in group if index < len(names)}
+
+
+def _groups(keys: Sequence[str], paths: Sequence[Path], cache_dir: Path) -> list[list[int]]:
+    """Groups of pictures that are one photo, as indices; looked for if the cache does not know. Raises InputError."""
     path = cache_dir / "twins" / f"{fingerprint(keys, paths)}.{FORMAT}.json"
     make_once(path, lambda: _look(path, paths))
     try:
         groups: list[list[int]] = read_json(path)["groups"]
-        photos = []
-        for group in groups:
-            own = [index for index in group if index < len(scenes)]
-            others = [index - len(scenes) for index in group if index >= len(scenes)]
-            photos.append(Photo(tuple(scenes[index] for index in own), tuple(products[index] for index in others)))
-    except (OSError, InputError, KeyError, TypeError, IndexError) as error:
+        if not all(group and 0 <= min(group) <= max(group) < len(paths) for group in groups):
+            raise ValueError("other groups than of these pictures")
+    except (OSError, InputError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not readable ({error}); delete it: it is made anew") from None
-    return Twins(photos, table.catalogue)
+    return groups
 
 
 def _look(path: Path, paths: Sequence[Path]) -> None:
