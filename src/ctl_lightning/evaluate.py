@@ -100,6 +100,8 @@ def check(options: Config) -> None:
     check_options(options["data"], optional, "data.")
     if (source := options["data"]["source"]) is not None:
         check_options(source, source_hints(source), "data.source.")
+        if options["data"]["root"] is None:
+            raise InputError("data.root has no value; give the folder of these data with data.root=DIR")
     elif options["categories"] is not None:
         raise InputError("categories=FILE names the categories of other data; give data=NAME, too, such as data=folder")
     if source is not None and options["data"]["split_file"] is not None:

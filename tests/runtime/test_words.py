@@ -129,6 +129,7 @@ OTHERS = {
     *("data.scene", "data.boxes", "backbone.pooled", "backbone.stage_layers", "model.heads"),
     *("data.twins", "data.folds", "data.fold", "data.train_share"),
     *("data.eval_batch_size", "data.num_workers", "data.source.published", "data.source.name"),
+    *("data", "data.source", "data.margin", "data.min_area", "data.same_category", "data.batch_size"),
     *("backbone.cache_views", "backbone.learning_rate", "logger", "sweep"),
     *(
         "trainer.accelerator",

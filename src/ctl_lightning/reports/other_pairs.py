@@ -51,7 +51,9 @@ def leave_out(told: RunReport, data: OtherPairs) -> dict[str, str]:
     return left_out
 
 
-def difference_on_others(first: ScoredSplit, second: ScoredSplit) -> tuple[dict[str, dict[str, Interval]], dict[str, Any]]:
+def difference_on_others(
+    first: ScoredSplit, second: ScoredSplit
+) -> tuple[dict[str, dict[str, Interval]], dict[str, Any]]:
     """How much better one checkpoint ranks other pairs than a second one, on the pairs that both rank alike.
 
     Those are the pairs that both are asked with the same negative and against the same products; they are scored anew among
@@ -74,7 +76,9 @@ def difference_on_others(first: ScoredSplit, second: ScoredSplit) -> tuple[dict[
     told: dict[str, Any] = {"pairs": len(ours)}
     if _train_counts(task) != _train_counts(other):
         one = replace(one, auc_matched=np.full(len(ours), np.nan))
-        told["left_out"] = {"auc_matched": "the two were trained on other pairs, so negatives as popular as the product are others"}
+        told["left_out"] = {
+            "auc_matched": "the two were trained on other pairs, so negatives as popular as the product are others"
+        }
     return compare(task, one, two), told
 
 
@@ -102,13 +106,19 @@ def print_other_pairs(results: Results, console: Console) -> None:
             "their photo"
         )
     if before["pairs"]:
-        console.print(f"{before['pairs']:,} of the {data['pairs']:,} pairs are of scenes that it was trained on: their numbers are too good")
+        console.print(
+            f"{before['pairs']:,} of the {data['pairs']:,} pairs are of scenes that it was trained on: their numbers are too good"
+        )
     if found := results.get("classifier"):
-        console.print(f"its probabilities on these pairs: Brier {as_text(found['brier'])}, ROC AUC {found['roc_auc']:.3f}")
+        console.print(
+            f"its probabilities on these pairs: Brier {as_text(found['brier'])}, ROC AUC {found['roc_auc']:.3f}"
+        )
     for name, why in results["left_out"].items():
         console.print(f"left out: {name}: {why}")
     if "against" in results:
-        console.print(f"the difference is of {results['against']['compared']['pairs']:,} pairs that both rank against the same products")
+        console.print(
+            f"the difference is of {results['against']['compared']['pairs']:,} pairs that both rank against the same products"
+        )
         for name, why in results["against"]["compared"].get("left_out", {}).items():
             console.print(f"left out of the difference: {name}: {why}")
 

@@ -36,6 +36,7 @@ TEXTS = NAMES | {
         "against",
         "candidates",
         "catalogue.dir",
+        "categories",
         "catalogue.url",
         "ckpt_path",
         "clean_by",

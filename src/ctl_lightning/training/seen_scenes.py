@@ -92,7 +92,9 @@ def seen_in_training(path: Path, own: PreparedData, data: OtherPairs) -> dict[st
     photos = _photos_of_training(own, learned or frozenset(), data)
     alike: set[str] = set()
     if photos:
-        new = [("scene", name) for name in scenes - same_scenes] + [("product", name) for name in products - same_products]
+        new = [("scene", name) for name in scenes - same_scenes] + [
+            ("product", name) for name in products - same_products
+        ]
         theirs = {f"{kind} {name}": data.source.image_path(data.root, name) for kind, name in new}
         alike = shown_by_others(theirs, photos, data.cache_dir)
     alike_scenes = {name for name in scenes - same_scenes if f"scene {name}" in alike}
