@@ -110,6 +110,7 @@ def _make_lists(folder: Path) -> None:
     (folder / "lists/candidates.txt").write_text("shoe0\nshoe1\nphotos/a.jpg\n")
     (folder / "lists/products.json").write_text(json.dumps({"hat0": HATS, "shoe1": SHOES}))
     (folder / "lists/remove.txt").write_text("hat0\nshoe1\n")
+    (folder / "lists/map.json").write_text(json.dumps({SHOES: SHOES, HATS: None}))
 
 
 def _make_splits(folder: Path) -> None:

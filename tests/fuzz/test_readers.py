@@ -16,6 +16,7 @@ from fuzz.places import copied, is_given
 from fuzz.running import hangs_are_ended
 from fuzz.trying import try_inputs
 
+from ctl_lightning.data.category_names import read_category_map
 from ctl_lightning.data.images import open_upright, size_upright
 from ctl_lightning.data.names import id_problem
 from ctl_lightning.data.products import read_products
@@ -93,6 +94,7 @@ READERS: dict[str, tuple[Read, tuple[str, ...]]] = {
     ),
     "split": (lambda folder: read_split(folder / "run/split.json"), ("run/split.json",)),
     "triplets": (lambda folder: read_triplets(folder / "run/triplets.jsonl"), ("run/triplets.jsonl",)),
+    "map": (lambda folder: read_category_map(folder / "lists/map.json"), ("lists/map.json",)),
     "published": (published, ("splits/folder.json",)),
     "index": (index, ("cache/stores/*.json",)),
     "checkpoint": (checkpoint("run"), ("run/checkpoints/best*.ckpt",)),

@@ -27,6 +27,7 @@ TRAIN = (
 )
 RUN, CACHE = "ckpt_path=run", "paths.cache_dir=cache"
 TRAINED = (RUN, "data.root=looks")
+OTHERS = (RUN, CACHE, "accelerator=cpu", "product_visible=false", "data=folder")
 WEIGHTS = ("run/checkpoints/*.ckpt",)
 PUBLISHED = ("published/config.json", "published/config.json", "published/model.safetensors")
 LOOKS = ("looks/*.json*", "looks/images/*0.jpg")
@@ -109,6 +110,16 @@ USAGES: dict[str, list[Usage]] = {
         Usage(
             (*TRAINED, CACHE, "accelerator=cpu", "product_visible=false", "against=run/checkpoints/last.ckpt"),
             WEIGHTS,
+            NO_PICTURES,
+        ),
+        Usage(
+            (*OTHERS, "data.root=tables", "categories=lists/map.json"),
+            (*WEIGHTS, "run/split.json", "tables/*.*", "lists/map.json"),
+            NO_PICTURES,
+        ),
+        Usage(
+            (*OTHERS, "data.root=looks", "against=run/checkpoints/last.ckpt"),
+            LOOKS,
             NO_PICTURES,
         ),
     ],
