@@ -184,9 +184,8 @@ def test_the_checkpoint_needs_nothing_of_its_training_but_itself(run: Path, look
 def test_two_checkpoints_are_compared_on_the_pairs_that_both_can_rank(
     run: Path, looks: Path, cache: Path, tmp_path: Path
 ) -> None:
-    shoes = train_on(
-        looks, cache, tmp_path / "shoes", "+experiment=imagenet", f'data.exclude_categories=["{HATS}"]', "data.folds=3"
-    )
+    cached = ["+experiment=imagenet", "backbone.frozen=true", "data.augment=none"]
+    shoes = train_on(looks, cache, tmp_path / "shoes", *cached, f'data.exclude_categories=["{HATS}"]', "data.folds=3")
     folder = write_folder(tmp_path / "folder", looks, tested(run))
     words = ["data=folder", f"data.root={folder}"]
     found = measured(tmp_path / "found", f"ckpt_path={run}", f"against={shoes}", *words)
