@@ -51,7 +51,7 @@ PROGRAMS = (
         "benchmark",
         "paper",
     ),
-    *("sweep_table", "check_splits", "publish"),
+    *("sweep_table", "check_splits", "publish", "dashboard"),
 )
 
 LATE = ("torch", "torchvision", "lightning", "torchmetrics", "wandb", "sklearn", "scipy", "pydantic", "huggingface_hub")

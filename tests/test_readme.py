@@ -47,7 +47,7 @@ def test_every_command_composes_and_has_only_known_options(command: str) -> None
     overrides = [word for word in words if word not in ("-m", "--cfg", "job")]
     if multirun:  # composed job by job: the first
         overrides = [override.split(",")[0] for override in overrides if "(" not in override]
-    if program not in ("check_splits", "sweep_table"):
+    if program not in ("check_splits", "sweep_table", "dashboard"):
         overrides = ["paths.run_dir=run", *overrides]
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = hydra.compose(program, spelled_out(overrides, program))

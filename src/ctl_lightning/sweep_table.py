@@ -22,16 +22,14 @@ def sweep_table(config: DictConfig) -> None:
         InputError: no sweep; an unknown metric; at the end, how many jobs failed.
     """
     from ctl_lightning.models.checkpoint import MONITOR
-    from ctl_lightning.reports.paper_rows import METRICS
+    from ctl_lightning.reports.paper_rows import check_metrics
     from ctl_lightning.reports.sweep import draw_sweep, print_sweep, read_sweep, sweep_csv
     from ctl_lightning.runtime.console import console
     from ctl_lightning.runtime.errors import only_warned
     from ctl_lightning.runtime.files import write_text
 
     check_options({"metrics": list(config.metrics), "folder": config.folder}, {"metrics": list[str], "folder": str})
-    unknown = set(config.metrics) - set(METRICS)
-    if unknown:
-        raise InputError(f"metrics: there is no {sorted(unknown)[0]!r}; there are: {', '.join(METRICS)}")
+    check_metrics(config.metrics)
     folder = Path(config.folder).expanduser()
     settings = read_sweep(folder)
     metrics = [MONITOR, *config.metrics]

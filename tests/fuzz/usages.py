@@ -186,6 +186,17 @@ USAGES: dict[str, list[Usage]] = {
         )
     ],
     "sweep_table": [Usage((f"folder={of}",), (f"{of}/*/*.*", f"{of}/*/.hydra/*")) for of in ("sweep", "failing")],
+    "dashboard": [
+        Usage(
+            ("entity=team", "project=looks", *more),
+            files,
+            {"ctl_lightning.reports.workspace.saved": reached},
+        )
+        for more, files in (
+            (("output=made/dashboard.json",), ()),
+            (("folder=sweep",), ("sweep/*/*.*", "sweep/*/.hydra/*")),
+        )
+    ],
     "check_splits": [Usage(("data=folder", "folder=splits", "data.root=looks"), ("splits/*", *LOOKS))],
     "benchmark": [
         Usage(

@@ -43,7 +43,7 @@ WHERE: dict[str, tuple[str, ...]] = {
     "models": ("train", "evaluate"),
     "data": ("train", "prepare"),
     "metrics": ("train",),
-    "reports": ("train", "paper", "sweep_table", "evaluate"),
+    "reports": ("train", "paper", "sweep_table", "evaluate", "dashboard"),
     "serving": ("catalogue", "recommend", "rerank", "serve", "demo", "export", "evaluate", "train"),
     "sweep_table": ("sweep_table", "train"),  # it tells how the sweep goes on
     "benchmarks": ("benchmark",),
@@ -105,7 +105,7 @@ def is_group(word: str) -> bool:
 @cache
 def refusal(program: str, words: tuple[str, ...]) -> str | None:
     """Why a command is refused; None: it composes, and its values are of the right type. A computed value is any."""
-    own = () if program in ("check_splits", "sweep_table") else ("paths.run_dir=run",)
+    own = () if program in ("check_splits", "sweep_table", "dashboard") else ("paths.run_dir=run",)
     given = [*own, *(word.replace("={}", "=3") for word in words)]
     try:
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):

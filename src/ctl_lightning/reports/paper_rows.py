@@ -103,6 +103,13 @@ class MethodRow:
         return paired_difference(self.values[metric][chosen], other.values[metric][chosen], self.scenes()[chosen])
 
 
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raises InputError: a metric that no table has."""
+    unknown = {*metrics} - {*METRICS}
+    if unknown:
+        raise InputError(f"metrics: there is no {sorted(unknown)[0]!r}; there are: {', '.join(METRICS)}")
+
+
 def read_row(
     method: str, finished: Sequence[Path], controls: Sequence[Path], failures: Sequence[str], folds: int | None = None
 ) -> MethodRow:

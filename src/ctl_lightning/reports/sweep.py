@@ -101,8 +101,7 @@ def read_sweep(folder: Path) -> list[Setting]:
     if not found:
         raise InputError(f"folder={folder}: no jobs of a multirun are there; give its hydra.sweep.dir")
     jobs = [_read_job(path.parents[1], path) for path in found]
-    given = sorted({name for job in jobs for name in job.options} - {*NO_SETTING})
-    varied = [name for name in given if len({job.options.get(name) for job in jobs}) > 1]
+    varied = varied_options(jobs)
     grouped: dict[tuple[str | None, ...], list[Job]] = {}
     for job in jobs:
         grouped.setdefault(tuple(job.options.get(one) for one in varied), []).append(job)
@@ -112,6 +111,12 @@ def read_sweep(folder: Path) -> list[Setting]:
         for values, own in grouped.items()
     ]
     return sorted(settings, key=lambda setting: -(setting.over_seeds(MONITOR)["value"] or -math.inf))
+
+
+def varied_options(jobs: Sequence[Job]) -> list[str]:
+    """Names of the options in which jobs are different settings, as they were given, such as "loss.margin"."""
+    given = sorted({name for job in jobs for name in job.options} - {*NO_SETTING})
+    return [name for name in given if len({job.options.get(name) for job in jobs}) > 1]
 
 
 def _name(options: Sequence[str], values: Sequence[str | None], written: Callable[[str], str]) -> str:
@@ -195,6 +200,20 @@ def _cell(found: Interval) -> str:
     if found["high"] is None:
         return f"{found['value']:.3f}"
     return f"{found['value']:.3f} ± {found['high'] - found['value']:.3f}"
+
+
+def sweep_markdown(settings: Iterable[Setting], metrics: Sequence[str]) -> str:
+    """The printed table in Markdown."""
+    heads = ["setting", "seeds", *("validation auc" if metric == MONITOR else metric for metric in metrics)]
+    rows = [
+        [
+            setting.name.replace("|", "\\|"),
+            f"{len(setting.finished)}/{len(setting.jobs)}",
+            *(_cell(setting.over_seeds(metric)) for metric in metrics),
+        ]
+        for setting in settings
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
 
 
 def sweep_csv(settings: Iterable[Setting], metrics: Sequence[str]) -> str:

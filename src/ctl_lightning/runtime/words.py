@@ -46,6 +46,7 @@ TEXTS = NAMES | {
         "folder",
     ),
     *("image_hosts", "root_path"),
+    *("entity", "name", "project"),
     *("host", "hub", "images", "init_from", "license", "max_upload", "output", "picture", "products"),
     *("backbone.name", "backbone.pooled_layer", "backbone.region_layer", "backbone.weights"),
     *(
