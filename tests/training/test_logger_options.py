@@ -48,11 +48,27 @@ TENSORBOARD = [
     ("save_dir", "/proc/looks", "/proc cannot be written to"),
 ]
 
+MLFLOW = [
+    ("experiment_name", "7", "should be a valid string"),
+    ("run_id", "abc", "continue it with ckpt_path=auto"),
+    ("log_model", "true", "upload_checkpoints=true"),
+    ("save_dir", "mlruns", "give tracking_uri"),
+    ("experiment", "looks", "did you mean 'experiment_name'"),
+    ("tracking_uri", "http://127.0.0.1:9", "port=9): Failed to establish"),
+    ("tracking_uri", "file:///tmp/mlruns", "maintenance mode"),
+    ("tracking_uri", "nonsense://x", "nonsense"),
+]
+
 
 @pytest.fixture(scope="module")
 def chosen() -> dict[str, DictConfig]:
     """Configs of tiny trainings with a logger each, composed once."""
-    words = {"wandb": ["logger=wandb", "logger.wandb.offline=true"], "tensorboard": ["logger=tensorboard"], "x": []}
+    words = {
+        "wandb": ["logger=wandb", "logger.wandb.offline=true"],
+        "tensorboard": ["logger=tensorboard"],
+        "mlflow": ["logger=mlflow"],
+        "x": [],
+    }
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         return {name: hydra.compose("train", ["paths.run_dir=run", *TINY, *own]) for name, own in words.items()}
 
@@ -74,7 +90,11 @@ def check_and_train(config: DictConfig) -> None:
 
 @pytest.mark.parametrize(
     ("logger", "option", "value", "says"),
-    [*(("wandb", *row) for row in WANDB), *(("tensorboard", *row) for row in TENSORBOARD)],
+    [
+        *(("wandb", *row) for row in WANDB),
+        *(("tensorboard", *row) for row in TENSORBOARD),
+        *(("mlflow", *row) for row in MLFLOW),
+    ],
 )
 def test_a_wrong_option_is_refused_by_name(
     chosen: dict[str, DictConfig], tmp_path: Path, logger: str, option: str, value: str, says: str
@@ -108,7 +128,7 @@ def test_what_is_no_logger_is_refused(chosen: dict[str, DictConfig], tmp_path: P
 def test_a_logger_to_upload_to_is_asked_for_before_any_work(chosen: dict[str, DictConfig], tmp_path: Path) -> None:
     config = chosen["tensorboard"].copy()
     config.upload_checkpoints = True
-    assert "there is no logger to upload to; give logger=wandb" in refusal(config, tmp_path / "run")
+    assert "there is no logger to upload to; give logger=wandb or logger=mlflow" in refusal(config, tmp_path / "run")
 
 
 def test_a_wrong_variable_of_the_environment_is_told(

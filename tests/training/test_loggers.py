@@ -131,3 +131,62 @@ def test_tensorboard_gets_metrics_and_pictures(compose: Compose, tmp_path: Path)
     assert set(tags["histograms"]) == {*HISTOGRAMS}
     assert {f"{name}/text_summary" for name in TABLES if name != "embedding"} <= set(tags["tensors"])
     assert (tmp_path / "run/tensorboard/projector_config.pbtxt").exists()
+
+
+@pytest.mark.long
+def test_mlflow_gets_parameters_metrics_pictures_and_tables_and_a_run_that_goes_on_is_the_same(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # the logger sets it, for this process
+    options = (*TINY, "logger=mlflow", f"paths.output_dir={tmp_path}/runs", "upload_checkpoints=true")
+    train(compose(*options))
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    (experiment,) = (one for one in client.search_experiments() if one.name == "ctl_lightning")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_id == (tmp_path / "run/mlflow_id.txt").read_text().strip()
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "synthetic-hybrid")
+    tags = {"protocol": "synthetic", "method": "hybrid", "seed": "0", "group": "synthetic"}
+    assert tags.items() <= run.data.tags.items()
+    assert run.data.params["data/batch_size"] == "16"
+    assert {"environment/command", "model/dim", "seed"} <= {*run.data.params}
+    assert {*run.data.metrics} >= CURVES | {"val/hit10", "test/hit50", "lr-Adam"}
+    steps = [one.step for one in client.get_metric_history(run.info.run_id, "train/loss")]
+    kept = {path.name for path in (tmp_path / "runs/mlflow" / run.info.run_id / "artifacts").rglob("*")}
+    assert {"results.json", "split.json", "triplets.jsonl", "last.ckpt"} <= kept
+    assert {f"{name.replace('/', '_')}.csv" for name in TABLES if name != "embedding"} <= kept
+    for name in (*PICTURES, "validation_retrieval", "validation_attention"):
+        assert any(path.startswith(f"pictures~{name}+step+") for path in kept), name
+    (tmp_path / "run/results.json").unlink()  # killed before the end
+    client.update_run(run.info.run_id, status="RUNNING")
+    train(compose(*options, "ckpt_path=auto", "watch_epochs=0", "trainer.max_epochs=1"))
+    (again,) = client.search_runs([experiment.experiment_id])
+    assert again.info.run_id == run.info.run_id
+    assert again.info.status == "FINISHED"
+    assert again.data.params == run.data.params
+    assert [one.step for one in client.get_metric_history(run.info.run_id, "train/loss")] == steps
+    (tmp_path / "run/results.json").unlink()
+    (tmp_path / "run/mlflow_id.txt").write_text("0" * 32)
+    with pytest.raises(InputError, match=r"mlflow_id\.txt is not there .* delete that file for a new one"):
+        train(compose(*options, "ckpt_path=auto"))
+
+
+@pytest.mark.long
+def test_a_run_that_fails_has_failed_at_mlflow(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    store = f"sqlite:///{tmp_path}/store.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setattr("ctl_lightning.train.report", None)  # after the training
+    with pytest.raises(TypeError):
+        train(
+            compose(
+                *TINY, "logger=mlflow", "watch_epochs=0", "+experiment=popularity", "logger.mlflow.experiment_name=x"
+            )
+        )
+    client = MlflowClient(store)
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments() if one.name == "x"])
+    assert run.info.status == "FAILED"

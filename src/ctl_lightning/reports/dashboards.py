@@ -1,4 +1,4 @@
-"""Shows pictures, tables, histograms and curves in loggers that have a page: Weights & Biases and TensorBoard."""
+"""Shows pictures, tables, histograms and curves in loggers that have a page: Weights & Biases, TensorBoard and MLflow."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -61,7 +61,7 @@ class Exhibit:
 
 def has_page(loggers: Iterable[Logger]) -> bool:
     """Whether any of the loggers can show an exhibit."""
-    return any(isinstance(logger, (WandbLogger, TensorBoardLogger)) for logger in loggers)
+    return any(isinstance(logger, (WandbLogger, TensorBoardLogger, MLFlowLogger)) for logger in loggers)
 
 
 def show(loggers: Iterable[Logger], exhibit: Exhibit, step: int) -> None:
@@ -74,6 +74,8 @@ def show(loggers: Iterable[Logger], exhibit: Exhibit, step: int) -> None:
                 _show_in_wandb(logger, exhibit, step)
             elif isinstance(logger, TensorBoardLogger):
                 _show_in_tensorboard(logger, exhibit, step)
+            elif isinstance(logger, MLFlowLogger):
+                _show_in_mlflow(logger, exhibit, step)
 
 
 def _name(logger: Logger) -> str:
@@ -128,6 +130,15 @@ def _show_in_tensorboard(logger: TensorBoardLogger, exhibit: Exhibit, step: int)
         writer.add_embedding(vectors, list(labels), global_step=step, tag="products")
 
 
+def _show_in_mlflow(logger: MLFlowLogger, exhibit: Exhibit, step: int) -> None:
+    """Pictures and tables; MLflow has neither histograms nor a projector, and metrics.csv and results.json have their numbers."""
+    for name, path in exhibit.pictures.items():
+        logger.experiment.log_image(logger.run_id, _bounded(path), key=f"pictures/{name}", step=step)
+    for name, table in exhibit.tables.items():
+        text = csv_text([table.columns, *table.rows])
+        logger.experiment.log_text(logger.run_id, text, f"tables/{name.replace('/', '_')}.csv")
+
+
 def _in_markdown(cell: object) -> str:
     if cell is None:
         return ""
@@ -140,4 +151,7 @@ def log_results(loggers: Sequence[Logger], results: Results, shown: Exhibit, ste
         if isinstance(logger, WandbLogger):
             with only_warned("logger=wandb: its summary is not written"):
                 logger.experiment.summary.update({f"test/{row[0]}/{row[1]}": row[2] for row in flat_table(results)})
+        if isinstance(logger, MLFlowLogger):
+            with only_warned("logger=mlflow: results.json is not there"):
+                logger.experiment.log_dict(logger.run_id, results, "results.json")
     show(loggers, shown, step)

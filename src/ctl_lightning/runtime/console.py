@@ -25,7 +25,10 @@ def silence_other_ranks() -> bool:
 def quiet_lightning() -> None:
     """Silences advice from Lightning that does not apply: loaders without workers are right for a mapped store."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch.loggers.mlflow", "mlflow", "alembic"):  # that a store and its experiment are made
+        logging.getLogger(name).setLevel(logging.ERROR)
     for message in (
+        "MLFlow only allows.*",  # hit@1 is hit1 there
         ".*does not have many workers.*",
         ".*exists and is not empty.*",
         ".*could not find the monitored key in the returned metrics.*",  # in an epoch that is not validated

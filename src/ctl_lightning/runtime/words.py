@@ -58,6 +58,8 @@ TEXTS = NAMES | {
     *(f"data.source.{name}" for name in ("categories_file", "images_dir", "images_url", "metadata_url", "pairs_file")),
     *("hydra.launcher.account", "hydra.launcher.partition", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"),
     *(f"logger.tensorboard.{name}" for name in ("name", "save_dir", "version")),
+    *(f"logger.mlflow.{name}" for name in ("artifact_location", "experiment_name", "run_name", "tracking_uri")),
+    *(f"logger.mlflow.tags.{name}" for name in ("method", "protocol", "seed")),
     *(f"logger.wandb.{name}" for name in ("entity", "group", "id", "job_type", "name", "notes", "project")),
     *("logger.wandb.save_dir", "logger.wandb.tags"),
     *(f"paths.{name}" for name in ("cache_dir", "data_dir", "output_dir", "run_dir")),

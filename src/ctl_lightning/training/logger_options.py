@@ -8,11 +8,12 @@ from tempfile import TemporaryFile
 from typing import Any, Literal
 
 from hydra.utils import get_class
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from ctl_lightning.runtime.config import Config, check_options
 from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.runtime.launch import is_first
+from ctl_lightning.training.mlflow_runs import check_store, given_address
 
 WANDB_FIELDS = {
     "project": "project",
@@ -52,6 +53,23 @@ WANDB_REFUSED = {
 """Option that a run cannot be given, because the run directory decides -> what is said of it."""
 
 
+MLFLOW_HINTS: dict[str, Any] = {
+    "experiment_name": str,
+    "run_name": str | None,
+    "tracking_uri": str | None,
+    "tags": dict[str, Any] | None,
+    "prefix": str,
+    "artifact_location": str | None,
+    "synchronous": bool | None,
+}
+
+MLFLOW_REFUSED = {
+    "run_id": "a run that goes on is the same run there; continue it with ckpt_path=auto",
+    "log_model": "checkpoints are uploaded by upload_checkpoints=true",
+    "save_dir": "it would be a store of plain files, which MLflow no longer keeps; give tracking_uri",
+}
+
+
 def check_loggers(options: Config) -> None:
     """Refuses options of the loggers that they would refuse once the data are ready, and what they cannot do.
 
@@ -75,10 +93,12 @@ def check_loggers(options: Config) -> None:
             _check_wandb(given, where)
         if issubclass(kind, TensorBoardLogger):
             _check_tensorboard(given, where)
+        if issubclass(kind, MLFlowLogger):
+            _check_mlflow(given, where)
         for option in ("save_dir", "dir"):
             _check_place(given.get(option), f"{where}.{option}")
-    if options["upload_checkpoints"] and not any(issubclass(kind, WandbLogger) for kind in kinds):
-        raise InputError("upload_checkpoints=true: there is no logger to upload to; give logger=wandb")
+    if options["upload_checkpoints"] and not any(issubclass(kind, (WandbLogger, MLFlowLogger)) for kind in kinds):
+        raise InputError("upload_checkpoints=true: there is no logger to upload to; give logger=wandb or logger=mlflow")
 
 
 def _check_wandb(given: Config, where: str) -> None:
@@ -135,6 +155,19 @@ def _check_tensorboard(given: Config, where: str) -> None:
     _check_known(given, where, TensorBoardLogger.__init__, SummaryWriter.__init__)
     hints = {"max_queue": int, "flush_secs": int, "filename_suffix": str, "comment": str, "prefix": str}
     check_options(given, hints, f"{where}.")
+
+
+def _check_mlflow(given: Config, where: str) -> None:
+    if not all(find_spec(package) for package in ("mlflow", "sqlalchemy", "alembic")):
+        raise InputError(f"{where}: MLflow is not installed; pip install 'ctl_lightning[mlflow]'")
+    for option, why in MLFLOW_REFUSED.items():
+        if given.get(option):
+            raise InputError(f"{where}.{option}={given[option]}: {why}")
+    _check_known(given, where, MLFlowLogger.__init__)
+    check_options(given, MLFLOW_HINTS, f"{where}.")
+    address = given_address(given)
+    if address is not None and is_first():
+        check_store(address, f"{where}.tracking_uri" if given.get("tracking_uri") else "MLFLOW_TRACKING_URI")
 
 
 def _check_known(given: Config, where: str, *takers: Any) -> None:

@@ -1,4 +1,4 @@
-"""Where is a run logged? To metrics.csv always, and to Weights & Biases or TensorBoard where they are chosen."""
+"""Where is a run logged? To metrics.csv always, and to Weights & Biases, TensorBoard or MLflow where they are chosen."""
 
 import hashlib
 import secrets
@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from ctl_lightning.runtime.config import build
 from ctl_lightning.runtime.csv_files import MetricsRow
@@ -19,6 +19,7 @@ from ctl_lightning.runtime.environment import environment
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.launch import is_first
+from ctl_lightning.training.mlflow_runs import mlflow_logger
 from ctl_lightning.training.run_directory import RunDirectory, is_multirun
 
 RUN_ID = "wandb_id.txt"
@@ -32,27 +33,36 @@ def open_loggers(run: RunDirectory) -> Iterator[list[Logger]]:
     Raises:
         InputError: a logger cannot be made or cannot start.
     """
+    chosen: list[Logger] = []
     try:
-        chosen = _chosen(run)
+        chosen += _chosen(run)
         _log_config(chosen, run.options)  # not in metrics.csv's logger: config.yaml is there already
         loggers = [csv_logger(run.path, run.history), *chosen]
         note_split(loggers, run.options["protocol"], [run.path / "split.json", run.path / "triplets.jsonl"])
         yield loggers
     finally:
-        finish(failed=sys.exc_info()[0] is not None)
+        failed = sys.exc_info()[0] is not None
+        finish(failed)
+        for logger in chosen:
+            if isinstance(logger, MLFlowLogger):
+                logger.finalize("failed" if failed else "finished")
 
 
 def _chosen(run: RunDirectory) -> list[Logger]:
     chosen: list[Logger] = []
+    group = Path(HydraConfig.get().sweep.dir).name if is_multirun() else run.options["protocol"]
     for name, node in run.options["logger"].items():
         given: dict[str, Any] = {}
         kind = get_class(node["_target_"]) if isinstance(node, dict) and "_target_" in node else object
         if issubclass(kind, TensorBoardLogger) and run.checkpoint:
             given = {"purge_step": run.checkpoint["global_step"]}  # what was logged after the checkpoint comes again
         if issubclass(kind, WandbLogger) and is_first():
-            sweep = Path(HydraConfig.get().sweep.dir).name if is_multirun() else None
             given = {"id": node.get("id") or wandb_id(run.path), "resume": "allow"}
-            given["group"] = node.get("group") or sweep or run.options["protocol"]
+            given["group"] = node.get("group") or group
+        if issubclass(kind, MLFlowLogger):
+            place = Path(run.options["paths"]["output_dir"])
+            chosen.append(mlflow_logger(node, f"logger.{name}", run.path, place, group))
+            continue
         chosen.append(build(node, f"logger.{name}", **given))
     return chosen
 
@@ -75,6 +85,8 @@ def csv_logger(run_dir: Path, history: list[MetricsRow]) -> CSVLogger:
 def _log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
     """Gives the resolved config and the environment to the loggers. Raises InputError if wandb cannot start."""
     for logger in loggers:
+        if isinstance(logger, MLFlowLogger) and is_first() and logger.experiment.get_run(logger.run_id).data.params:
+            continue  # a run that goes on: MLflow keeps the first value of a parameter, and refuses another
         try:
             logger.log_hyperparams(config | {"environment": environment()})
         except Exception as error:
@@ -102,7 +114,7 @@ def wandb_id(run_dir: Path) -> str:
 
 
 def note_split(loggers: Iterable[Logger], protocol: str | None, files: Sequence[Path]) -> None:
-    """Tells Weights & Biases which split and triplets the run used, as an artifact; runs with the same share a version.
+    """Keeps the split and triplets that the run used: at Weights & Biases as an artifact, of which runs with the same share a version.
 
     Args:
         loggers: loggers of the run.
@@ -120,10 +132,13 @@ def note_split(loggers: Iterable[Logger], protocol: str | None, files: Sequence[
             run = logger.experiment
             # Offline, no artifact can be asked for, but what the run used can still be noted.
             run.log_artifact(artifact) if run.offline else run.use_artifact(artifact)
+        if isinstance(logger, MLFlowLogger) and is_first():
+            for path in files:
+                logger.experiment.log_artifact(logger.run_id, str(path), "split")
 
 
 def upload_checkpoints(loggers: Iterable[Logger], best: Path, last: Path) -> None:
-    """Uploads a run's checkpoints to Weights & Biases, as versions of one artifact with aliases "last" and "best"."""
+    """Uploads a run's checkpoints: to Weights & Biases as versions of one artifact with aliases "last" and "best", to MLflow as files."""
     for logger in loggers:
         if isinstance(logger, WandbLogger) and is_first():
             import wandb
@@ -132,3 +147,6 @@ def upload_checkpoints(loggers: Iterable[Logger], best: Path, last: Path) -> Non
                 artifact = wandb.Artifact(f"checkpoint-{logger.experiment.id}", "model")
                 artifact.add_file(str(path), name="checkpoint.ckpt")
                 logger.experiment.log_artifact(artifact, aliases=[alias])
+        if isinstance(logger, MLFlowLogger) and is_first():
+            for path in (last, best):
+                logger.experiment.log_artifact(logger.run_id, str(path), "checkpoints")

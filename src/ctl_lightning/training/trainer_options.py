@@ -17,7 +17,7 @@ from ctl_lightning.training.distributed import plugins
 WHOLE = "validation and test splits are ranked whole, so no part of one can be left out; +trainer.limit_train_batches=N shortens the training"
 
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "logger": ((None,), "loggers are chosen with logger=wandb, logger=tensorboard or logger=csv"),
+    "logger": ((None,), "loggers are chosen with logger=wandb, logger=tensorboard, logger=mlflow or logger=csv"),
     "callbacks": ((None,), "callbacks are options of their own, such as +callbacks.stop._target_=CLASS"),
     "fast_dev_run": ((False, 0), WHOLE),
     "limit_val_batches": ((None, 1.0), WHOLE),
