@@ -1,6 +1,7 @@
 """Where is a run logged? To metrics.csv always, and to Weights & Biases, TensorBoard or MLflow where they are chosen."""
 
 import hashlib
+import os
 import secrets
 import sys
 import warnings
@@ -106,10 +107,11 @@ def finish(failed: bool) -> None:
 
 
 def wandb_id(run_dir: Path) -> str:
-    """The id of this run directory's run at Weights & Biases: drawn once and kept in the directory."""
+    """The id of this run directory's run at Weights & Biases: drawn once, by an agent of a sweep or here, and kept in the directory."""
     path = run_dir / RUN_ID
     if not path.exists():
-        write_text(path, secrets.token_hex(4) + "\n")
+        drawn = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+        write_text(path, (drawn or secrets.token_hex(4)) + "\n")
     return path.read_text(encoding="utf-8").strip()
 
 
