@@ -16,6 +16,9 @@ from ctl_lightning.runtime.locks import in_turn
 RUN_ID = "mlflow_id.txt"
 """File in a run directory with the id of its run at MLflow; a continued run continues that one too."""
 
+SERVERS = ("http://", "https://", "databricks")
+"""What the address of a store begins with that keeps files, too."""
+
 QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 """Environment for asking whether a server is there: MLflow would try for minutes."""
 
@@ -54,17 +57,19 @@ def mlflow_logger(node: Mapping[str, Any], where: str, run_dir: Path, output_dir
     Raises:
         InputError: the run that `run_dir` names is not in the store.
     """
-    address, given = given_address(node), {}
-    if address is None:
-        # MLflow no longer keeps its store of plain files, and asks for a database; SQLite is one in a file.
-        address = f"sqlite:///{(output_dir / 'mlflow.db').absolute()}"
-        given["artifact_location"] = (output_dir / "mlflow").absolute().as_uri()
+    # MLflow no longer keeps its store of plain files, and asks for a database; SQLite is one in a file.
+    address = given_address(node) or f"sqlite:///{(output_dir / 'mlflow.db').absolute()}"
+    files = node.get("artifact_location")
+    if files is None and not address.startswith(SERVERS):  # a database alone; MLflow would make ./mlruns
+        files = (output_dir / "mlflow").absolute().as_uri()
     note = run_dir / RUN_ID
-    if is_first() and note.exists():
-        given["run_id"] = note.read_text(encoding="utf-8").strip()
-    logger: MLFlowLogger = build(
-        {**node, "tracking_uri": address, "tags": (node.get("tags") or {}) | {"group": group}}, where, **given
-    )
+    given = {
+        "tracking_uri": address,
+        "artifact_location": files,
+        "tags": (node.get("tags") or {}) | {"group": group},
+        "run_id": note.read_text(encoding="utf-8").strip() if is_first() and note.exists() else None,
+    }
+    logger: MLFlowLogger = build(node, where, **given)
     if is_first():
         output_dir.mkdir(parents=True, exist_ok=True)
         # Jobs that begin together would each make the tables of a new store.
