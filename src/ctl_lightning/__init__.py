@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ctl_lightning.serving.recommender import Recommender as Recommender
     from ctl_lightning.training.module import CompleteTheLook as CompleteTheLook
 
+    __version__: str
+
 _MODULES = {
     "CatalogueRanking": "metrics.ranking",
     "Compatibility": "serving.compatibility",
@@ -33,10 +35,12 @@ __all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module(f"{__name__}.runtime.environment").own_version()
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_MODULES, "__version__"})

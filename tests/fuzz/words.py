@@ -32,6 +32,7 @@ ODD_WORDS = (
         "--info",
         "--info=x",
         "--hydra-help",
+        "--version",
         "--package=a",
         "--config-name=x",
         "--config-dir=nowhere",

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from io import BytesIO, TextIOWrapper
 
 import pytest
@@ -89,6 +90,13 @@ def test_the_package_itself_imports_nothing_and_has_its_public_names() -> None:
         assert name in dir(ctl_lightning)
     with pytest.raises(AttributeError, match="no attribute 'Nobody'"):
         _ = ctl_lightning.Nobody
+
+
+def test_the_version_is_this_packages_and_is_read_when_it_is_asked_for() -> None:
+    code = "import sys, ctl_lightning; print('importlib.metadata' in sys.modules, ctl_lightning.__version__)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == f"False {version('ctl_lightning')}\n"
+    assert answer("train", "--version") == (f"ctl_lightning {version('ctl_lightning')}\ncode 0\nheavy []\n", "")
 
 
 def test_a_file_name_that_is_no_text_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,17 +5,29 @@ import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ctl_lightning.runtime.pace import WAIT_POLICY
 
 
+def own_version() -> str:
+    """The version of this package, which pyproject.toml gives; "unknown" where its folder is on the path without an installation."""
+    try:
+        return version("ctl_lightning")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that computed the numbers."""
+    """Versions of this package, of Python and of the packages that computed the numbers."""
     packages = ("torch", "torchvision", "lightning", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return {
+        "ctl_lightning": own_version(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
 
 
 def environment() -> dict[str, Any]:

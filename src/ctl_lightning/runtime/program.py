@@ -31,6 +31,7 @@ from ctl_lightning.runtime.config import (
     option_names,
     primary_config,
 )
+from ctl_lightning.runtime.environment import own_version
 from ctl_lightning.runtime.errors import ERROR, InputError, suggestion
 from ctl_lightning.runtime.launch import is_first
 from ctl_lightning.runtime.pace import settle_pace
@@ -109,6 +110,9 @@ def _run(name: str, run: Callable[[], object]) -> None:
     try:
         if {"-h", "--help"} & {*sys.argv[1:]}:
             print(help_text(name), flush=True)
+            return
+        if "--version" in sys.argv[1:]:  # Hydra would print its own
+            print(f"ctl_lightning {own_version()}", flush=True)
             return
         sys.argv[1:] = spelled_out(_flags_last(without_passwords(sys.argv[1:])), name)
         if not is_first():  # the first process's files will do
@@ -193,7 +197,7 @@ def help_text(name: str) -> str:
     options = "\n\n".join(part for part in body.split("\n\n") if not part.startswith(("defaults:", "hydra:")))
     lines += ["", "Options, changed with OPTION=VALUE or GROUP.OPTION=VALUE:", "", options.rstrip(), ""]
     lines += [
-        "All options of the groups that are chosen: --cfg job. Several runs: -m. Hydra's own flags: --hydra-help."
+        "All options of the groups that are chosen: --cfg job. Several runs: -m. The version: --version. Hydra's own flags: --hydra-help."
     ]
     return "\n".join(lines)
 

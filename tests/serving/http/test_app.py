@@ -9,6 +9,7 @@ import pytest
 from factories import image_id
 from starlette.testclient import TestClient
 
+from ctl_lightning.runtime.environment import own_version
 from ctl_lightning.serving.compatibility import Compatibility
 from ctl_lightning.serving.http.app import create_app
 from ctl_lightning.serving.http.service import Service
@@ -143,11 +144,12 @@ def test_health_metrics_and_the_description(client: TestClient, photos: list[Pat
         "ctl_waiting 0.0",
         f'ctl_catalogue_products{{category="{SHOES}"}} 6.0',
         'ctl_catalogue_exchanges_total{result="failed"} 0.0',
-        'ctl_build_info{method="hybrid",version=',
+        f'ctl_build_info{{method="hybrid",version="{own_version()}"}} 1.0',
     ):
         assert line in told
-    paths = client.get("/openapi.json").json()["paths"]
-    assert paths.keys() == {
+    described = client.get("/openapi.json").json()
+    assert described["info"]["version"] == own_version()
+    assert described["paths"].keys() == {
         *("/v1/looks", "/v1/rerank", "/v1/categories", "/v1/products/{product}", "/v1/products/{product}/image"),
         *("/healthz", "/readyz", "/metrics"),
     }

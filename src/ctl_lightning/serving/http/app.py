@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ctl_lightning.data.pairs import Box
+from ctl_lightning.runtime.environment import own_version
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.serving.compatibility import order_data
 from ctl_lightning.serving.encoder import read_box
@@ -77,7 +78,7 @@ def create_app(
 
     # Swagger's page and ReDoc's load their scripts from elsewhere, and a service that calls nobody offers neither.
     without: dict[str, Any] = {"docs_url": None, "redoc_url": None, "redirect_slashes": False}
-    app = FastAPI(title="ctl_lightning", description=ABOUT, lifespan=lifespan, **without)
+    app = FastAPI(title="ctl_lightning", version=own_version(), description=ABOUT, lifespan=lifespan, **without)
     api = _Routes(service, lookups, api_key is not None, image_hosts)
     key = [] if api_key is None else [Depends(_key_check(api_key))]
     refused = (401,) if api_key is not None else ()

@@ -1,12 +1,13 @@
 """What a service tells Prometheus about itself."""
 
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from ctl_lightning.runtime.environment import own_version
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -51,7 +52,7 @@ class Metrics:
         gauge = Gauge("ctl_waiting", "Requests that are uploaded, decoded or waiting", registry=self.registry)
         gauge.set_function(waiting)
         build = Gauge("ctl_build_info", "What serves", ["version", "method"], registry=self.registry)
-        build.labels(_version(), method).set(1)
+        build.labels(own_version(), method).set(1)
         self.registry.register(_Products(counts))
 
     def text(self) -> bytes:
@@ -70,10 +71,3 @@ class _Products(Collector):
         for category, count in self._counts().items():
             family.add_metric([category], count)
         return [family]
-
-
-def _version() -> str:
-    try:
-        return version("ctl_lightning")
-    except PackageNotFoundError:  # the folder alone, without an installation
-        return "unknown"
