@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRAIN ?= +experiment=hybrid
 
-.PHONY: help install train paper test test-long test-all lint clean
+.PHONY: help install train paper test test-long test-all matrix lint clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -35,11 +35,14 @@ test-long: install ## whole programs that are killed, continued and installed; a
 test-all: test test-long ## and the tests on the real photos in ../shared
 	$(BIN)/python -m pytest -m real
 
+matrix: install ## the quick suite on every Python 3.11 to 3.14 that is here, and with the newest packages; options: make matrix NOX="-s newest"
+	$(BIN)/python -m nox $(NOX)
+
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean: ## remove what the tools left; runs/ and cache/ stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) .nox build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,17 +1,23 @@
-"""conf/ is found however the package is installed and wherever it is run."""
+"""conf/ and the version are found however the package is installed, the sdist is the repository, and versions agree."""
 
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+import yaml
 from factories import REPOSITORY
 
+from ctl_lightning.runtime import environment
+
 CONFIGS = {path.relative_to(REPOSITORY / "conf").as_posix() for path in (REPOSITORY / "conf").rglob("*.yaml")}
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 
 def run(*command: str, cwd: Path, **environment: str) -> str:
@@ -21,13 +27,16 @@ def run(*command: str, cwd: Path, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    run(
-        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY), cwd=folder
-    )
-    (built,) = folder.glob("*.whl")
-    return built
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that is built from it."""
+    folder = tmp_path_factory.mktemp("built")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(REPOSITORY), cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def wheel(built: Path) -> Path:
+    return built / f"ctl_lightning-{PROJECT['version']}-py3-none-any.whl"
 
 
 def test_editable_install_as_module_and_as_console_script(tmp_path: Path) -> None:
@@ -43,9 +52,46 @@ def test_the_wheel_has_every_config_and_nothing_but_the_package(wheel: Path) -> 
         name.removeprefix("ctl_lightning/conf/") for name in names if name.startswith("ctl_lightning/conf/")
     } == CONFIGS
     assert {name.split("/")[0] for name in names} == {
-        *("ctl_lightning", "ctl_lightning-0.1.0.dist-info"),
+        *("ctl_lightning", f"ctl_lightning-{PROJECT['version']}.dist-info"),
         "hydra_plugins",  # where Hydra looks for our sweeper
     }
+
+
+def test_a_wheel_knows_its_version(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = "import ctl_lightning as c; print(c.__file__, c.__version__)"
+    said = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert said == f"{tmp_path / 'ctl_lightning' / '__init__.py'} {PROJECT['version']}\n"
+
+
+def test_a_folder_without_an_installation_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(environment, "version", version)
+    assert environment.own_version() == "unknown"
+
+
+def test_the_sdist_is_all_that_git_does_not_ignore(built: Path) -> None:
+    command = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
+    said = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if said.returncode:
+        pytest.skip("this is no checkout")
+    top = f"ctl_lightning-{PROJECT['version']}"
+    with tarfile.open(built / f"{top}.tar.gz") as archive:
+        names = {name.removeprefix(f"{top}/") for name in archive.getnames()}
+    assert names - {"PKG-INFO"} == {name for name in said.stdout.splitlines() if (REPOSITORY / name).is_file()}
+
+
+def test_the_changelog_and_the_citation_have_the_version() -> None:
+    release, _, develops = PROJECT["version"].partition(".dev")
+    (heading,) = re.findall(
+        rf"^## \[{re.escape(release)}\] - (.*)$", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert heading == ("unreleased" if develops else str(citation["date-released"]))
 
 
 @pytest.mark.long
@@ -79,8 +125,7 @@ def test_every_dependency_is_pinned_in_the_constraints_and_none_names_an_index()
     ]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line) for line in lines)
     pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    wanted = [*PROJECT["dependencies"], *(one for extra in PROJECT["optional-dependencies"].values() for one in extra)]
     names = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=]", one)[0]).lower() for one in wanted} - {"ctl-lightning"}
     assert names <= pinned
 
@@ -93,5 +138,5 @@ def test_every_bound_has_its_reason_beside_it() -> None:
 
 def test_make_help_lists_every_target(tmp_path: Path) -> None:
     printed = run("make", "help", cwd=REPOSITORY)
-    for target in ("help", "install", "train", "test", "test-all", "lint", "clean"):
+    for target in ("help", "install", "train", "test", "test-all", "matrix", "lint", "clean"):
         assert re.search(rf"make {target}\s", printed), target
