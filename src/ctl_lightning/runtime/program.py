@@ -4,6 +4,7 @@ import functools
 import importlib
 import os
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import TextIOWrapper
@@ -50,6 +51,10 @@ LONGEST = 1500
 """Most letters of an error's line; a name or a value in it can be of any length."""
 
 Task = Callable[[DictConfig], float | None]
+
+if sys.version_info >= (3, 14):
+    # From there on argparse checks that a help text is one; in Hydra 1.3 one of them is an object that becomes a text later.
+    ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]
 
 
 def program(name: str) -> Callable[[Task], Callable[[], None]]:
