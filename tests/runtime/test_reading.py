@@ -35,7 +35,7 @@ def test_utf16_of_the_other_byte_order_is_read(tmp_path: Path) -> None:
         (b"\xff\xfe" + "ab".encode("utf-16-le") + b"\x00", ":1: not UTF-16 text"),
         ('{"a": 1}'.encode("utf-16-le"), ": not text, or UTF-16 without a mark"),
         (b"", ":1: not valid JSON (there is nothing in it)"),
-        (b'{"a": 1,\n}', ":2: not valid JSON (a trailing comma before the last bracket"),
+        (b'{"a": 1,\n}', ":1: not valid JSON (a trailing comma before the last bracket"),
         (b'[{"a": [1,\n2,]}, 3]', ":2: not valid JSON (a trailing comma before a closing bracket"),
         (b'["NaN",\n1, NaN]', ":2: not valid JSON (NaN)"),
         (b'{"a": -Infinity}', ":1: not valid JSON (-Infinity)"),

@@ -27,6 +27,8 @@ TOKEN = re.compile(rf"({STRING})(\s*:)?|[{{}}]", re.DOTALL)
 ODD_NUMBER = re.compile(rf"{STRING}|(NaN|-?Infinity|-?\d{{4300,}})", re.DOTALL)
 """A string, or else, as a group, a word or number that is no JSON number of a sensible size."""
 
+TRAILING_COMMA = re.compile(r",\s*[\]}]")
+
 SHOWN = 80
 """Most characters of a value that a message shows."""
 
@@ -106,7 +108,8 @@ def json_value(text: str, where: str, first: int | None = None, decoder: json.JS
     try:
         return (decoder or STRICT).decode(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{place(error.pos)}: not valid JSON ({_what_is_wrong(text, error)})") from None
+        position, wrong = _what_is_wrong(text, error)
+        raise InputError(f"{place(position)}: not valid JSON ({wrong})") from None
     except RecursionError:
         raise InputError(f"{where}: not valid JSON (too many brackets within brackets)") from None
     except _RepeatedKeyError:
@@ -139,15 +142,16 @@ ENTRIES = json.JSONDecoder(object_pairs_hook=tuple, parse_constant=_no_constant)
 """Decoder that makes of an object a tuple of its (key, value), whether or not a key is repeated."""
 
 
-def _what_is_wrong(text: str, error: json.JSONDecodeError) -> str:
-    before, after = text[: error.pos].rstrip(), text[error.pos :].lstrip()
-    if (before.endswith(",") and after[:1] in ("]", "}")) or re.match(r",\s*[\]}]", after):  # as Python 3.13 sees it
-        return (
-            f"a trailing comma before {'the last bracket' if not after[1:].strip() else 'a closing bracket'}; delete it"
-        )
+def _what_is_wrong(text: str, error: json.JSONDecodeError) -> tuple[int, str]:
+    """Where a text is not JSON, and why."""
+    before = text[: error.pos].rstrip()
+    comma = len(before) - 1 if before.endswith(",") else error.pos  # from Python 3.13 on it is the error's place
+    if found := TRAILING_COMMA.match(text, comma):
+        bracket = "a closing bracket" if text[found.end() :].strip() else "the last bracket"
+        return comma, f"a trailing comma before {bracket}; delete it"
     if not text.strip():
-        return "there is nothing in it"
-    return error.msg[:1].lower() + error.msg[1:].removesuffix(" at")
+        return error.pos, "there is nothing in it"
+    return error.pos, error.msg[:1].lower() + error.msg[1:].removesuffix(" at")
 
 
 def _first_repeated(text: str) -> tuple[int, str]:
