@@ -85,6 +85,34 @@ def write_look_files(root: Path, rows: list[dict[str, Any]], catalogue: dict[str
     return root
 
 
+def room_instance(
+    product: object, left: int = 30, top: int = 40, category: str = "lamp", **more: Any
+) -> dict[str, Any]:
+    """An instance of a room in DeepFurniture's format: a box of 40 x 20 pixels."""
+    box = {"xMin": left, "xMax": left + 40, "yMin": top, "yMax": top + 20}
+    return {
+        "identityID": product,
+        "boundingBox": box,
+        "categoryName": category,
+        "segmentation": [9, 1],
+        "numberID": 1,
+    } | more
+
+
+def write_rooms(root: Path, rooms: Mapping[str, Sequence[object]], products: Mapping[str, int]) -> Path:
+    """A folder in DeepFurniture's format, unpacked: room -> instances, product -> number of its category; rooms of 200 x 100 pixels."""
+    (root / "metadata").mkdir(parents=True)
+    (root / "metadata/categories.json").write_text(json.dumps({"4": "lamp", "3": "chair#stool"}))
+    records = [{"furniture_id": name, "category_id": number, "style_ids": None} for name, number in products.items()]
+    (root / "metadata/furnitures.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for seed, name in enumerate(products):
+        save_image(root / "furnitures" / f"{name}.jpg", seed)
+    for seed, (room, instances) in enumerate(rooms.items()):
+        save_image(root / "scenes" / room / "image.jpg", 1000 + seed, (200, 100))
+        (root / "scenes" / room / "annotation.json").write_text(json.dumps({"instances": instances}))
+    return root
+
+
 def data_module(root: Path, cache: Path, **options: Any) -> TripletDataModule:
     """A data module on a folder in Shop-the-Look's format."""
     defaults: dict[str, Any] = {

@@ -9,7 +9,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import pyarrow
-from factories import composed, make_catalogue, save_image, train_on
+from factories import composed, make_catalogue, room_instance, save_image, train_on, write_rooms
 from pyarrow import parquet
 
 from ctl_lightning.data.published_splits import published_split, write_published
@@ -25,7 +25,7 @@ PAPER = ("protocols=[folder]", "methods=[popularity]", "seeds=[0]", "product_vis
 """Words of a table of one cell, which is finished."""
 
 
-GIVEN = ("looks", "tables", "columns", "stl", "street", "lists", "photos")
+GIVEN = ("looks", "tables", "columns", "stl", "street", "rooms", "lists", "photos")
 """Folders of what users bring; the rest is what programs wrote."""
 
 
@@ -51,6 +51,9 @@ def make_place(folder: Path, case: Path) -> Path:
         write_published_model(Trained(Path("run")), Path("published"), "A card.", None)
         _make_lists(Path())
         _make_street(Path("street"))
+        write_rooms(
+            Path("rooms"), {f"room{n}": [room_instance(7), room_instance(8)] for n in range(2)}, {"7": 4, "8": 4}
+        )
         _make_splits(Path("splits"))
         _make_jobs(case)
         for name in ("a.jpg", "b.jpg"):

@@ -21,6 +21,7 @@ from ctl_lightning.data.images import open_upright, size_upright
 from ctl_lightning.data.names import id_problem
 from ctl_lightning.data.products import read_products
 from ctl_lightning.data.published_splits import read_published, split_problems
+from ctl_lightning.data.sources.deepfurniture import DeepFurniture
 from ctl_lightning.data.sources.folder import LooksFolder
 from ctl_lightning.data.sources.stl import ShopTheLook
 from ctl_lightning.data.sources.street2shop import Street2Shop
@@ -88,6 +89,10 @@ READERS: dict[str, tuple[Read, tuple[str, ...]]] = {
     },
     "shop_the_look": (lambda folder: ShopTheLook("pairs.jsonl", "categories.json").read(folder / "stl"), ("stl/*.*",)),
     "street2shop": (lambda folder: Street2Shop().read(folder / "street"), ("street/meta/json/*", "street/images/*")),
+    "deepfurniture": (
+        lambda folder: DeepFurniture().read(folder / "rooms"),
+        ("rooms/metadata/*", "rooms/scenes/*/*.json", "rooms/scenes/*/*"),
+    ),
     "picture": (
         lambda folder: (size_upright(folder / "photos/a.jpg"), open_upright(folder / "photos/a.jpg")),
         ("photos/a.jpg",),

@@ -44,6 +44,14 @@ def box_of(row: Mapping[str, Any], size: Callable[[], tuple[int, int]]) -> Box |
     return _in_shares(sides, size()) if forms == [PIXELS] else (sides[0], sides[1], sides[2], sides[3])
 
 
+def clipped(box: Box, size: tuple[int, int]) -> Box | None:
+    """The part of a box (left, top, right, bottom) in pixels that lies inside its picture, in shares of it; None: no part does."""
+    (left, right), (top, bottom) = (
+        (max(0.0, box[axis] / size[axis]), min(1.0, box[axis + 2] / size[axis])) for axis in (0, 1)
+    )
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
 def _number(field: str, value: object) -> float:
     """A number of a table as a float. Text may have a decimal comma, which Excel writes in half of the world."""
     if isinstance(value, str) and NUMBER.fullmatch(value.strip()):

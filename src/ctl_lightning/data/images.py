@@ -73,6 +73,14 @@ def size_upright(path: Path) -> tuple[int, int]:
     return read(path, lambda image: image.size[::-1] if turn(image) in SIDES_CHANGE else image.size)
 
 
+def size_if_readable(path: Path) -> tuple[int, int] | None:
+    """The same; None: the picture is missing or unreadable."""
+    try:
+        return size_upright(path)
+    except OSError:
+        return None
+
+
 def size_in_pixels(item: ImageItem) -> tuple[int, int]:
     """Width and height of an item's part of its picture, before it is resized. Raises OSError: as `open_upright`."""
     width, height = size_upright(item.path)

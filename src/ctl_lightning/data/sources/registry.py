@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal, get_type_hints
 
+from ctl_lightning.data.sources.deepfurniture import DeepFurniture
 from ctl_lightning.data.sources.folder import LooksFolder
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.data.sources.stl import ShopTheLook
@@ -15,6 +16,7 @@ SOURCES: dict[str, type[Source]] = {
     "synthetic": SyntheticLooks,
     "shop_the_look": ShopTheLook,
     "street2shop": Street2Shop,
+    "deepfurniture": DeepFurniture,
     "folder": LooksFolder,
 }
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ctl_lightning.data.boxes import clipped
 from ctl_lightning.data.fetching.remote import Remote
-from ctl_lightning.data.images import size_upright
+from ctl_lightning.data.images import size_if_readable
 from ctl_lightning.data.names import category_problem
-from ctl_lightning.data.pairs import Box, Pair, PairTable
+from ctl_lightning.data.pairs import Pair, PairTable
 from ctl_lightning.data.pictures.folder import PictureFolder
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.runtime.errors import InputError
@@ -68,7 +69,7 @@ class Street2Shop(Source):
         for product, photos in shop.items():
             shown = [photo for photo in photos if photo in there] or photos
             paths[product] = path(shown[0])
-        sizes = {photo: _size(path(photo)) for photo in {pair.photo for pair in street}}
+        sizes = {photo: size_if_readable(path(photo)) for photo in {pair.photo for pair in street}}
         left_out: Counter[str] = Counter()
         pairs: dict[Pair, None] = {}
         for photo, product, box, category in street:
@@ -77,7 +78,7 @@ class Street2Shop(Source):
                 left_out["product without a shop photo"] += 1
             elif size is None:
                 left_out["scene missing or unreadable"] += 1
-            elif (inside := _normalised(box, size)) is None:
+            elif (inside := clipped(box, size)) is None:
                 left_out["box outside of its scene"] += 1
             else:
                 pairs[Pair(str(photo), inside, product, category)] = None
@@ -146,21 +147,6 @@ def _box(entry: Mapping[str, Any], where: str) -> tuple[float, float, float, flo
     if width <= 0 or height <= 0:
         raise InputError(f"{where}: bbox {shown(box)} is empty or reversed")
     return left, top, left + width, top + height
-
-
-def _normalised(box: tuple[float, float, float, float], size: tuple[int, int]) -> Box | None:
-    """The part of a pixel box that lies inside its picture, normalised to [0, 1]; None: no part does."""
-    (left, right), (top, bottom) = (
-        (max(0.0, box[axis] / size[axis]), min(1.0, box[axis + 2] / size[axis])) for axis in (0, 1)
-    )
-    return (left, top, right, bottom) if left < right and top < bottom else None
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    try:
-        return size_upright(path)
-    except OSError:
-        return None
 
 
 def _by_number(root: Path) -> dict[int, Path]:
