@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import MLFlowLogger
 
-from ctl_lightning.runtime.config import build
+from ctl_lightning.runtime.config import Config, build
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.runtime.files import write_text
 from ctl_lightning.runtime.launch import is_first
@@ -44,7 +44,7 @@ def check_store(address: str, option: str) -> None:
             del os.environ[name]
 
 
-def mlflow_logger(node: Mapping[str, Any], where: str, run_dir: Path, output_dir: Path, group: str) -> MLFlowLogger:
+def mlflow_logger(node: Config, where: str, run_dir: Path, output_dir: Path, group: str) -> MLFlowLogger:
     """A logger to the run that `run_dir` belongs to, which is begun if there is none.
 
     Args:
