@@ -77,13 +77,14 @@ def look_sheet(path: Path, scene: Pixels, rows: Sequence[Completed], left_out: i
     heading = "rank · distance (smaller goes better) · probability; dark or pale: what is not looked at"
     if left_out:
         heading += f"; {left_out} of {len(rows) + left_out} categories, those with fewer products, are not drawn"
-    sheet = PhotoSheet(max(len(rows), 2), columns + 3, 150, heading)
-    sheet.photo(0, 0, scene, "the scene", span=2)
+    span = min(max(len(rows), 2), 3)
+    sheet = PhotoSheet(max(len(rows), 2), span + 1 + columns, 150, heading)
+    sheet.photo(0, 0, scene, "the scene", span=span)
     for number, row in enumerate(rows):
-        sheet.photo(number, 2, scene if row.attention is None else row.attention, short_name(row.category))
+        sheet.photo(number, span, scene if row.attention is None else row.attention, short_name(row.category))
         for place, (caption, photo) in enumerate(row.products):
             if isinstance(photo, str):
-                sheet.words(number, 3 + place, photo, caption)
+                sheet.words(number, span + 1 + place, photo, caption)
             else:
-                sheet.photo(number, 3 + place, photo, caption, MISS)
+                sheet.photo(number, span + 1 + place, photo, caption, MISS)
     sheet.write(path)
