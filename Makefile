@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRAIN ?= +experiment=hybrid
 
-.PHONY: help install train paper test test-long test-all matrix lint clean
+.PHONY: help install train paper notebook test test-long test-all matrix lint clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -24,6 +24,10 @@ train: install ## train the hybrid model on synthetic looks (about 3 minutes on 
 
 paper: install ## every method, five seeds, one table (hours); options: make paper PAPER="..."
 	$(BIN)/python -m ctl_lightning.paper $(PAPER)
+
+notebook: install ## make the notebook anew from its script in examples/, run it (4 minutes) and keep its pictures
+	$(BIN)/jupytext --quiet --update --to ipynb examples/complete_the_look.py
+	$(BIN)/jupyter execute --inplace examples/complete_the_look.ipynb
 
 test: install ## the quick test suite (8 to 9 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not long and not real and not slurm"
