@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRAIN ?= +experiment=hybrid
 
-.PHONY: help install train paper notebook test test-long test-all matrix lint clean
+.PHONY: help install train paper notebook docs test test-long test-all matrix lint clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -47,6 +47,10 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: install ## the documentation as a site, in site/ (10 seconds); to read it: python3 -m http.server --directory site
+	$(BIN)/python docs/reference.py
+	$(BIN)/zensical build --clean --strict
+
 clean: ## remove what the tools left; runs/ and cache/ stay
-	rm -rf $(VENV) .nox build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) .nox build dist site docs/reference .cache .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
