@@ -49,10 +49,11 @@ class _Mean(Metric):
 class HitRate(_Mean):
     """hit@k: the share of queries whose own product is among the k nearest candidates.
 
-    >>> metric = HitRate(k=1)
-    >>> metric.update(torch.tensor([[0.1, 0.5, 0.9], [0.3, 0.2, 0.7]]), positive=torch.tensor([0, 0]))
-    >>> float(metric.compute())
-    0.5
+    Examples:
+        >>> metric = HitRate(k=1)
+        >>> metric.update(torch.tensor([[0.1, 0.5, 0.9], [0.3, 0.2, 0.7]]), positive=torch.tensor([0, 0]))
+        >>> float(metric.compute())
+        0.5
 
     Args:
         k: number of nearest candidates among which the own product is a hit, such as 10.
@@ -82,11 +83,12 @@ class MatchedAUC(_Mean):
     A product that was seen in training is compared with seen ones, weighted by how often they were seen; an unseen
     product with unseen ones.
 
-    >>> metric = MatchedAUC()
-    >>> distance = torch.tensor([[0.5, 0.1, 0.9, 0.2]])
-    >>> metric.update(distance, positive=torch.tensor([0]), train_count=torch.tensor([4, 1, 3, 0]))
-    >>> float(metric.compute())  # the product with three training pairs is farther, that with one is nearer
-    0.75
+    Examples:
+        >>> metric = MatchedAUC()
+        >>> distance = torch.tensor([[0.5, 0.1, 0.9, 0.2]])
+        >>> metric.update(distance, positive=torch.tensor([0]), train_count=torch.tensor([4, 1, 3, 0]))
+        >>> float(metric.compute())  # the product with three training pairs is farther, that with one is nearer
+        0.75
 
     Args:
         options: options of torchmetrics.Metric.
@@ -109,12 +111,13 @@ class MatchedAUC(_Mean):
 class Lift(_Mean):
     """AUC minus the AUC with other scenes in the query's place: the gain from looking at the scene.
 
-    >>> metric = Lift()
-    >>> distance = torch.tensor([[0.1, 0.5, 0.9]])  # its product is the nearest of three
-    >>> others = torch.tensor([[[0.6, 0.5, 0.9]], [[0.9, 0.5, 0.1]]])  # of two other scenes it is the second, and the last
-    >>> metric.update(distance, others, positive=torch.tensor([0]))
-    >>> float(metric.compute())  # 1 - (0.5 + 0) / 2
-    0.75
+    Examples:
+        >>> metric = Lift()
+        >>> distance = torch.tensor([[0.1, 0.5, 0.9]])  # its product is the nearest of three
+        >>> others = torch.tensor([[[0.6, 0.5, 0.9]], [[0.9, 0.5, 0.1]]])  # of two other scenes it is the second, and the last
+        >>> metric.update(distance, others, positive=torch.tensor([0]))
+        >>> float(metric.compute())  # 1 - (0.5 + 0) / 2
+        0.75
 
     Args:
         options: options of torchmetrics.Metric.

@@ -105,12 +105,13 @@ class CatalogueRanking(Metric):
     Batches come in any order, from any process; torchmetrics gathers them. What came twice, because a sampler padded
     its share, counts once. Nothing may be missing: ranking a part of the catalogue is another task.
 
-    >>> ranking = CatalogueRanking().expecting(scenes=1, products=3)
-    >>> ranking.update(torch.tensor([0]), torch.tensor([[2.0, 0.0]]), "scenes")  # q of one scene
-    >>> ranking.update(torch.tensor([2, 0]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), "products")
-    >>> ranking.update(torch.tensor([1]), torch.tensor([[0.6, 0.8]]), "products")
-    >>> ranking.compute().distances(np.array([0]), np.arange(3)).round(1)
-    array([[0. , 0.8, 2. ]])
+    Examples:
+        >>> ranking = CatalogueRanking().expecting(scenes=1, products=3)
+        >>> ranking.update(torch.tensor([0]), torch.tensor([[2.0, 0.0]]), "scenes")  # q of one scene
+        >>> ranking.update(torch.tensor([2, 0]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), "products")
+        >>> ranking.update(torch.tensor([1]), torch.tensor([[0.6, 0.8]]), "products")
+        >>> ranking.compute().distances(np.array([0]), np.arange(3)).round(1)
+        array([[0. , 0.8, 2. ]])
 
     Args:
         measure: what computes the distances: a network, or any object with `query` and `distances`; None: d = 2 - q·p.

@@ -39,8 +39,9 @@ class Judgement:
 class Compatibility:
     """Judges candidates of one category for a scene.
 
-    >>> compatibility = Compatibility("runs/.../checkpoints/best-epoch004.ckpt")
-    >>> compatibility.rerank("room.jpg", "Lamps", ["lamp1.jpg", "lamp2.jpg"])
+    Examples:
+        >>> compatibility = Compatibility("runs/.../checkpoints/best-epoch004.ckpt")
+        >>> compatibility.rerank("room.jpg", "Lamps", ["lamp1.jpg", "lamp2.jpg"])
 
     Args:
         path: checkpoint file, or its run directory.

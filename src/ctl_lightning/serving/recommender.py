@@ -130,8 +130,9 @@ class Scene(NamedTuple):
 class Recommender:
     """Recommends products of a catalogue for photos.
 
-    >>> recommender = Recommender.from_checkpoint("runs/...", "my_catalogue")
-    >>> recommender.recommend("room.jpg", "Lamps", k=5)
+    Examples:
+        >>> recommender = Recommender.from_checkpoint("runs/...", "my_catalogue")
+        >>> recommender.recommend("room.jpg", "Lamps", k=5)
 
     It can be used from several threads.
 
