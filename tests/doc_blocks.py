@@ -11,7 +11,7 @@ from factories import REPOSITORY
 CODE = ("bash", "python")
 """Languages of blocks that are run, or have a reason above them why not."""
 
-OTHERS = ("text", "json", "yaml", "csv")
+OTHERS = ("text", "json", "yaml", "csv", "bibtex")
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
