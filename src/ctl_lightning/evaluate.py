@@ -204,7 +204,12 @@ def open_others(trained: "Trained", options: Config, like: Opened | None) -> "Ot
         changed["salt"] = like.data.salt
     data = trained.other_pairs(changed, given, strict=like is None)
     data.prepare_data()
-    data.setup()
+    try:
+        data.setup()
+    except InputError as error:
+        if like is None:
+            raise
+        raise InputError(f"against={options['against']}: {error}") from None
     return data
 
 

@@ -10,6 +10,7 @@ from ctl_lightning.data.other_pairs import OtherPairs
 from ctl_lightning.data.prepared import PreparedData
 from ctl_lightning.data.splits import Split, SplitRule, read_split
 from ctl_lightning.data.twins.groups import shown_by_others
+from ctl_lightning.models.checkpoint import LAST
 from ctl_lightning.runtime.errors import InputError
 
 MEASURED: tuple[Split, ...] = ("validation", "test")
@@ -67,9 +68,12 @@ def seen_scenes(
 
 def trained_scenes(path: Path) -> frozenset[str] | None:
     """The scenes that a checkpoint file was trained on, by the split.json of its run directory; None: that is not there."""
+    path = path.absolute()
+    if path.parent.name != LAST.parent.name:  # a copy, or a published one: what lies above it is another's
+        return None
     try:
-        split = read_split(path.absolute().parents[1] / "split.json")
-    except (InputError, IndexError):
+        split = read_split(path.parents[1] / "split.json")
+    except InputError:
         return None
     return frozenset(scene for scene, own in split.items() if own == "train")
 
