@@ -49,7 +49,9 @@ def evaluate(config: DictConfig) -> None:
     quiet_lightning()
     first, run_dir = silence_other_ranks(), Path(options["paths"]["run_dir"])
     trained = read_trained("ckpt_path", options)
-    if options["paths"]["cache_dir"] is None:  # where other data lie may depend on it
+    if (
+        options["data"]["source"] is not None and options["paths"]["cache_dir"] is None
+    ):  # where other data lie may depend on it
         options = resolved(config, paths={"cache_dir": trained.config["data"]["cache_dir"]})
     ours, other = open_checkpoint("ckpt_path", trained, options), None
     if options["against"] is not None:
@@ -258,7 +260,7 @@ def tell_of_others(told: "RunReport", ours: Opened, data: "OtherPairs", options:
     from ctl_lightning.training.seen_scenes import seen_in_training
 
     told.results["data"] = {"source": options["data"]["source"]["name"]} | data.identity()
-    own = ours.trained.data({"cache_dir": options["paths"]["cache_dir"], "boxes": False})
+    own = ours.trained.data({})
     told.results["trained_on"] = seen_in_training(ours.trained.path, own, data)
     told.results["left_out"] = leave_out(told, data)
 
