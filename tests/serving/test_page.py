@@ -1,4 +1,4 @@
-"""The page in a real browser: a photo in, products out, categories, a box, a wrong file, many visitors, a phone's width."""
+"""The page in a real browser: a photo in, products out, categories, a box, a product in the scene's place, many visitors, a phone."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ctl_lightning.serving.http.app import create_app
 from ctl_lightning.serving.http.limits import Limits
 from ctl_lightning.serving.look import write_look
 from ctl_lightning.serving.page import build_page, put_on
+from ctl_lightning.serving.page_desk import Asked, Desk
 from ctl_lightning.serving.recommender import Recommender
 
 
@@ -70,16 +72,21 @@ def upload(page: Any, path: Path) -> None:
     page.set_input_files("#photo input[type=file]", str(path))
 
 
-def cards(page: Any, count: int) -> list[str]:
-    """What the cards say, when there are so many."""
-    page.wait_for_function("n => document.querySelectorAll('#found .card').length == n", arg=count, timeout=60_000)
-    return [text.replace("\n", " ") for text in page.locator("#found .card b").all_inner_texts()]
+CARDS = """() => [...document.querySelectorAll('#found .card')].map(
+    one => ['product', 'distance'].map(name => one.querySelector(`dd.${name}`).textContent).join(' '))"""
+
+
+def shows(page: Any, wanted: list[str]) -> None:
+    """Waits until the details of the cards say that."""
+    with suppress(Exception):  # Playwright's own TimeoutError; what is there is told below
+        page.wait_for_function(f"wanted => String(({CARDS})()) === String(wanted)", arg=wanted, timeout=30_000)
+    assert page.evaluate(CARDS) == wanted
 
 
 def expected(recommender: Recommender, photo: Path, **options: Any) -> list[str]:
     """What they should say."""
     return [
-        f"{one.rank}. {one.distance:.3f} · {one.probability:.0%}"
+        f"{one.product} {one.distance:.3f}"
         for answer in recommender.look(photo, **options).answers
         for one in answer.products
     ]
@@ -91,14 +98,15 @@ def test_a_photo_its_categories_and_a_box(chromium: Any, address: str, recommend
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     upload(page, photo)
-    assert cards(page, 6) == expected(recommender, photo)
+    shows(page, expected(recommender, photo))
     assert page.locator("#found section").count() == 2
-    page.locator("#found summary").first.click()
+    assert page.locator("#found section:first-of-type details.why[open]").count() == 1  # of the first category alone
     assert page.locator("#found details[open] img").evaluate("image => image.complete && image.naturalWidth > 100")
+    assert page.locator("#note").inner_text().startswith("Found: 6 products of 2 categories.")
 
     page.locator("#categories input").click()
     page.get_by_role("option", name="Shoes").click()
-    assert cards(page, 3) == expected(recommender, photo, categories=["Shoes"])
+    shows(page, expected(recommender, photo, categories=["Shoes"]))
     page.keyboard.press("Escape")
 
     def tap(x: float, y: float) -> None:
@@ -110,14 +118,14 @@ def test_a_photo_its_categories_and_a_box(chromium: Any, address: str, recommend
     tap(0.25, 0.75)
     page.get_by_text("One corner is set").wait_for(timeout=20_000)
     tap(0.75, 0.95)
-    page.get_by_text("Only the bright part beside").first.wait_for(timeout=20_000)
+    page.get_by_text("Only the bright part beside").wait_for(timeout=20_000)
     whole = expected(recommender, photo, categories=["Shoes"])
     boxed = expected(recommender, photo, categories=["Shoes"], box=(0.25, 0.75, 0.75, 0.95))
     assert whole != boxed
-    assert cards(page, 3) == boxed
+    shows(page, boxed)
     page.locator("#forget").click()
-    page.get_by_text("Drop a photo of a person").wait_for(timeout=20_000)
-    assert cards(page, 3) == whole
+    page.locator("#forget").wait_for(state="detached", timeout=20_000)
+    shows(page, whole)
     assert {url.split("/")[2] for url in asked if url.startswith("http")} == {
         address.split("/")[2]
     }  # nobody else is told
@@ -128,15 +136,13 @@ def test_a_photo_its_categories_and_a_box(chromium: Any, address: str, recommend
 def test_a_wrong_file_gets_the_line_of_the_programs(chromium: Any, address: str, photo: Path, tmp_path: Path) -> None:
     page = opened(chromium, address)
     upload(page, photo)
-    cards(page, 6)
+    page.locator("#found .card").nth(5).wait_for()
     (tmp_path / "notes.jpg").write_text("no picture")
-    page.locator("#photo button[aria-label='Clear'], #photo button[title='Clear']").first.click()
-    page.locator("#scene").wait_for(state="hidden", timeout=20_000)
     upload(page, tmp_path / "notes.jpg")
     wrong = page.locator("#note .wrong")
     wrong.wait_for(timeout=20_000)
     assert wrong.inner_text() == "notes.jpg: not an image; give an image file"
-    assert page.locator("#found .card").count() == 0
+    assert page.locator("#found .card, #scene img").count() == 0
     page.context.close()
     page = opened(chromium, address)
     Image.effect_noise((1500, 1500), 90).save(tmp_path / "large.png")
@@ -148,13 +154,84 @@ def test_a_wrong_file_gets_the_line_of_the_programs(chromium: Any, address: str,
 
 
 @pytest.mark.long
+def test_a_product_in_the_place_of_the_scene_and_back(
+    chromium: Any, address: str, recommender: Recommender, photo: Path
+) -> None:
+    page = opened(chromium, address)
+    upload(page, photo)
+    scene = expected(recommender, photo)
+    shows(page, scene)
+    (first, second) = recommender.look(photo).answers
+    page.locator("#found button[data-product]").nth(1).click()
+    wanted = expected(recommender, first.products[1].image, categories=[second.category])  # not its own category
+    shows(page, wanted)
+    page.get_by_text("The network learned from photos of whole scenes").wait_for(timeout=20_000)
+    page.wait_for_function("() => document.activeElement.matches('#found h2')", timeout=20_000)
+    page.locator("#found button[data-product]").first.click()  # and so on: what goes with that
+    shows(page, expected(recommender, second_image(recommender, wanted[0]), categories=[first.category]))
+    page.locator("#back").click()
+    shows(page, scene)
+    assert page.locator("#back").count() == 0
+    page.locator("#over").click()
+    page.locator("#found [data-example]").first.wait_for(timeout=20_000)
+    page.context.close()
+
+
+def second_image(recommender: Recommender, told: str) -> Path:
+    """The picture of the product that a card tells of."""
+    with recommender.catalogue.snapshot() as catalogue:
+        (found,) = catalogue.find([told.split()[0]]).values()
+    return found.image
+
+
+@pytest.mark.long
+def test_a_box_by_the_keyboard(chromium: Any, address: str, recommender: Recommender, photo: Path) -> None:
+    page = opened(chromium, address)
+    upload(page, photo)
+    page.locator("#scene .mark").focus()
+    for key in ("ArrowLeft", "ArrowDown"):
+        for _ in range(10):
+            page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    page.get_by_text("One corner is set").wait_for(timeout=20_000)
+    for key in ("ArrowRight", "ArrowDown"):
+        for _ in range(10):
+            page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    page.get_by_text("Only the bright part beside").wait_for(timeout=20_000)
+    shows(page, expected(recommender, photo, box=(0.3, 0.7, 0.5, 0.9)))
+    page.context.close()
+
+
+@pytest.mark.long
+def test_a_desktop_keeps_the_photo_in_view(chromium: Any, address: str, photo: Path) -> None:
+    page = opened(chromium, address, viewport={"width": 1440, "height": 600})
+    upload(page, photo)
+    page.locator("#found .card").nth(5).wait_for()
+    card = page.locator("#found .card").first.bounding_box()
+    assert card["width"] > 250  # three of them use the width
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    page.wait_for_function("() => scrollY > 100")
+    place = page.locator("#scene img").bounding_box()
+    assert 0 <= place["y"] < 100
+    page.context.close()
+
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "reduced_motion": "reduce"}
+
+
+@pytest.mark.long
 def test_examples_on_a_phone(chromium: Any, address: str, recommender: Recommender, looks: Path) -> None:
-    page = opened(chromium, address, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
-    page.locator("#examples .thumbnail-item").nth(1).tap()
-    assert cards(page, 6) == expected(recommender, sorted((looks / "images").rglob("*.jpg"))[1])
+    page = opened(chromium, address, **PHONE)
+    page.locator("#found [data-example]").nth(1).tap()
+    shows(page, expected(recommender, sorted((looks / "images").rglob("*.jpg"))[1]))
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     edges = page.locator("#found .card").evaluate_all("all => all.map(one => one.getBoundingClientRect().right)")
     assert max(edges) <= 390
+    page.wait_for_function("() => Math.abs(document.querySelector('#found').getBoundingClientRect().top) < 2")
+    sizes = "all => all.map(one => one.getBoundingClientRect()).filter(one => one.width).map(one => one.height)"
+    touched = page.locator("#found :is(button, a, summary), #photo button, #count input[type=number], #scene button")
+    assert min(touched.evaluate_all(sizes)) >= 44
     page.context.close()
 
 
@@ -192,14 +269,12 @@ def test_below_a_sub_path(
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         upload(page, photo)
-        assert cards(page, 6) == expected(recommender, photo)
-        page.locator("#examples .thumbnail-item").nth(1).click()
-        wanted = expected(recommender, sorted((looks / "images").rglob("*.jpg"))[1])
-        page.get_by_text(wanted[0]).wait_for(timeout=20_000)
-        assert cards(page, 6) == wanted
-        page.wait_for_function(
-            "() => [...document.querySelectorAll('#scene img, #examples img')].every(image => image.naturalWidth > 0)"
-        )
+        shows(page, expected(recommender, photo))
+        page.locator("#over").click()
+        page.locator("#found [data-example]").nth(1).click()
+        shows(page, expected(recommender, sorted((looks / "images").rglob("*.jpg"))[1]))
+        page.locator("#found nav a").nth(1).click()
+        assert page.url == f"{address}/looks/#category-1"
         assert {url.startswith(f"{address}/looks/") for url in asked if url.startswith("http")} == {True}
         with urllib.request.urlopen(f"{address}/looks/v1/categories") as answer:
             assert len(json.load(answer)["categories"]) == 2
@@ -217,24 +292,40 @@ def test_fifty_visitors_at_once(address: str, recommender: Recommender, looks: P
     def ask(number: int) -> list[str]:
         answer = clients[number].predict(handle_file(photos[number % 5]), [], 3, api_name="/complete")
         (page,) = [part for part in answer if isinstance(part, str) and "class='card'" in part]
-        return re.findall(r"<b>([^<]*)</b>", page)
+        found = re.findall(r"<dd class='(?:distance|product)'>([^<]*)</dd>", page)
+        return [f"{product} {distance}" for distance, product in zip(found[::2], found[1::2], strict=True)]
 
     with ThreadPoolExecutor(50) as pool:
         found = list(pool.map(ask, range(50)))
     assert found == [wanted[number % 5] for number in range(50)]
 
 
-def test_visitors_with_the_same_photo_do_not_share_a_file_that_is_written_while_it_is_read(
+def test_an_answer_holds_its_pictures_so_that_visitors_share_no_file_that_is_written_while_it_is_read(
     address: str, looks: Path
 ) -> None:
     from gradio_client import Client, handle_file
 
     client = Client(address, verbose=False, analytics_enabled=False, download_files=False)
     photo = handle_file(sorted((looks / "images").rglob("*.jpg"))[0])
-    shown = [client.predict(photo, [], 3, api_name="/complete")[0]["value"]["path"] for _ in range(2)]
-    assert shown[0] != shown[1]
-    assert Path(shown[0]).read_bytes() == Path(shown[1]).read_bytes()
-    assert Image.open(shown[0]).format == "JPEG"
+    scene, found, note, place = client.predict(photo, [], 3, api_name="/complete")
+    assert place is None  # it is free for another photo
+    for html in (scene, found):
+        assert set(re.findall(r"src='(.{23})", html)) == {"data:image/jpeg;base64,"}
+    assert note.startswith("<p>Found: 6 products")
+
+
+def test_what_a_browser_tells_is_not_trusted(recommender: Recommender, served: tuple[Path, Path], photo: Path) -> None:
+    service = service_of(recommender, served[1])
+    desk = Desk(service, [], "unchanged")
+    asked = desk.new(str(photo), [], 1)[0]
+    for said in ({"product": "/etc/passwd"}, {"product": "<b>" * 100}):
+        now, scene, found, note = desk.act(asked, [], 1, said)
+        assert (now, scene, found) == (asked, "unchanged", "unchanged")
+        assert re.fullmatch("<p class='wrong' role='alert'>the catalogue has no product &#x27;[^<>]*&#x27;</p>", note)
+    for nonsense in ({"example": "7"}, {"corner": "0"}, {"corner": [1]}, {"corner": [None, 1]}, {"do": "back"}, {}):
+        assert desk.act(asked, [], 1, nonsense)[0] == Asked()
+    assert desk.act(asked, [], 1, {"corner": [float("nan"), 9]})[0].corners == ((0.0, 1.0),)
+    assert "choose a photo first" in desk.act(Asked(), [], 1, {"corner": [0.5, 0.5]})[3]
 
 
 @pytest.mark.long

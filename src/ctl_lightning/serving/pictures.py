@@ -7,10 +7,52 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
+from PIL import Image
 
+from ctl_lightning.data.images import open_upright, reason, to_rgb
 from ctl_lightning.data.pairs import Box
 from ctl_lightning.runtime.photo_sheet import PhotoSheet
 from ctl_lightning.runtime.plotting import KNOWN, MISS, Pixels, heat_map, in_grey, outlined, short_name
+from ctl_lightning.serving.recommender import Look
+
+SCENE, PRODUCT = 480, 240
+"""Longest side of a scene and of a product as they are shown, in pixels."""
+
+
+def thumbnail(image: Image.Image, side: int) -> Pixels:
+    """A picture, (H, W, 3), made smaller if its longest side has more than `side` pixels."""
+    small = to_rgb(image)  # a copy, of a mode that can be made smaller
+    small.thumbnail((side, side))
+    return np.asarray(small)
+
+
+class Scene(NamedTuple):
+    """The pictures of a look's scene, (H, W, 3) each.
+
+    Attributes:
+        whole: the whole scene; with a box, the box drawn in it, and pale outside the scene crop.
+        attention: for each category, the scene with what the attention looks at; None: the method has no attention.
+    """
+
+    whole: Pixels
+    attention: Sequence[Pixels | None]
+
+
+def scene_pictures(look: Look) -> Scene:
+    """Draws the pictures of a look's scene."""
+    scene = thumbnail(look.photo, SCENE)
+    return Scene(
+        scene if look.box is None else boxed(scene, look.box, look.kept),
+        [None if one.attention is None else attended(scene, look.seen, one.attention) for one in look.answers],
+    )
+
+
+def product_picture(path: Path, side: int = PRODUCT) -> Pixels | str:
+    """A catalogue photo, (H, W, 3), with no side longer than `side` pixels; or why there is none, without the file's folder, because anybody may see it."""
+    try:
+        return thumbnail(open_upright(path), side)
+    except OSError as error:
+        return f"{path.name}: {reason(error)}"
 
 
 class Completed(NamedTuple):

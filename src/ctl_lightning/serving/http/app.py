@@ -200,7 +200,7 @@ class _Routes:
 
     async def product(self, request: Request, product: str) -> Response:
         """A product of the catalogue."""
-        found = await self._in_time(lambda: self._found(product))
+        found = await self._in_time(lambda: self._service.product(product))
         return JSONResponse({"product": product, "category": found.category, "image": _image_of(request)(product)})
 
     async def image(self, request: Request, product: str) -> Response:
@@ -209,7 +209,7 @@ class _Routes:
             return await self.product(request, f"{product}/image")
 
         def answered() -> Response:
-            return picture_answer(product, self._found(product).image, request.headers, private=self._private)
+            return picture_answer(product, self._service.product(product).image, request.headers, private=self._private)
 
         return await self._in_time(answered)
 
@@ -236,13 +236,6 @@ class _Routes:
     def _check_catalogue(self) -> None:
         with self._service.live.leased() as recommender, told_as_away():
             recommender.catalogue.check()
-
-    def _found(self, product: str) -> Any:
-        with self._service.live.leased() as recommender, told_as_away(), recommender.catalogue.snapshot() as catalogue:
-            found = catalogue.find([product]).get(product)
-        if found is None:
-            raise RefusedError(404, f"the catalogue has no product {product[:MOST]!r}")
-        return found
 
     async def _photo(self, form: Form, end: float) -> tuple[Upload, str]:
         """The photo of a form, and what it is called. Raises RefusedError: there is none, or two, or it is not fetched until `end`."""

@@ -24,7 +24,7 @@ from ctl_lightning.serving.http.limits import Limits
 from ctl_lightning.serving.http.live import Live
 from ctl_lightning.serving.http.metrics import Metrics
 from ctl_lightning.serving.http.refusals import RefusedError, busy, catalogue_away, too_slow
-from ctl_lightning.serving.look import SCENE
+from ctl_lightning.serving.pictures import SCENE
 from ctl_lightning.serving.recommender import Look, Prepared, Recommender
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,10 @@ LARGE = 10_000_000
 
 DECODERS = max(1, min(4, os.cpu_count() or 1))
 """Threads that decode photos."""
+
+
+SHOWN = 100
+"""Letters of an unknown id that an error repeats at most."""
 
 
 class _Asked(NamedTuple):
@@ -153,6 +157,14 @@ class Service:
                 raise too_slow(self.limits.timeout_s) from None
             except CancelledError:
                 raise RefusedError(503, "the service ends") from None
+
+    def product(self, product: str) -> Found:
+        """A product of the catalogue. Raises RefusedError: there is none of this id, or the catalogue is away."""
+        with self.live.leased() as recommender, told_as_away(), recommender.catalogue.snapshot() as catalogue:
+            found = catalogue.find([product]).get(product)
+        if found is None:
+            raise RefusedError(404, f"the catalogue has no product {product[:SHOWN]!r}")
+        return found
 
     def count(self) -> None:
         """Counts the products anew for the metrics. Raises InputError: the catalogue is away."""
