@@ -188,14 +188,11 @@ USAGES: dict[str, list[Usage]] = {
     "sweep_table": [Usage((f"folder={of}",), (f"{of}/*/*.*", f"{of}/*/.hydra/*")) for of in ("sweep", "failing")],
     "dashboard": [
         Usage(
-            ("entity=team", "project=looks", *more),
-            files,
+            ("entity=team", "project=looks", f"folder={of}", *more),
+            (f"{of}/*/*.*", f"{of}/*/.hydra/*"),
             {"ctl_lightning.reports.workspace.saved": reached},
         )
-        for more, files in (
-            (("output=made/dashboard.json",), ()),
-            (("folder=sweep",), ("sweep/*/*.*", "sweep/*/.hydra/*")),
-        )
+        for of, more in (("sweep", ()), ("failing", ("output=made/report.json",)))
     ],
     "check_splits": [Usage(("data=folder", "folder=splits", "data.root=looks"), ("splits/*", *LOOKS))],
     "benchmark": [
