@@ -10,7 +10,7 @@ Each has an environment of its own in .nox/, which the next call uses again; uv 
 import nox
 
 nox.needs_version = ">=2026.10"
-nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
 nox.options.download_python = "never"  # the Pythons of this machine are what is to be tested
 
