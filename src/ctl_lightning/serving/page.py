@@ -135,6 +135,8 @@ def put_on(app: "FastAPI", page: "gradio.Blocks", max_upload: int, root_path: st
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     # Its quiet text is too pale to be read well.
     theme = theme.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300")
+    # Not as its `css`, whose selectors it rewrites, so that some within @media match nothing.
+    style = "".join(path.read_text(encoding="utf-8") for path in STYLES)
     gr.mount_gradio_app(
         app,
         page,
@@ -146,5 +148,5 @@ def put_on(app: "FastAPI", page: "gradio.Blocks", max_upload: int, root_path: st
         ssr_mode=False,
         footer_links=[],
         theme=theme,
-        css_paths=STYLES,
+        head=f"<style>{style}</style>",
     )

@@ -206,7 +206,7 @@ def head_html(asked: Asked, scene: Pixels) -> str:
     head = f"<img class='small' alt='' src='{small}'>"
     if asked.category is None:
         return f"<header>{head}<h2 tabindex='-1'>What goes with the scene</h2></header>"
-    back = "<button type='button' id='back' data-do='back'>Back to the scene</button>"
+    back = "<button type='button' id='back' data-do='back'>Back<span class='rest'> to the scene</span></button>"
     return f"<header>{head}<h2 tabindex='-1'>What goes with this product</h2>{back}</header><p class='guess'>{OF_PRODUCT}</p>"
 
 
