@@ -29,9 +29,6 @@ COMMANDS = sorted(
     | {tuple(words) for block in SHELL for words in programs(block.text)}
 )
 
-IN_TABLES = ("README.md", "cluster.md")
-"""Pages that still have commands in tables, until they are written anew."""
-
 
 def test_there_are_commands() -> None:
     assert len(HEADERS) >= 20
@@ -44,7 +41,7 @@ def test_every_command_composes_and_has_only_known_options(words: tuple[str, ...
     overrides = [word for word in given if word not in ("-m", "--cfg", "job")]
     if "-m" in given:  # composed job by job: the first
         overrides = [override.split(",")[0] for override in overrides if "(" not in override]
-    if program not in ("check_splits", "sweep_table"):
+    if program not in ("check_splits", "dashboard", "sweep_table"):
         overrides = ["paths.run_dir=run", *overrides]
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = hydra.compose(program, spelled_out(overrides, program))
@@ -70,8 +67,6 @@ def test_every_block_has_its_language_and_only_code_a_reason() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_stand_in_blocks(page: Path) -> None:
-    if page.name in IN_TABLES:
-        pytest.skip("commands in tables, until it is written anew")
     assert not re.findall(r"python -m ctl_lightning\.[a-z_]+ \S.*", prose(page))
     assert not re.findall(r"^(?: {4}|\t)(?:python|make|pip|curl|docker) .*", prose(page), re.MULTILINE)
 

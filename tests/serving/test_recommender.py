@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import REPOSITORY, composed, make_catalogue, save_image, served_ranks, train_on
+from factories import composed, make_catalogue, save_image, served_ranks, train_on
 from PIL import Image
 from torch import Tensor
 
@@ -28,7 +28,6 @@ from ctl_lightning.serving.look import write_look
 from ctl_lightning.serving.pictures import product_picture
 from ctl_lightning.serving.recommender import Answer, Look, Recommended, Recommender
 
-README = REPOSITORY / "README.md"
 SHOES, HATS = "Apparel & Accessories|Shoes", "Apparel & Accessories|Hats"
 
 
@@ -220,18 +219,10 @@ def test_the_attention_covers_what_the_network_sees(served: tuple[Path, Path]) -
     assert top < 0 < 1 < bottom
 
 
-def test_the_three_lines_of_the_readme(served: tuple[Path, Path], looks: Path) -> None:
-    (block,) = re.findall(
-        r"^    from ctl_lightning import Recommender(?:.*\n    .*)*", README.read_text(), re.MULTILINE
-    )
-    lines = [line[4:] for line in block.splitlines()]
-    assert len(lines) == 3
+def test_a_checkpoint_and_a_catalogue_recommend_in_three_lines(served: tuple[Path, Path], looks: Path) -> None:
     photo = next((looks / "images").rglob("*.jpg"))
-    for name, path in (("RUN_DIR", served[0]), ("CATALOGUE_DIR", served[1]), ("photo.jpg", photo)):
-        lines = [line.replace(f'"{name}"', repr(str(path))) for line in lines]
-    names: dict[str, Any] = {}
-    exec("\n".join([*lines[:2], f"found = {lines[2]}"]), names)
-    found, recommender = names["found"], names["recommender"]
+    recommender = Recommender.from_checkpoint(str(served[0]), str(served[1]))
+    found = recommender.recommend(str(photo), "Shoes", k=10)
     assert [one.rank for one in found] == [1, 2, 3, 4, 5, 6]
     assert all(one.image.exists() and 0 < (one.probability or 0) < 1 for one in found)
     expected = recommender.classifier.probability(np.array([one.distance for one in found]))

@@ -13,7 +13,7 @@ from ctl_lightning.data.pairs import NO_BOX, Pair
 from ctl_lightning.data.sources.folder import LooksFolder
 from ctl_lightning.runtime.errors import InputError
 
-README = (REPOSITORY / "README.md").read_text()
+PAGE = (REPOSITORY / "docs" / "data.md").read_text()
 
 BOX = [0.1, 0.2, 0.4, 0.9]
 CATALOGUE = {"lamp 7": "Lamps", "lamp8": "Lamps", "Sofa-1": "Sofas", "sofa2": "Sofas"}
@@ -34,8 +34,8 @@ def folder(root: Path, lines: list[str], catalogue: object = CATALOGUE) -> Path:
     return root
 
 
-def test_the_example_of_the_readme_is_in_order(tmp_path: Path) -> None:
-    (example,) = re.findall(r"^    pairs\.jsonl(?:.*\n)+?(?=    \()", README, re.MULTILINE)
+def test_the_example_of_the_docs_is_in_order(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```text\n(pairs\.jsonl(?:.*\n)+?)```$", PAGE, re.MULTILINE)
     pairs = re.findall(r'\{"scene".*\}', example)
     (catalogue,) = re.findall(r"categories\.json +(\{.*\})", example)
     (names,) = re.findall(r"images/ +(.*)", example)
