@@ -64,6 +64,7 @@ def opened(chromium: Any, address: str, **options: Any) -> Any:
     page = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}).new_page()
     page.goto(address)
     page.wait_for_selector("#photo input[type=file]", state="attached", timeout=60_000)
+    page.locator("#found [data-example]").first.wait_for(timeout=60_000)  # what comes last is there
     page.wait_for_timeout(500)
     return page
 
@@ -79,7 +80,7 @@ CARDS = """() => [...document.querySelectorAll('#found .card')].map(
 def shows(page: Any, wanted: list[str]) -> None:
     """Waits until the details of the cards say that."""
     with suppress(Exception):  # Playwright's own TimeoutError; what is there is told below
-        page.wait_for_function(f"wanted => String(({CARDS})()) === String(wanted)", arg=wanted, timeout=30_000)
+        page.wait_for_function(f"wanted => String(({CARDS})()) === String(wanted)", arg=wanted, timeout=60_000)
     assert page.evaluate(CARDS) == wanted
 
 
@@ -136,7 +137,7 @@ def test_a_photo_its_categories_and_a_box(chromium: Any, address: str, recommend
 def test_a_wrong_file_gets_the_line_of_the_programs(chromium: Any, address: str, photo: Path, tmp_path: Path) -> None:
     page = opened(chromium, address)
     upload(page, photo)
-    page.locator("#found .card").nth(5).wait_for()
+    page.locator("#found .card").nth(5).wait_for(timeout=60_000)
     (tmp_path / "notes.jpg").write_text("no picture")
     upload(page, tmp_path / "notes.jpg")
     wrong = page.locator("#note .wrong")
@@ -207,7 +208,7 @@ def test_a_box_by_the_keyboard(chromium: Any, address: str, recommender: Recomme
 def test_a_desktop_keeps_the_photo_in_view(chromium: Any, address: str, photo: Path) -> None:
     page = opened(chromium, address, viewport={"width": 1440, "height": 600})
     upload(page, photo)
-    page.locator("#found .card").nth(5).wait_for()
+    page.locator("#found .card").nth(5).wait_for(timeout=60_000)
     card = page.locator("#found .card").first.bounding_box()
     assert card["width"] > 250  # three of them use the width
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
