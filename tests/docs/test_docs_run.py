@@ -44,10 +44,16 @@ SHRUNK = {
     "recommend": [],
     "rerank": [],
     "sweep_table": [],
+    "dashboard": [],
     "serve": [],
     "demo": [],
 }
 """What is added to the words of a program, so that it has little work; of a multirun two jobs are left."""
+
+SWEPT = {"sweep=seeds": ["seed=0"], "sweep=grid": ["loss.margin=0.2", "model.dim=64"]}
+"""What is added to a ready-made sweep, so that few of its jobs are left."""
+
+ENVIRONMENT = {"WANDB_MODE": "offline"}
 
 SERVICES = ("serve", "demo")
 """Programs that go on until they are told to end."""
@@ -58,6 +64,8 @@ WORDS = {
     "init_from=RUN": "init_from=RUN_DIR",
     "products=FILE": "products=products.json",
     "images=DIR": "images=photos",
+    "folder=DIR": "folder=SWEEP_DIR",
+    "categories=FILE": "categories=map.json",
     "backbone.weights=FILE": "backbone.weights=null",
 }
 """Words that stand for something of the reader's -> what there is in the folder. The other names are there as they are written."""
@@ -97,15 +105,18 @@ def place(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     (looks / "categories.json").write_text(json.dumps(products))
     hashed = [pair | {name: image_id(str(pair[name])) for name in ("scene", "product")} for pair in pairs]
     write_look_files(folder / "stl", hashed, {image_id(name): category for name, category in products.items()})
+    for name in ("", "-cat"):
+        shutil.copy(folder / "stl" / f"fashion{name}.json", folder / "stl" / f"home{name}.json")
     shutil.copytree(looks / "images", folder / "columns" / "images")
-    rows = [[pair["scene"], pair["product"], 4 + 16 * (n % 2), 36, 16, 18] for n, pair in enumerate(pairs)]
-    names = ["image_id", "product", "bbox_x", "y", "width", "height"]
+    rows = [[pair["scene"], pair["product"], *[4 + 16 * (n % 2)] * 2, 36, 16, 18] for n, pair in enumerate(pairs)]
+    names = ["image_id", "product", "bbox_x", "x", "y", "width", "height"]
     (folder / "columns" / "pairs.csv").write_text(csv_text([names, *rows]))
     (folder / "columns" / "categories.json").write_text(json.dumps(products))
     for name in ("photo.jpg", "room.jpg", "scene.jpg", "a.jpg", "b.jpg", "FOLDER/a.jpg", "FOLDER/b.jpg"):
         save_image(folder / name, 7)
     shutil.copy(folder / "photo.jpg", folder / "PHOTO")
     shutil.copytree(looks / "images", folder / "photos")
+    (folder / "map.json").write_text(json.dumps({"Lamps": "Sofas"}))
     (folder / "products.json").write_text(json.dumps(products))
     for number, name in enumerate(("RUN_DIR", "OTHER_RUN_DIR")):
         train_on(looks, cache, folder / name, "data=folder", f"data.root={looks}", "backbone.grid=2", f"seed={number}")
@@ -114,6 +125,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     )
     make_catalogue(folder / "RUN_DIR", folder / "DIR")
     shutil.copytree(folder / "DIR", folder / "CATALOGUE_DIR")
+    for number, name in enumerate(("RUN_DIR", "OTHER_RUN_DIR")):
+        job = folder / "SWEEP_DIR" / f"{number}_hybrid_seed{number}"
+        shutil.copytree(folder / name, job)
+        (job / ".hydra").mkdir(exist_ok=True)
+        (job / ".hydra" / "overrides.yaml").write_text(f"- seed={number}\n")
     return folder
 
 
@@ -128,7 +144,7 @@ def fitted(command: Command, cache: Path, port: int) -> list[str]:
     words = [f"port={port}" if word == "port=8000" else word for word in words]
     if "-m" in words:
         words = _two_jobs(words)
-    more = [*SHRUNK[program]]
+    more = [*SHRUNK[program], *(word for sweep in {*SWEPT} & {*words} for word in SWEPT[sweep])]
     if program in ("train", "prepare"):
         own = any(re.match("(protocol|data)=(stl|folder)", word) for word in words)
         more += [*(PHOTOS if own else SYNTHETIC), f"paths.cache_dir={cache}"]
@@ -162,7 +178,7 @@ class Page:
     def run(self, block: Block) -> None:
         if block.language == "python":
             self.python += block.text
-            self._wait(block, in_a_fork.start(["-c", self.python], self.folder, {}))
+            self._wait(block, in_a_fork.start(["-c", self.python], self.folder, ENVIRONMENT))
             return
         for command in commands(block):
             self._run(command)
@@ -172,14 +188,16 @@ class Page:
         if program in SERVICES:
             self._end_services()
             given = ["-m", f"ctl_lightning.{program}", *fitted(command, self.cache, self.port)]
-            self.services.append(in_a_fork.start(given, self.folder, command.environment))
+            self.services.append(in_a_fork.start(given, self.folder, ENVIRONMENT | command.environment))
             until(self._answers, 180)
         elif program:
             given = ["-m", f"ctl_lightning.{program}", *fitted(command, self.cache, self.port)]
-            self._wait(command.block, in_a_fork.start(given, self.folder, command.environment))
+            self._wait(command.block, in_a_fork.start(given, self.folder, ENVIRONMENT | command.environment))
         elif words[0] == "python":
             script = str(REPOSITORY / words[1])
-            self._wait(command.block, in_a_fork.start([script, *words[2:]], self.folder, command.environment))
+            self._wait(
+                command.block, in_a_fork.start([script, *words[2:]], self.folder, ENVIRONMENT | command.environment)
+            )
         elif words[0] == "curl":
             words = [word.replace(":8000/", f":{self.port}/") for word in words]
             subprocess.run([*words, "--fail", "--silent", "--show-error"], cwd=self.folder, check=True)
