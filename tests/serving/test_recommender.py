@@ -225,6 +225,7 @@ def test_a_checkpoint_and_a_catalogue_recommend_in_three_lines(served: tuple[Pat
     found = recommender.recommend(str(photo), "Shoes", k=10)
     assert [one.rank for one in found] == [1, 2, 3, 4, 5, 6]
     assert all(one.image.exists() and 0 < (one.probability or 0) < 1 for one in found)
+    assert recommender.classifier is not None
     expected = recommender.classifier.probability(np.array([one.distance for one in found]))
     assert [one.probability for one in found] == pytest.approx(expected.tolist())
 
