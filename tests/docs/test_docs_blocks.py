@@ -86,5 +86,14 @@ def test_every_make_target_that_is_named_exists() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def test_blocks_are_counted() -> None:
+    code = [block for block in BLOCKS if block.language in CODE]
+    followed = sum(block.page in FOLLOWED for block in code)
+    not_run = sum(block.reason is not None for block in code)
+    run = len(code) - followed - not_run
+    print(f"{run} blocks are run, {followed} are followed by another test, {not_run} are not run")
+    assert run > 30
+
+
 def test_no_placeholder_is_left() -> None:
     assert not re.search("@[A-Z]+@", "".join(page.read_text() for page in PAGES))
