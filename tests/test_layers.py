@@ -193,7 +193,6 @@ def test_tests_mirror_the_packages_and_import_no_other_test() -> None:
         ".",
         "docs",
         "slurm",
-        "docs",
         "fuzz",
         "programs",
     }
