@@ -9,6 +9,7 @@ import hydra
 import pytest
 import torch
 from factories import Compose, MakeData, data_module, fitting, image_id, write_look_files
+from hypothesis import settings
 from omegaconf import DictConfig
 from postgres import PASSWORD, Server, running
 
@@ -19,6 +20,9 @@ from ctl_lightning.runtime.config import config_dir
 # Tiny networks: more threads only wait for each other. For the programs that the tests start, too.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+settings.register_profile("no clock", deadline=None)
+settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,6 @@ def try_inputs(count: int, number: int, attempt: Callable[[Draw], tuple[str | No
         max_examples=count,
         phases=[Phase.generate],
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     @given(st.data())

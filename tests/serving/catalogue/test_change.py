@@ -89,7 +89,7 @@ def test_every_vector_is_the_networks_for_the_photo(served: tuple[Path, Path], l
         np.testing.assert_allclose(np.frombuffer(found[product][1], np.float32), vector, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 4), st.integers(0, 2**32))
 def test_the_k_nearest_are_those_of_a_slow_loop(count: int, k: int, distinct: int, seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -65,7 +65,7 @@ def adversarial(kind: str, count: int, random: np.random.Generator) -> Floats:
 KINDS = ["plain", "equal rows", "ties", "outlier", "zeros", "all zero", "tiny", "nearly equal"]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from(KINDS), st.integers(1, 150), st.integers(1, 40), st.integers(0, 3), st.integers(0, 2**32))
 def test_candidates_include_the_k_nearest_of_a_slow_loop(kind: str, count: int, k: int, many: int, seed: int) -> None:
     random = np.random.default_rng(seed)

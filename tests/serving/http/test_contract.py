@@ -36,7 +36,6 @@ def test_every_answer_is_described(description: Any, mode: str) -> None:
             max_examples=EXAMPLES,
             derandomize=True,
             database=None,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
             phases=[Phase.explicit, Phase.generate],
         )
