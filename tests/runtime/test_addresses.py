@@ -55,6 +55,43 @@ def test_a_command_line_loses_its_api_key_and_the_service_finds_it(monkeypatch: 
     assert os.environ["CTL_API_KEY"] == "a b=c"
 
 
+@pytest.mark.parametrize("option", ["logger.mlflow.tracking_uri", "+logger.mlflow.artifact_location"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://u:secret@h:5000",
+        "'http://u:secret@h'",
+        "http://u:se/secret?#@h",
+        "choice(http://h,http://:secret@h)",
+        "postgresql+psycopg://u:secret@h/d",
+        "postgresql:///d?host=h&password=secret",
+        "mysql://h/d?passwd=secret",
+        "mssql+pyodbc:///?odbc_connect=PWD%3Dsecret",
+    ],
+)
+def test_an_address_of_mlflows_with_a_password_never_reaches_hydra(option: str, address: str) -> None:
+    with pytest.raises(InputError, match="give the address without one, and MLFLOW_TRACKING_USERNAME and") as told:
+        without_passwords(["-m", f"{option}={address}"])
+    assert str(told.value).startswith(f"{option}: ")
+    assert "secret" not in str(told.value)
+
+
+def test_an_address_of_mlflows_without_a_password_does() -> None:
+    group = "logger={mlflow:{tracking_uri:'http://u:secret@h'}}"
+    with pytest.raises(InputError, match=r"^logger: a password"):
+        without_passwords([group])
+    addresses = [
+        "http://h:5000",
+        "https://u@h/p",
+        "postgresql://u@h:5/d",
+        "sqlite:////a/b:c@d.db",
+        "databricks://a:b",
+        "null",
+    ]
+    words = [f"logger.mlflow.tracking_uri={address}" for address in addresses]
+    assert without_passwords(words) == words
+
+
 @pytest.mark.parametrize(
     "word",
     [

@@ -57,6 +57,11 @@ MLFLOW = [
     ("tracking_uri", "http://127.0.0.1:9", "port=9): Failed to establish"),
     ("tracking_uri", "file:///tmp/mlruns", "maintenance mode"),
     ("tracking_uri", "nonsense://x", "nonsense"),
+    ("tracking_uri", "postgresql+psycopg://127.0.0.1:9/x", "connection failed"),
+    ("tracking_uri", "postgresql+psycopg://127.0.0.1:9/x", "null keeps the runs on this machine"),
+    ("tracking_uri", "sqlite:////nowhere/at/all/x.db", "there is no folder /nowhere/at/all; make it, or mend the path"),
+    ("tracking_uri", "http://u:pass@127.0.0.1:9", "a password in it would be written into files"),
+    ("artifact_location", "sftp://u:pass@127.0.0.1", "a password in it would be written into files"),
 ]
 
 
@@ -138,6 +143,36 @@ def test_a_wrong_variable_of_the_environment_is_told(
     said = refusal(chosen["wandb"].copy(), tmp_path / "run")
     assert "environment variables WANDB_* is not right: Input should be a valid boolean" in said
     assert "(silent)" in said
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("http://u:secret@127.0.0.1:9", "MLFLOW_TRACKING_URI: a password in it would be written into files; "),
+        ("postgresql+psycopg://127.0.0.1:9/x", "; unset it to keep the runs on this machine"),
+    ],
+)
+def test_a_wrong_store_of_the_environment_is_told(
+    chosen: dict[str, DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, says: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    said = refusal(chosen["mlflow"].copy(), tmp_path / "run")
+    assert said.startswith("MLFLOW_TRACKING_URI: ")
+    assert says in said
+    assert "secret" not in said
+
+
+def test_a_file_of_this_machine_that_is_no_store_is_told(
+    chosen: dict[str, DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = chosen["mlflow"].copy()
+    config.paths.output_dir = str(tmp_path)
+    (tmp_path / "mlflow.db").write_text("notes" * 1000)
+    said = refusal(config, tmp_path / "run")
+    assert said == (
+        f"{tmp_path}/mlflow.db: file is not a database; move it away, or name another store with logger.mlflow.tracking_uri"
+    )
 
 
 @pytest.mark.long

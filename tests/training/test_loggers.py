@@ -14,7 +14,7 @@ from PIL import Image
 from ctl_lightning.runtime.csv_files import read_metrics
 from ctl_lightning.runtime.errors import InputError
 from ctl_lightning.train import train
-from ctl_lightning.training import loggers
+from ctl_lightning.training import loggers, mlflow_runs
 from ctl_lightning.training.callbacks import RunInCheckpoint
 from ctl_lightning.training.loggers import csv_logger
 
@@ -170,6 +170,49 @@ def test_mlflow_gets_parameters_metrics_pictures_and_tables_and_a_run_that_goes_
     (tmp_path / "run/mlflow_id.txt").write_text("0" * 32)
     with pytest.raises(InputError, match=r"mlflow_id\.txt is not there .* delete that file for a new one"):
         train(compose(*options, "ckpt_path=auto"))
+
+
+class Store:
+    """A logger whose store fails, or keeps what it is told."""
+
+    fails: str | None = None
+
+    def __init__(self, **given: Any) -> None:
+        self.given = given
+
+    @property
+    def run_id(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        if self.fails:
+            raise MlflowException(self.fails)
+        return "abc"
+
+    @property
+    def experiment(self) -> Any:
+        return SimpleNamespace(update_run=lambda run, status: None)
+
+
+def test_a_store_that_fails_says_so_and_a_run_that_is_gone_names_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_runs, "build", lambda node, where, **given: Store(**given))
+    monkeypatch.setattr(Store, "fails", "the disk is full")
+
+    def made(**node: Any) -> Any:
+        return mlflow_runs.mlflow_logger(node, "logger.mlflow", tmp_path / "run", tmp_path, "monday")
+
+    (tmp_path / "run").mkdir()
+    with pytest.raises(
+        InputError, match=r"^logger\.mlflow: the disk is full; name another store with logger\.mlflow\.tra"
+    ):
+        made()
+    (tmp_path / "run/mlflow_id.txt").write_text("abc\n")
+    with pytest.raises(InputError, match=r"mlflow_id\.txt is not there \(the disk is full\); delete that file"):
+        made()
+    monkeypatch.setattr(Store, "fails", None)
+    assert made(tags={"seed": 1}).given["tags"] == {"group": "monday", "seed": 1}
+    assert made(tags={"group": "mine"}).given["tags"] == {"group": "mine"}
 
 
 @pytest.mark.long

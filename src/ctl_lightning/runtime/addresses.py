@@ -17,6 +17,22 @@ PLAIN = re.compile(r"[a-z]+://([^:@/?#]*(:[^@/?#]*)?@)?[^@?#]*(\?[^@#]*)?")
 """An address in which it is plain what belongs to the password."""
 
 
+STORES = re.compile("tracking_uri|artifact_location", re.IGNORECASE)
+"""Options and variables with an address of MLflow's, which cannot be handed on without its password as PostgreSQL's can."""
+
+OPEN = re.compile(r"://(?!/)[^@]*:[^@]*@|(password|passwd|pwd)(=|%3d)", re.IGNORECASE)
+"""What is in an address that has a password, and, if it is not escaped, in some that have none."""
+
+
+def check_no_password(address: str, option: str) -> None:
+    """Raises InputError, which does not show it: there is a password in an address of MLflow's."""
+    if OPEN.search(address):
+        raise InputError(
+            f"{option}: a password in it would be written into files; give the address without one, and "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment (http), or PGPASSWORD or ~/.pgpass (PostgreSQL)"
+        )
+
+
 def without_password(url: str) -> tuple[str, str | None]:
     """An address such as postgresql://USER:PASSWORD@HOST/DB?password=PASSWORD without its password; and the password, None: it has none.
 
@@ -45,11 +61,13 @@ def without_passwords(words: Sequence[str]) -> list[str]:
     into the environment: Hydra writes the words into files.
 
     Raises:
-        InputError: an address of which it is not plain what belongs to the password.
+        InputError: an address of which it is not plain what belongs to the password; a password in an address of MLflow's.
     """
     kept = []
     for word in words:
         option, _, value = word.partition("=")
+        if STORES.search(word):
+            check_no_password(value, option)
         name = option.lstrip("+~")
         quote = value[0] if value[:1] in ("'", '"') and value[-1:] == value[0] else ""
         url = value[len(quote) : len(value) - len(quote)]

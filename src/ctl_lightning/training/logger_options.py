@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from ctl_lightning.runtime.config import Config, check_options
 from ctl_lightning.runtime.errors import InputError, suggestion
 from ctl_lightning.runtime.launch import is_first
-from ctl_lightning.training.mlflow_runs import check_store, given_address
+from ctl_lightning.training.mlflow_runs import check_store
 
 WANDB_FIELDS = {
     "project": "project",
@@ -95,6 +95,7 @@ def check_loggers(options: Config) -> None:
             _check_tensorboard(given, where)
         if issubclass(kind, MLFlowLogger):
             _check_mlflow(given, where)
+            check_store(given, where, Path(options["paths"]["output_dir"]))
         for option in ("save_dir", "dir"):
             _check_place(given.get(option), f"{where}.{option}")
     if options["upload_checkpoints"] and not any(issubclass(kind, (WandbLogger, MLFlowLogger)) for kind in kinds):
@@ -165,9 +166,6 @@ def _check_mlflow(given: Config, where: str) -> None:
             raise InputError(f"{where}.{option}={given[option]}: {why}")
     _check_known(given, where, MLFlowLogger.__init__)
     check_options(given, MLFLOW_HINTS, f"{where}.")
-    address = given_address(given)
-    if address is not None and is_first():
-        check_store(address, f"{where}.tracking_uri" if given.get("tracking_uri") else "MLFLOW_TRACKING_URI")
 
 
 def _check_known(given: Config, where: str, *takers: Any) -> None:
