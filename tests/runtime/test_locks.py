@@ -75,6 +75,14 @@ def test_an_error_of_a_write_names_the_file_and_leaves_the_old_one(tmp_path: Pat
     assert [one.name for one in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_an_error_of_a_renaming_names_what_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for path in (tmp_path / "there", tmp_path / ("n" * 300)):
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            write_text(path, "new")
+        assert one_line(caught.value, "train", []).startswith(f"{path}: {caught.value.strerror}; ")
+
+
 def full(path: Path, number: int) -> None:
     with replacing(path) as temporary:
         temporary.write_text("ne")

@@ -23,8 +23,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None:  # a write names no file
-            error.filename = str(path)
+        if str(error.filename) in ("None", str(temporary)):  # a write names no file; nobody asked for the temporary one
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
         with suppress(OSError):  # what went wrong above is told
