@@ -34,6 +34,9 @@ def dashboard(config: DictConfig) -> None:
     """
     options = resolved(config)
     check_options({name: options[name] for name in OPTIONS}, OPTIONS)
+    for name in ("entity", "project", "name"):
+        if options[name] == "":
+            raise InputError(f"{name}= is empty; give {name}=NAME" + (", or leave it out" if name == "name" else ""))
     if find_spec("wandb_workspaces") is None:
         raise InputError("wandb-workspaces is not installed; pip install 'ctl_lightning[dashboard]'")
     from ctl_lightning.reports.paper_rows import check_metrics
@@ -48,13 +51,16 @@ def dashboard(config: DictConfig) -> None:
     else:
         check_metrics(options["metrics"])
         folder = Path(options["folder"]).expanduser()
-        group = folder.resolve().name
-        made = sweep_report(*place, options["name"] or group, group, read_sweep(folder), options["metrics"])
+        title = options["name"] or folder.resolve().name
+        made = sweep_report(*place, title, folder, read_sweep(folder), options["metrics"])
     if options["output"] is None:
         console.print(saved(made))
         return
     path = Path(options["output"]).expanduser()
-    write_text(path, specification(made))
+    try:
+        write_text(path, specification(made))
+    except OSError as error:
+        raise InputError(f"output={path}: {error.strerror}; give another output=FILE") from None
     console.print(f"written, and nothing is sent: {path}")
 
 

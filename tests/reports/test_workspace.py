@@ -131,7 +131,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_a_report_has_the_table_of_the_sweep_and_panels_over_its_runs(sweep: Path, logged: set[str]) -> None:
-    made = json.loads(specification(sweep_report("t", "p", "x", sweep.name, read_sweep(sweep), ["auc", "lift"])))
+    made = json.loads(specification(sweep_report("t", "p", "x", sweep, read_sweep(sweep), ["auc", "lift"])))
     table, failures = (block["content"] for block in made["spec"]["blocks"] if block["type"] == "markdown-block")
     assert table.splitlines() == [
         "| setting | seeds | validation auc | auc | lift |",
@@ -151,6 +151,15 @@ def test_a_report_has_the_table_of_the_sweep_and_panels_over_its_runs(sweep: Pat
     for panel in panels:
         assert keys_of(panel)
         assert all(is_logged(key, logged) for key in keys_of(panel)), panel
+
+
+def test_a_report_finds_the_runs_whose_options_name_a_group(sweep: Path) -> None:
+    (sweep / "0_hybrid/config.yaml").write_text("logger: {wandb: {group: it's mine}}")
+    (sweep / "1_hybrid/config.yaml").write_text("logger: {wandb: {group: null}}")
+    (sweep / "2_hybrid/config.yaml").write_text("logger: {}")
+    made = json.loads(specification(sweep_report("t", "p", "x", sweep, read_sweep(sweep), ["auc"])))
+    (grid,) = (block for block in made["spec"]["blocks"] if block["type"] == "panel-grid")
+    assert '"value": ["it\'s mine", "monday\'s"]' in json.dumps(grid["metadata"]["runSets"][0]["filters"])
 
 
 def config_of(**options: Any) -> Any:
@@ -177,13 +186,17 @@ def test_with_output_the_specification_is_a_file_and_nothing_is_sent(
         ({"folder": "nowhere"}, "folder=nowhere: no jobs"),
         ({"folder": "SWEEP", "metrics": ["acu"]}, "metrics: there is no 'acu'"),
         ({"entity": 7}, "entity=7"),
+        ({"entity": ""}, "entity= is empty; give entity=NAME"),
+        ({"project": ""}, "project= is empty; give project=NAME"),
+        ({"name": ""}, "name= is empty; give name=NAME, or leave it out"),
+        ({"output": "SWEEP"}, "output=SWEEP: Is a directory; give another output=FILE"),
     ],
 )
 def test_what_cannot_be_made_is_one_line(sweep: Path, options: dict[str, Any], says: str) -> None:
     given = {name: str(sweep) if value == "SWEEP" else value for name, value in options.items()}
     with pytest.raises(InputError) as caught:
         dashboard(config_of(**given))
-    assert str(caught.value).startswith(says)
+    assert str(caught.value).startswith(says.replace("SWEEP", str(sweep)))
     assert "\n" not in str(caught.value)
 
 
@@ -198,6 +211,17 @@ def run_dashboard(tmp_path: Path, **environment: str) -> "subprocess.CompletedPr
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("name", ["dashboard", "sweep_table", "check_splits"])
+def test_hydra_leaves_no_file_of_its_own(name: str) -> None:
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        hydra = compose(name, return_hydra_config=True).hydra
+    assert hydra.output_subdir is None
+    assert {*hydra.job_logging.handlers} == {
+        "console"
+    }  # Python opens the file of any other, even if nothing is logged there
+    assert hydra.job_logging.formatters.simple.format == "%(levelname)s %(message)s"
 
 
 @pytest.mark.long

@@ -1,14 +1,18 @@
 """What Weights & Biases shows of our runs, as code: a saved view of a project's workspace, and a report of a sweep."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import wandb
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from wandb_workspaces import expr
 from wandb_workspaces.reports.v2 import interface as wr
 from wandb_workspaces.workspaces import RunsetSettings as RunSet
 from wandb_workspaces.workspaces import Section, Workspace, WorkspaceSettings
+from yaml import YAMLError
 
 from ctl_lightning.models.checkpoint import MONITOR
 from ctl_lightning.reports.sweep import Setting, sweep_markdown, varied_options
@@ -57,7 +61,7 @@ def workspace(entity: str, project: str, name: str) -> Workspace:
 
 
 def sweep_report(
-    entity: str, project: str, name: str, group: str, settings: Sequence[Setting], metrics: Sequence[str]
+    entity: str, project: str, name: str, folder: Path, settings: Sequence[Setting], metrics: Sequence[str]
 ) -> wr.Report:
     """A report of a sweep: its table, best validation first, why jobs have no results, and panels over its runs.
 
@@ -65,14 +69,16 @@ def sweep_report(
         entity: whose project it is.
         project: project of the runs.
         name: title.
-        group: group of the runs there, which is the name of the sweep's folder.
+        folder: folder of the sweep, whose name is the group of the runs there, unless their options name another.
         settings: what `read_sweep` has found.
         metrics: metrics of the test split in the table, beside the validation AUC.
 
     Raises:
         InputError: a name that is too long, or has an emoji.
     """
-    varied = varied_options([job for setting in settings for job in setting.jobs])
+    jobs = [job for setting in settings for job in setting.jobs]
+    groups = sorted({_group(job.folder) or folder.resolve().name for job in jobs})
+    varied = varied_options(jobs)
     given = [CONFIG_OF.get(option, option) for option in (one.lstrip("+") for one in varied)]
     told = [option for option in given if "." in option]
     failed = [f"- {job.folder.name} ({one.name}): {job.why_not}" for one in settings for job in one.jobs if job.why_not]
@@ -88,8 +94,8 @@ def sweep_report(
         panel.layout = wr.Layout(x=12 * (number % 2), y=8 * (number // 2), w=12, h=8)
     # Without entity and project a run set is of the report's own; with them it would be looked up over the network.
     runs = wr.Runset(
-        name=group,
-        filters=f"Metric('Group') == {group!r}",  # an expression as an object loses the quotes in a name,
+        name=" ".join(groups),
+        filters=f"Metric('Group') in {groups}",  # an expression as an object loses the quotes in a name,
         groupby=["run.Name", *(f"config.{option}" for option in told)],
     )
     blocks: list[Any] = [
@@ -104,6 +110,15 @@ def sweep_report(
         )
     except ValidationError as error:
         raise InputError(f"name={name}: {error.errors()[0]['msg']}") from None
+
+
+def _group(run: Path) -> str | None:
+    """The group that the options of a run name for it; None: they name none, or the run has not begun."""
+    try:
+        found = OmegaConf.select(OmegaConf.load(run / "config.yaml"), "logger.wandb.group")
+    except (YAMLError, OmegaConfBaseException, UnicodeError, OSError):
+        return None
+    return None if found is None else str(found)
 
 
 def specification(made: Workspace | wr.Report) -> str:
