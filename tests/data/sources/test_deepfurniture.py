@@ -154,6 +154,18 @@ def test_where_it_can_be_had_is_told(tmp_path: Path) -> None:
         assert "uncompress_dataset.sh -s data -t uncompressed_data" in str(error.value)
 
 
+def test_rooms_are_found_through_links_and_not_in_hidden_folders(tmp_path: Path) -> None:
+    rooms = {name: [room_instance(7)] for name in ("L3D1", "L3D2")}
+    root = write_rooms(tmp_path / "rooms", rooms, PRODUCTS)
+    shutil.move(root / "scenes/L3D2", tmp_path / "elsewhere/L3D2")
+    (root / "scenes/more").symlink_to(tmp_path / "elsewhere")
+    (root / "scenes/more/loop").symlink_to(root / "scenes")
+    shutil.copytree(root / "scenes/L3D1", root / "scenes/L3D1/.ipynb_checkpoints")
+    source = DeepFurniture()
+    assert [pair.scene for pair in source.read(root).pairs] == ["L3D1", "L3D2"]
+    assert source.image_path(root, "L3D2") == root / "scenes/more/L3D2/image.jpg"
+
+
 def test_from_the_unpacked_folder_to_a_measured_checkpoint(tmp_path: Path, without_pictures: None) -> None:
     products = {str(n): 4 if n < 106 else 3 for n in range(100, 112)}
     rooms = {

@@ -39,7 +39,7 @@ class PictureFolder:
         self.unreadable: list[str] = []
         self._by_stem: dict[str, list[Path]] = {}
         self._others: dict[str, list[Path]] = {}
-        for entry in _entries_below(root, self.unreadable):
+        for entry in entries_below(root, self.unreadable):
             path = Path(entry.path)
             files = self._by_stem if is_picture(entry.name) and _is_file(entry) else self._others
             files.setdefault(normalize("NFC", path.stem), []).append(path)
@@ -117,10 +117,11 @@ def printable(path: Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
-def _entries_below(root: Path, unreadable: list[str]) -> Iterator[os.DirEntry[str]]:
+def entries_below(root: Path, unreadable: list[str]) -> Iterator[os.DirEntry[str]]:
     """What lies below `root`, each folder read once, without folders that are not named like a picture.
 
-    Adds a line for each folder that cannot be read to `unreadable`.
+    Links to folders are followed, except to those that `root` itself lies in; hidden files and folders, and those that systems make for
+    themselves, are passed over. Adds a line for each folder that cannot be read to `unreadable`.
     """
     known: set[Identity] = set()
     for above in Path(os.path.realpath(root)).parents:

@@ -1,6 +1,5 @@
 """How DeepFurniture (Liu et al. 2019, arXiv 1911.09299) is read: rendered rooms, each with the furniture in it."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from ctl_lightning.data.boxes import clipped
 from ctl_lightning.data.images import size_if_readable
 from ctl_lightning.data.names import id_problem
 from ctl_lightning.data.pairs import Box, Pair, PairTable
-from ctl_lightning.data.pictures.folder import PictureFolder, printable
+from ctl_lightning.data.pictures.folder import PictureFolder, entries_below, printable
 from ctl_lightning.data.products import id_of, products_of
 from ctl_lightning.data.sources.source import Source
 from ctl_lightning.runtime.errors import InputError, first_of
@@ -124,7 +123,10 @@ def _catalogue(root: Path) -> dict[str, str]:
 
 def _scene_folders(root: Path) -> dict[str, Path]:
     """Scene -> its folder, scenes in alphabetical order; of a scene that was unpacked twice, the first folder."""
-    found = sorted(Path(folder) for folder, _, files in os.walk(root / SCENES) if ANNOTATION in files)
+    unreadable: list[str] = []
+    found = sorted(Path(one.path).parent for one in entries_below(root / SCENES, unreadable) if one.name == ANNOTATION)
+    if unreadable:
+        raise first_of(unreadable)
     if not found:
         raise _missing(root, f"{SCENES}/SCENE/{ANNOTATION}")
     for folder in found:
