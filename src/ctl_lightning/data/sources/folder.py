@@ -129,7 +129,7 @@ def _one_of(root: Path, names: Sequence[str]) -> Path | None:
 def _missing(root: Path, name: str) -> InputError:
     return InputError(
         f"data.root={root}: {name} is not there; this program expects {PAIRS[0]} (or .csv, .parquet), {PRODUCTS[0]} (or products.csv, "
-        f"products.parquet, or a category in the pairs) and {IMAGES}/ (README, 'Your data'); give their folder with data.root=DIR"
+        f"products.parquet, or a category in the pairs) and {IMAGES}/ (docs/data.md); give their folder with data.root=DIR"
     )
 
 
