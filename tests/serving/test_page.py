@@ -323,9 +323,11 @@ def test_what_a_browser_tells_is_not_trusted(recommender: Recommender, served: t
         now, scene, found, note = desk.act(asked, [], 1, said)
         assert (now, scene, found) == (asked, "unchanged", "unchanged")
         assert re.fullmatch("<p class='wrong' role='alert'>the catalogue has no product &#x27;[^<>]*&#x27;</p>", note)
-    for nonsense in ({"example": "7"}, {"corner": "0"}, {"corner": [1]}, {"corner": [None, 1]}, {"do": "back"}, {}):
-        assert desk.act(asked, [], 1, nonsense)[0] == Asked()
-    assert desk.act(asked, [], 1, {"corner": [float("nan"), 9]})[0].corners == ((0.0, 1.0),)
+    corners = ("0", [1], [None, 1], [10**400, 0], [float("nan"), 1], [0, float("inf")], [-0.1, 0], [0, 1.1], [True, 0])
+    for nonsense in ({"example": "7"}, *({"corner": one} for one in corners), {"do": "back"}, {"do": []}, {}):
+        assert desk.act(asked, [], 1, nonsense) == (asked, "unchanged", "unchanged", "unchanged")
+    assert desk.act(asked, [], 1, {"corner": [0, 1]})[0].corners == ((0.0, 1.0),)
+    assert desk.act(asked, [], 1, {"do": "start over"})[0] == Asked()
     assert "choose a photo first" in desk.act(Asked(), [], 1, {"corner": [0.5, 0.5]})[3]
 
 

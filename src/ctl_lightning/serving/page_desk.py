@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,19 +81,27 @@ class Desk:
         return self.complete(Asked(photo), categories, count)
 
     def act(self, asked: Asked, categories: list[str], count: float, said: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Answers a button within the HTML; `said` is what page.js tells of it, which anybody could have written."""
+        """Answers a button within the HTML; `said` is what page.js tells of it, which anybody could have written: what is no
+        event of the page changes nothing."""
         product, example, corner, do = (said.get(name) for name in ("product", "example", "corner", "do"))
         if isinstance(product, str):
             return self._product(asked, categories, count, product)
         if isinstance(example, str) and example in map(str, range(len(self._examples))):
             return self.complete(Asked(str(self._examples[int(example)])), categories, count)
-        if isinstance(corner, list) and len(corner) == 2 and all(isinstance(one, int | float) for one in corner):
+        # Of a whole number that is too large for a float, or of what is not a number, the comparison is false.
+        if (
+            isinstance(corner, list)
+            and len(corner) == 2
+            and all(type(one) in (int, float) and 0 <= one <= 1 for one in corner)
+        ):
             return self._corner(asked, categories, count, (float(corner[0]), float(corner[1])))
         if do == "forget":
             return self.complete(asked._replace(corners=()), categories, count)
         if do == "back" and asked.before is not None:
             return self.complete(asked.before, categories, count)
-        return self.complete(Asked(), categories, count)
+        if do == "start over":
+            return self.complete(Asked(), categories, count)
+        return asked, self._unchanged, self._unchanged, self._unchanged
 
     def complete(self, asked: Asked, categories: list[str], count: float) -> tuple[Any, ...]:
         """Answers with the products that complete the photo."""
@@ -133,10 +140,7 @@ class Desk:
         except InputError as error:
             return self._refused(asked, error)
         # To the nearest pixel as it is shown, so that equal places are equal boxes.
-        x, y = (
-            min(1.0, max(0.0, round(one * side) / side)) if isfinite(one) else 0.0
-            for one, side in zip(corner, (scene.shape[1], scene.shape[0]), strict=True)
-        )
+        x, y = (round(one * side) / side for one, side in zip(corner, (scene.shape[1], scene.shape[0]), strict=True))
         asked = asked._replace(corners=(*asked.corners, (x, y)) if len(asked.corners) == 1 else ((x, y),))
         if len(asked.corners) == 2:
             return self.complete(asked, categories, count)
