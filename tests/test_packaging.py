@@ -1,5 +1,6 @@
 """conf/ and the version are found however the package is installed, the sdist is the repository, and versions agree."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,13 +8,14 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
 import yaml
 from factories import REPOSITORY
 
+import ctl_lightning
 from ctl_lightning.runtime import environment
 
 CONFIGS = {path.relative_to(REPOSITORY / "conf").as_posix() for path in (REPOSITORY / "conf").rglob("*.yaml")}
@@ -63,6 +65,16 @@ def test_a_wheel_knows_its_version(wheel: Path, tmp_path: Path) -> None:
     code = "import ctl_lightning as c; print(c.__file__, c.__version__)"
     said = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert said == f"{tmp_path / 'ctl_lightning' / '__init__.py'} {PROJECT['version']}\n"
+
+
+def test_the_version_of_this_checkout_is_the_installed_one() -> None:
+    try:
+        where = json.loads(distribution("ctl_lightning").read_text("direct_url.json") or "{}").get("url")
+    except PackageNotFoundError:
+        where = None
+    if where != REPOSITORY.as_uri():
+        pytest.skip(f"what is installed is not this checkout, but {where}")
+    assert ctl_lightning.__version__ == PROJECT["version"], "pip install --no-deps -e . installs it again"
 
 
 def test_a_folder_without_an_installation_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
