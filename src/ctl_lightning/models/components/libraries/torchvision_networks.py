@@ -62,7 +62,7 @@ class Torchvision(TracedLibrary):
         except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
             raise InputError(
                 f"backbone.weights={weights}: could not download them ({' '.join(str(error).split())}); "
-                "give a file with backbone.weights=FILE"
+                "give a file with backbone.weights=FILE, or take backbone=efficientnet_lite0, whose weights come by pip"
             ) from None
         network.load_state_dict(state, strict=False)  # the classifier is cut off
 
