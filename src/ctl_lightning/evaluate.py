@@ -118,12 +118,13 @@ def check(options: Config) -> None:
 
 
 class Opened(NamedTuple):
-    """A checkpoint with its network, the data to be measured, and who runs it."""
+    """A checkpoint with its network, the data to be measured, who runs it, and what of other data it was trained on."""
 
     trained: "Trained"
     module: "CompleteTheLook"
     data: "TripletDataModule"
     trainer: "Trainer"
+    trained_on: dict[str, Any] | None = None
 
     @property
     def others(self) -> "OtherPairs | None":
@@ -160,24 +161,32 @@ def read_trained(option: str, options: Config) -> "Trained":
 
 
 def open_checkpoint(option: str, trained: "Trained", options: Config, like: Opened | None = None) -> Opened:
-    """A checkpoint with the data to be measured set up; if `like` is given, they must be comparable with its data. Raises InputError."""
+    """A checkpoint with the data to be measured set up; if `like` is given, they must be comparable with its data. Raises InputError.
+
+    What of other data it was trained on is looked for here, before anything is ranked: their groups of pairs depend on it, and should it
+    fail, nothing is lost.
+    """
     from ctl_lightning.training.feature_cache import cache_features, uses_cache
     from ctl_lightning.training.module import restored
+    from ctl_lightning.training.seen_scenes import seen_in_training
     from ctl_lightning.training.trainer import make_evaluator
 
     with named(option):
         module = restored(trained.checkpoint, trained.path)
         data: TripletDataModule
+        trained_on = None
         if options["data"]["source"] is None:
             data = open_own(option, trained, options)
         else:
-            data = open_others(trained, options, like)
+            data = others = open_others(trained, options, like)
+            trained_on, other_products = seen_in_training(trained.path, trained.data({}), others)
+            others.forget(other_products)
     precision = options["precision"] or trained.precision
     trainer = make_evaluator(options["accelerator"], options["devices"], precision)
     if module.sees and uses_cache(module.hparams["backbone"], data.augment):
         features = cache_features(module, data, trainer.strategy.root_device, only_if_there=True)
         log.info("features: %s", features or "none cached; the backbone runs")
-    opened = Opened(trained, module, data, trainer)
+    opened = Opened(trained, module, data, trainer, trained_on)
     if like is not None and like.others is None:
         check_comparable(like, opened)
     return opened
@@ -257,11 +266,9 @@ def difference(test: "ScoredSplit", theirs: "ScoredSplit", other: Opened) -> dic
 def tell_of_others(told: "RunReport", ours: Opened, data: "OtherPairs", options: Config) -> None:
     """Adds to a report which pairs were measured, what of them the checkpoint was trained on, and what is left out."""
     from ctl_lightning.reports.other_pairs import leave_out
-    from ctl_lightning.training.seen_scenes import seen_in_training
 
     told.results["data"] = {"source": options["data"]["source"]["name"]} | data.identity()
-    own = ours.trained.data({})
-    told.results["trained_on"] = seen_in_training(ours.trained.path, own, data)
+    told.results["trained_on"] = ours.trained_on
     told.results["left_out"] = leave_out(told, data)
 
 

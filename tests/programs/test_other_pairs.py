@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from factories import composed, image_id, train_on, write_look_files
+from factories import composed, image_id, save_image, train_on, write_look_files
+from PIL import Image
 
 from ctl_lightning.data.category_names import matched_categories
 from ctl_lightning.data.sources.stl import ShopTheLook
@@ -45,7 +46,7 @@ def numbers_alone(without_pictures: None) -> None:
     pass
 
 
-def tested(run: Path) -> set[str]:
+def held_out(run: Path) -> set[str]:
     split: dict[str, str] = json.loads((run / "split.json").read_text())["split_of_scene"]
     return {scene for scene, own in split.items() if own == "test"}
 
@@ -75,6 +76,12 @@ def measured(folder: Path, *words: str) -> Results:
     return content
 
 
+def told_of(everything: int, **counts: int | None) -> dict[str, int | None]:
+    """What results.json tells of scenes or products of which nothing was in training, but for `counts`."""
+    none = dict.fromkeys(("same_id", "not_compared", "same_photo", "other_photo"), 0)
+    return {"of": everything, **none, **counts}
+
+
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "pairs.csv").open(newline="") as lines:
         return list(csv.DictReader(lines))
@@ -84,7 +91,7 @@ def test_the_other_half_in_a_folder_is_measured_as_the_test_split_is(
     run: Path, looks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = measured(tmp_path / "own", f"ckpt_path={run}", "product_visible=true")
-    folder = write_folder(tmp_path / "folder", looks, tested(run))
+    folder = write_folder(tmp_path / "folder", looks, held_out(run))
     capsys.readouterr()
     found = measured(
         tmp_path / "found", f"ckpt_path={run}", "data=folder", f"data.root={folder}", "product_visible=true"
@@ -97,7 +104,7 @@ def test_the_other_half_in_a_folder_is_measured_as_the_test_split_is(
         assert found[part] == own[part], part
     assert found["classifier"] == {name: value for name, value in own["classifier"].items() if name != "pairs"}
     assert found["left_out"] == {}
-    assert found["trained_on"]["scenes"] == {"of": len(tested(run)), "same_id": 0, "same_photo": 0}
+    assert found["trained_on"]["scenes"] == told_of(len(held_out(run)))
     assert found["trained_on"]["pairs"] == 0
     assert found["data"]["source"] == "folder"
     assert found["data"]["pairs"] == found["pairs"]["all"]
@@ -109,9 +116,9 @@ def test_the_other_half_in_a_folder_is_measured_as_the_test_split_is(
 def test_other_names_of_categories_and_of_columns_change_nothing_and_what_is_unknown_is_told(
     run: Path, looks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = write_folder(tmp_path / "plain", looks, tested(run))
+    plain = write_folder(tmp_path / "plain", looks, held_out(run))
     measured(tmp_path / "own", f"ckpt_path={run}", "data=folder", f"data.root={plain}")
-    folder = write_folder(tmp_path / "folder", looks, tested(run), {SHOES: "Shoes", HATS: "Hüte"})
+    folder = write_folder(tmp_path / "folder", looks, held_out(run), {SHOES: "Shoes", HATS: "Hüte"})
     catalogue = json.loads((folder / "categories.json").read_text()) | {"lamp1": "Lamps", "lamp2": "Lamps"}
     (folder / "categories.json").write_text(json.dumps(catalogue))
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
@@ -139,14 +146,14 @@ def test_photos_that_were_trained_on_are_told_under_other_ids_and_what_needs_tra
 ) -> None:
     split = json.loads((run / "split.json").read_text())["split_of_scene"]
     learned = sorted(scene for scene, own in split.items() if own == "train")[:5]
-    scenes = {*learned, *sorted(tested(run))[:10]}
+    scenes = {*learned, *sorted(held_out(run))[:10]}
     folder = write_folder(tmp_path / "folder", looks, scenes, prefix="x")
     found = measured(tmp_path / "found", f"ckpt_path={run}", "data=folder", f"data.root={folder}")
     said = " ".join(capsys.readouterr().out.split())
     trained = read_checkpoint(checkpoint_of(run))["train_counts"]
     assert found["trained_on"] == {
-        "scenes": {"of": 15, "same_id": 0, "same_photo": 5},
-        "products": {"of": 48, "same_id": 0, "same_photo": len(trained)},
+        "scenes": told_of(15, same_photo=5),
+        "products": told_of(48, same_photo=len(trained)),
         "pairs": 10,
     }
     assert "10 of the 30 pairs are of scenes that it was trained on: their numbers are too good" in said
@@ -158,19 +165,66 @@ def test_photos_that_were_trained_on_are_told_under_other_ids_and_what_needs_tra
     assert "left out: auc_matched: no product of these data was in training: it would be auc" in said
 
 
-def test_the_checkpoint_needs_nothing_of_its_training_but_itself(run: Path, looks: Path, tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "folder", looks, tested(run))
+def test_an_equal_id_with_another_photo_is_another_product(
+    run: Path, looks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = json.loads((run / "split.json").read_text())["split_of_scene"]
+    learned = sorted(scene for scene, own in split.items() if own == "train")[:5]
+    folder = write_folder(tmp_path / "folder", looks, {*learned, *sorted(held_out(run))[:10]})
+    trained = read_checkpoint(checkpoint_of(run))["train_counts"]
+    hats = {name for name, own in json.loads((folder / "categories.json").read_text()).items() if own == HATS}
+    for seed, name in enumerate([*sorted(hats), *learned[:2]], 1000):
+        (folder / "images" / f"{name}.jpg").unlink()
+        save_image(folder / "images" / f"{name}.jpg", seed)
+    shoe = min(trained.keys() - hats)  # the photo in another size is the photo
+    photo = folder / "images" / f"{shoe}.jpg"
+    with Image.open(photo) as picture:
+        larger = picture.resize((80, 120))
+    photo.unlink()
+    larger.save(photo, quality=95)
+    found = measured(tmp_path / "found", f"ckpt_path={run}", "data=folder", f"data.root={folder}")
+    said = " ".join(capsys.readouterr().out.split())
+    others = len(trained.keys() & hats)
+    assert found["trained_on"] == {
+        "scenes": told_of(15, same_id=3, other_photo=2),
+        "products": told_of(48, same_id=len(trained) - others, other_photo=others),
+        "pairs": 6,
+    }
+    seen = [row["product"] in trained.keys() - hats for row in rows_of(tmp_path / "found")]
+    assert [row["seen"] == "1" for row in rows_of(tmp_path / "found")] == seen
+    assert 0 < sum(seen) <= 15
+    assert (
+        f"{others} products have the id of one that it was trained on, and another photo: they count as other products"
+        in said
+    )
+
+
+def test_the_checkpoint_needs_nothing_of_its_training_but_itself(
+    run: Path, looks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "folder", looks, held_out(run))
     with_data = measured(tmp_path / "with", f"ckpt_path={run}", "data=folder", f"data.root={folder}")
     checkpoint = read_checkpoint(checkpoint_of(run))
     config = checkpoint["config"]
-    moved = config | {"data": config["data"] | {"root": str(tmp_path / "nowhere")}}
-    torch.save(checkpoint | {"config": moved}, tmp_path / "alone.ckpt")
-    found = measured(tmp_path / "found", f"ckpt_path={tmp_path / 'alone.ckpt'}", "data=folder", f"data.root={folder}")
-    assert found["test"] == with_data["test"]
-    assert found["classifier"] == with_data["classifier"]
-    assert found["trained_on"]["scenes"] == {"of": len(tested(run)), "same_id": None, "same_photo": None}
-    assert found["trained_on"]["products"]["same_photo"] is None
-    assert found["trained_on"]["pairs"] is None
+    partly = tmp_path / "partly"  # a few photos of the training tell nothing of the others
+    for file in (*looks.glob("*.json"), *sorted((looks / "images").rglob("*.jpg"))[:9]):
+        copied = partly / file.relative_to(looks)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.symlink_to(file)
+    for root in (tmp_path / "nowhere", partly):
+        moved = config | {"data": config["data"] | {"root": str(root)}}
+        torch.save(checkpoint | {"config": moved}, tmp_path / "alone.ckpt")
+        words = [f"ckpt_path={tmp_path / 'alone.ckpt'}", "data=folder", f"data.root={folder}"]
+        capsys.readouterr()
+        found = measured(tmp_path / root.name / "found", *words)
+        said = " ".join(capsys.readouterr().out.split())
+        assert found["test"] == with_data["test"]
+        assert found["classifier"] == with_data["classifier"]
+        count = len(checkpoint["train_counts"])
+        products = told_of(48, same_id=count, not_compared=count, same_photo=None)
+        unknown = dict.fromkeys(products, None) | {"of": len(held_out(run))}
+        assert found["trained_on"] == {"scenes": unknown, "products": products, "pairs": None}
+        assert f"{count} products are taken for what it was trained on by their id alone" in said
     torch.save(
         {name: value for name, value in checkpoint.items() if name not in ("classifier", "train_counts")},
         tmp_path / "stopped.ckpt",
@@ -186,7 +240,7 @@ def test_two_checkpoints_are_compared_on_the_pairs_that_both_can_rank(
 ) -> None:
     cached = ["+experiment=imagenet", "backbone.frozen=true", "data.augment=none"]
     shoes = train_on(looks, cache, tmp_path / "shoes", *cached, f'data.exclude_categories=["{HATS}"]', "data.folds=3")
-    folder = write_folder(tmp_path / "folder", looks, tested(run))
+    folder = write_folder(tmp_path / "folder", looks, held_out(run))
     words = ["data=folder", f"data.root={folder}"]
     found = measured(tmp_path / "found", f"ckpt_path={run}", f"against={shoes}", *words)
     alone = measured(tmp_path / "alone", f"ckpt_path={shoes}", *words)
@@ -210,7 +264,7 @@ def test_a_method_that_sees_nothing_ranks_other_pairs_by_the_training_pairs_of_t
     looks: Path, cache: Path, tmp_path: Path
 ) -> None:
     run = train_on(looks, cache, tmp_path / "run", "+experiment=popularity", "data.folds=2")
-    folder = write_folder(tmp_path / "folder", looks, tested(run))
+    folder = write_folder(tmp_path / "folder", looks, held_out(run))
     measured(tmp_path / "own", f"ckpt_path={run}")
     measured(tmp_path / "found", f"ckpt_path={run}", "data=folder", f"data.root={folder}")
     assert (tmp_path / "found" / "pairs.csv").read_bytes() == (tmp_path / "own" / "pairs.csv").read_bytes()
@@ -231,8 +285,8 @@ def test_all_data_of_training_can_be_measured_and_how_they_are_cut_is_the_checkp
 
 
 def test_what_is_wrong_with_other_data_is_one_line(run: Path, looks: Path, cache: Path, tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "folder", looks, tested(run), {SHOES: "Shoos", HATS: "Hats"})
-    strange = write_folder(tmp_path / "strange", looks, tested(run), {SHOES: "Shoos", HATS: "Mützen"})
+    folder = write_folder(tmp_path / "folder", looks, held_out(run), {SHOES: "Shoos", HATS: "Hats"})
+    strange = write_folder(tmp_path / "strange", looks, held_out(run), {SHOES: "Shoos", HATS: "Mützen"})
     here, file = ["data=folder", f"data.root={folder}"], tmp_path / "map.json"
 
     def says(words: list[str], message: str, content: str | None = None) -> None:

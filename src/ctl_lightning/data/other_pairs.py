@@ -1,7 +1,7 @@
 """Pairs of data that a checkpoint was not trained on: all of them as its test split."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ctl_lightning.data.category_names import CategoryMap, matched_categories
@@ -26,7 +26,8 @@ class OtherPairs(TripletDataModule):
 
     Args:
         known: the checkpoint's categories, in the order of their indices.
-        train_counts: product -> number of the checkpoint's training pairs that it is in; products are the same if their ids are.
+        train_counts: product -> number of the checkpoint's training pairs that it is in; products are the same if their ids are,
+            but for those that `forget` names.
         given: map of categories of the user's; see `matched_categories`, which also says what `strict` is.
         strict: whether a category in the map that the checkpoint does not know is an error.
         options: options of TripletDataModule: the checkpoint's, but for AS_A_TEST_SPLIT and where the data lie.
@@ -61,6 +62,10 @@ class OtherPairs(TripletDataModule):
     def train_counts(self) -> Mapping[str, int]:
         """Product -> number of the checkpoint's training pairs that it is in, more than 0."""
         return self._train_counts
+
+    def forget(self, products: Collection[str]) -> None:
+        """Takes products out of `train_counts`: they have the id of a product of the training by chance."""
+        self._train_counts = {name: count for name, count in self._train_counts.items() if name not in products}
 
     @property
     def truth(self) -> Truth | None:

@@ -105,6 +105,15 @@ def print_other_pairs(results: Results, console: Console) -> None:
             f"trained on before: of {found['of']:,} {kind} {_number(found['same_id'])} by their id, {_number(found['same_photo'])} more by "
             "their photo"
         )
+        if found["other_photo"]:
+            console.print(
+                f"{found['other_photo']:,} {kind} have the id of one that it was trained on, and another photo: they count as other {kind}"
+            )
+        if found["not_compared"]:
+            console.print(
+                f"{found['not_compared']:,} {kind} are taken for what it was trained on by their id alone, as the photos of both are not on "
+                "this machine: they may be other things"
+            )
     if before["pairs"]:
         console.print(
             f"{before['pairs']:,} of the {data['pairs']:,} pairs are of scenes that it was trained on: their numbers are too good"

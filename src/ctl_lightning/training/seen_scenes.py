@@ -1,9 +1,10 @@
 """Was a checkpoint trained on what it, or a run which starts from it, is measured on?"""
 
-from collections.abc import Mapping
+import filecmp
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.other_pairs import OtherPairs
@@ -78,8 +79,22 @@ def trained_scenes(path: Path) -> frozenset[str] | None:
     return frozenset(scene for scene, own in split.items() if own == "train")
 
 
-def seen_in_training(path: Path, own: PreparedData, data: OtherPairs) -> dict[str, Any]:
+class SeenInTraining(NamedTuple):
+    """What of other pairs a checkpoint was trained on.
+
+    Attributes:
+        told: content of "trained_on" in results.json; see `seen_in_training`.
+        other_products: products that have the id of a product of its training, and another photo: they are other products.
+    """
+
+    told: dict[str, Any]
+    other_products: frozenset[str]
+
+
+def seen_in_training(path: Path, own: PreparedData, data: OtherPairs) -> SeenInTraining:
     """Counts what of other pairs a checkpoint was trained on: under the same id, or as the same photo under another one.
+
+    An id is only a name: where both photos are on this machine, a scene or product is that of the training's only if its photo is.
 
     Args:
         path: checkpoint file.
@@ -87,40 +102,55 @@ def seen_in_training(path: Path, own: PreparedData, data: OtherPairs) -> dict[st
         data: the other pairs, set up.
 
     Returns:
-        {"scenes" and "products": {"of": all, "same_id": ..., "same_photo": those with another id}, "pairs": pairs of such scenes}; None
-        where it is not known: without the run's split.json; without the photos of its training, or with data.twins=keep.
+        Told are {"scenes" and "products": {"of": all, "same_id": ..., "not_compared": those of them whose photos were not compared,
+        "same_photo": those with another id, "other_photo": those with the same id but another photo, which "same_id" does not count},
+        "pairs": pairs of such scenes}; None is what is not known: without the run's split.json; "same_photo" without the photos of its
+        training, or with data.twins=keep.
     """
     learned = trained_scenes(path)
     scenes, products = {pair.scene for pair in data.pairs["test"]}, {*data.products}
-    same_scenes, same_products = scenes & (learned or frozenset()), products & data.train_counts.keys()
+    named = {f"scene {name}": name for name in scenes} | {f"product {name}": name for name in products}
+    same = {
+        *(f"scene {name}" for name in scenes & (learned or frozenset())),
+        *(f"product {name}" for name in products & data.train_counts.keys()),
+    }
     photos = _photos_of_training(own, learned or frozenset(), data)
+    theirs = {key: file for key, name in named.items() if (file := data.source.image_path(data.root, name)).is_file()}
+    compared = same & theirs.keys() & (photos or {}).keys()
+    others: set[str] = set()
     alike: set[str] = set()
     if photos:
-        new = [("scene", name) for name in scenes - same_scenes] + [
-            ("product", name) for name in products - same_products
-        ]
-        theirs = {f"{kind} {name}": data.source.image_path(data.root, name) for kind, name in new}
-        alike = shown_by_others(theirs, photos, data.cache_dir)
-    alike_scenes = {name for name in scenes - same_scenes if f"scene {name}" in alike}
-    alike_products = sum(f"product {name}" in alike for name in products - same_products)
-    known = learned is not None
-    return {
-        "scenes": {
-            "of": len(scenes),
-            "same_id": len(same_scenes) if known else None,
-            "same_photo": len(alike_scenes) if known and photos is not None else None,
-        },
-        "products": {
-            "of": len(products),
-            "same_id": len(same_products),
-            "same_photo": alike_products if photos is not None else None,
-        },
-        "pairs": sum(pair.scene in same_scenes | alike_scenes for pair in data.pairs["test"]) if known else None,
-    }
+        # What is equal byte by byte need not be recognised: a picture of one colour would not be.
+        equal = {key for key in compared if filecmp.cmp(theirs[key], photos[key], shallow=False)}
+        asked = theirs.keys() - equal - (same - compared)
+        shown = shown_by_others({key: theirs[key] for key in asked}, photos, data.cache_dir)
+        others = {key for key in compared - equal if key not in shown.get(key, frozenset())}
+        same -= others
+        alike = shown.keys() - same
+
+    def count(kind: str) -> dict[str, int | None]:
+        return {
+            "of": _of_kind(named, kind),
+            "same_id": _of_kind(same, kind),
+            "not_compared": _of_kind(same - compared, kind),
+            "same_photo": _of_kind(alike, kind) if photos is not None else None,
+            "other_photo": _of_kind(others, kind),
+        }
+
+    of_scenes = count("scene")
+    if learned is None:
+        of_scenes = dict.fromkeys(of_scenes, None) | {"of": len(scenes)}
+    pairs = sum(f"scene {pair.scene}" in same | alike for pair in data.pairs["test"])
+    told = {"scenes": of_scenes, "products": count("product"), "pairs": None if learned is None else pairs}
+    return SeenInTraining(told, frozenset(products & {named[key] for key in others if key.startswith("product ")}))
+
+
+def _of_kind(keys: Collection[str], kind: str) -> int:
+    return sum(key.startswith(f"{kind} ") for key in keys)
 
 
 def _photos_of_training(own: PreparedData, learned: frozenset[str], data: OtherPairs) -> dict[str, Path] | None:
-    """Key -> file of the photos that were trained on; empty where pictures are drawn, None where they are not to be had."""
+    """Key -> file of the photos that were trained on; empty where pictures are drawn, None where too few of them are to be had."""
     if not (own.source.photos and data.source.photos):
         return {}
     if data.rule.twins == "keep":
@@ -134,4 +164,5 @@ def _photos_of_training(own: PreparedData, learned: frozenset[str], data: OtherP
     images = [("scene", name) for name in sorted(scenes)] + [("product", name) for name in sorted(products)]
     paths = {f"{kind} {name}": own.source.image_path(own.root, name) for kind, name in images}
     there = {key: path for key, path in paths.items() if path.is_file()}
-    return there or None
+    trained_on = len(learned) + len(data.train_counts)
+    return there if len(there) >= (1 - own.max_bad_images) * trained_on else None

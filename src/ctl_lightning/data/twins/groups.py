@@ -127,7 +127,9 @@ def find_twins(source: Source, root: Path, table: PairTable, cache_dir: Path) ->
     return Twins(photos, table.catalogue)
 
 
-def shown_by_others(pictures: Mapping[str, Path], others: Mapping[str, Path], cache_dir: Path) -> set[str]:
+def shown_by_others(
+    pictures: Mapping[str, Path], others: Mapping[str, Path], cache_dir: Path
+) -> dict[str, frozenset[str]]:
     """Which pictures of one data set are photos that another one has, too; looked for once, as `find_twins` does.
 
     Args:
@@ -135,14 +137,20 @@ def shown_by_others(pictures: Mapping[str, Path], others: Mapping[str, Path], ca
         others: the same of the other data set.
         cache_dir: folder in which what was found is kept.
 
+    Returns:
+        Key of each such picture -> the keys that its photo has in the other data set.
+
     Raises:
         InputError: as `find_twins`.
     """
-    names = sorted(pictures)
-    keys = [*names, *(f"other {key}" for key in sorted(others))]
-    paths = [*(pictures[name] for name in names), *(others[key] for key in sorted(others))]
-    groups = [group for group in _groups(keys, paths, cache_dir) if max(group) >= len(names)]
-    return {names[index] for group in groups for index in group if index < len(names)}
+    names, other_names = sorted(pictures), sorted(others)
+    keys = [*names, *(f"other {key}" for key in other_names)]
+    paths = [*(pictures[name] for name in names), *(others[key] for key in other_names)]
+    shown: dict[str, frozenset[str]] = {}
+    for group in _groups(keys, paths, cache_dir):
+        if found := frozenset(other_names[index - len(names)] for index in group if index >= len(names)):
+            shown |= {names[index]: found for index in group if index < len(names)}
+    return shown
 
 
 def _groups(keys: Sequence[str], paths: Sequence[Path], cache_dir: Path) -> list[list[int]]:
