@@ -55,6 +55,22 @@ def test_every_choice_composes_and_has_only_known_options(path: Path) -> None:
     check_values(check_names("train", config))
 
 
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("sweep_table", ["+paths.foo=null", "folder=x"]),
+        ("evaluate", ["+data.foo=null", "ckpt_path=run", "paths.run_dir=run"]),
+        ("evaluate", ["+data.foo=null", "ckpt_path=run", "paths.run_dir=run", "data=folder", "data.root=x"]),
+        ("train", ["+paths.foo=null", "paths.run_dir=run"]),
+    ],
+)
+def test_an_unknown_option_is_refused_also_without_a_value(program: str, words: list[str]) -> None:
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = hydra.compose(program, words)
+    with pytest.raises(InputError, match=r"there is no option '(paths|data)\.foo'"):
+        check_names(program, config)
+
+
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 
 

@@ -87,10 +87,19 @@ def check_names(name: str, config: DictConfig) -> Config:
     values: Config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     for group, options in primary.items():
         if isinstance(options, dict) and group != "hydra":
-            given = {option for option, value in values.get(group, {}).items() if value is not None}
+            left_open = _left_open(primary, group)
+            given = {
+                name for name, value in values.get(group, {}).items() if value is not None or name not in left_open
+            }
             for option in given - options.keys():
                 raise InputError(f"there is no option '{group}.{option}'{suggestion(option, options)}")
     return values
+
+
+def _left_open(primary: Config, group: str) -> set[str]:
+    """Options of a group which a file in the defaults list of a program's config (data/base/as_trained@data) sets to null: they are not taken."""
+    files = [entry.partition("@") for entry in primary["defaults"] if isinstance(entry, str)]
+    return {str(name) for file, _, at in files if at == group for name in OmegaConf.load(config_dir() / f"{file}.yaml")}
 
 
 def check_values(values: Mapping[str, Any]) -> None:
