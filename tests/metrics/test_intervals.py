@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from ctl_lightning.metrics.intervals import interval, paired_difference, ratio_interval, sums_by_scene
+from ctl_lightning.metrics.intervals import NOTHING, as_text, interval, paired_difference, ratio_interval, sums_by_scene
+
+
+def test_an_interval_as_text_and_what_has_no_value() -> None:
+    assert as_text({"value": 0.6104, "low": 0.58, "high": 0.64}) == "0.610 [0.580, 0.640]"
+    assert as_text(NOTHING) == "-"
 
 
 def test_the_interval_is_the_closed_form_when_scenes_are_single() -> None:

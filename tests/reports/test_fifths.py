@@ -63,7 +63,7 @@ def test_fewer_pairs_than_fifths_leave_some_empty(tmp_path: Path) -> None:
     assert found is not None
     assert found.of_pair.tolist() == [2, 0, -1]
     assert found.heads()[:2] == ["1: 0.10 to 0.10, 1 pairs", "2: no pairs"]
-    assert "| `visible` (by construction) | 0.100 [0.100, 0.100] |  |" in markdown_table("p", [visible], (), "visible")
+    assert "| `visible` (by construction) | 0.100 [0.100, 0.100] | - |" in markdown_table("p", [visible], (), "visible")
 
 
 def test_the_table_says_that_the_selection_is_a_models_and_which_row_made_it(tmp_path: Path) -> None:

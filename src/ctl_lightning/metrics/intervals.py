@@ -97,9 +97,9 @@ def paired_difference(first: Floats, second: Floats, scenes: Integers, seed: int
 
 
 def as_text(found: Interval) -> str:
-    """Text such as "0.610 [0.580, 0.640]"; empty if there is no value."""
+    """Text such as "0.610 [0.580, 0.640]"; "-" if there is no value."""
     if found["value"] is None:
-        return ""
+        return "-"
     return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 

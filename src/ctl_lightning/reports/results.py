@@ -87,12 +87,12 @@ def print_results(results: Results, console: Console) -> None:
             f"heaviest region in the deciding garment: {as_text(found['pointing'])} (uniform attention and chance: "
             f"{as_text(found['pointing_uniform'])}); attention's energy in it: {as_text(found['energy'])}"
         )
-    if found := results.get("classifier"):
-        console.print(
-            f"as a classifier (threshold {found['threshold']:.3f} from validation): accuracy {as_text(found['accuracy'])}, precision "
-            f"{as_text(found['precision'])}, recall {as_text(found['recall'])}, F1 {as_text(found['f1'])}, calibration error "
-            f"{found['expected_calibration_error']:.3f}"
-        )
+    found = results["classifier"]
+    console.print(
+        f"as a classifier (threshold {found['threshold']:.3f} from validation): accuracy {as_text(found['accuracy'])}, precision "
+        f"{as_text(found['precision'])}, recall {as_text(found['recall'])}, F1 {as_text(found['f1'])}, calibration error "
+        f"{found['expected_calibration_error']:.3f}"
+    )
     for system, found in results["reranking"].items():
         console.print(
             f"re-ranking {found['candidates']:.0f} candidates in {system} order: nDCG {found['given']['value']:.3f} -> "
@@ -115,8 +115,8 @@ def _print_controls(results: Results, console: Console) -> None:
         console.print(
             f"control {control}: auc {as_text(found['all']['auc'])}, seen {as_text(found['seen']['auc'])}, "
             f"unseen {as_text(found['unseen']['auc'])}, lift {as_text(found['all']['lift'])}; look-alikes of what is worn "
-            f"{as_text(found.get('look_alikes', NOTHING)) or '-'}, where it is cut away "
-            f"{as_text(results.get('look_alikes', NOTHING)) or '-'}"
+            f"{as_text(found.get('look_alikes', NOTHING))}, where it is cut away "
+            f"{as_text(results.get('look_alikes', NOTHING))}"
         )
 
 
