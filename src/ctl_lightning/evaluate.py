@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ctl_lightning.data.datamodule import TripletDataModule
     from ctl_lightning.data.other_pairs import OtherPairs
     from ctl_lightning.data.splits import Split
+    from ctl_lightning.metrics.classification import Classifier
     from ctl_lightning.reports.run_report import RunReport, ScoredSplit
     from ctl_lightning.serving.trained import Trained
     from ctl_lightning.training.module import CompleteTheLook
@@ -60,7 +61,7 @@ def evaluate(config: DictConfig) -> None:
     console.print(ours.data.summary())
 
     test = ours.score("test")
-    validation = ours.trained.classifier if ours.others else ours.score("validation")
+    validation = ours.chosen_on()
     visible = score_visible(ours) if options["product_visible"] else None
     theirs = other.score("test") if other is not None else None
     if not first:
@@ -141,6 +142,13 @@ class Opened(NamedTuple):
 
         scored = score_split(self.data.evaluation(split), ranked_split(self.trainer, self.module, self.data, split))
         return meaningful(scored) if self.others else scored
+
+    def chosen_on(self) -> "ScoredSplit | Classifier":
+        """The ranked validation split, on which a classifier is chosen; for other data the one that the checkpoint chose on its own."""
+        if self.others is None:
+            return self.score("validation")
+        assert self.trained.classifier is not None  # without one, other data are refused
+        return self.trained.classifier
 
 
 @contextmanager

@@ -124,9 +124,9 @@ def report(
             ScoredSplit(data.evaluation("test"), module.ranking, module.scores),
             options,
         )
-        add_to_checkpoint(
-            kept, classifier=told.classifier and told.classifier.plain(), train_counts=dict(data.train_counts)
-        )
+        # Other data may have any id of what is one photo.
+        counts = data.twins.of_every_id(data.train_counts) if data.twins else dict(data.train_counts)
+        add_to_checkpoint(kept, classifier=told.classifier.plain(), train_counts=counts)
         seconds = seconds_of(trainer) if module.learns else 0.0
         told.results |= {"feature_seconds": feature_seconds} if feature_seconds is not None else {}
         told.results |= {"init_from": module.origin} if module.origin is not None else {}

@@ -2,21 +2,23 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from factories import composed, image_id, save_image, train_on, write_look_files
+from factories import REPOSITORY, composed, image_id, save_image, train_on, write_look_files
 from PIL import Image
 
 from ctl_lightning.data.category_names import matched_categories
 from ctl_lightning.data.sources.stl import ShopTheLook
 from ctl_lightning.evaluate import evaluate
-from ctl_lightning.models.checkpoint import checkpoint_of, read_checkpoint
+from ctl_lightning.models.checkpoint import LAST, checkpoint_of, read_checkpoint
 from ctl_lightning.reports.results import Results
 from ctl_lightning.runtime.config import check_names, check_values, config_dir
 from ctl_lightning.runtime.errors import InputError
+from ctl_lightning.training import predict, seen_scenes
 
 HATS, SHOES = "Apparel & Accessories|Hats", "Apparel & Accessories|Shoes"
 OURS = {HATS: HATS, SHOES: SHOES}
@@ -148,7 +150,8 @@ def test_photos_that_were_trained_on_are_told_under_other_ids_and_what_needs_tra
     learned = sorted(scene for scene, own in split.items() if own == "train")[:5]
     scenes = {*learned, *sorted(held_out(run))[:10]}
     folder = write_folder(tmp_path / "folder", looks, scenes, prefix="x")
-    found = measured(tmp_path / "found", f"ckpt_path={run}", "data=folder", f"data.root={folder}")
+    words = [f"ckpt_path={run}", f"against={run}", "data=folder", f"data.root={folder}"]
+    found = measured(tmp_path / "found", *words)
     said = " ".join(capsys.readouterr().out.split())
     trained = read_checkpoint(checkpoint_of(run))["train_counts"]
     assert found["trained_on"] == {
@@ -162,7 +165,11 @@ def test_photos_that_were_trained_on_are_told_under_other_ids_and_what_needs_tra
     assert found["test"]["all"]["auc_matched"] == {"value": None, "low": None, "high": None}
     assert found["test"]["unseen"]["auc"] == found["test"]["all"]["auc"]
     assert found["reranking"].keys() == {"shuffled"}
-    assert "left out: auc_matched: no product of these data was in training: it would be auc" in said
+    why = "auc_matched: no product of these data was in training: it would be auc"
+    assert f"left out: {why}" in said
+    assert f"left out of the difference: {why}" in said
+    assert found["against"]["difference"]["all"]["auc_matched"]["value"] is None
+    assert found["against"]["difference"]["all"]["auc"]["value"] == 0
 
 
 def test_an_equal_id_with_another_photo_is_another_product(
@@ -225,14 +232,31 @@ def test_the_checkpoint_needs_nothing_of_its_training_but_itself(
         unknown = dict.fromkeys(products, None) | {"of": len(held_out(run))}
         assert found["trained_on"] == {"scenes": unknown, "products": products, "pairs": None}
         assert f"{count} products are taken for what it was trained on by their id alone" in said
-    torch.save(
-        {name: value for name, value in checkpoint.items() if name not in ("classifier", "train_counts")},
-        tmp_path / "stopped.ckpt",
-    )
-    with pytest.raises(
-        InputError, match=r"ckpt_path=.*stopped\.ckpt: it does not say which products it was trained on"
-    ):
-        measured(tmp_path / "a", f"ckpt_path={tmp_path / 'stopped.ckpt'}", "data=folder", f"data.root={folder}")
+
+
+@pytest.mark.parametrize("lacks", ["classifier", "train_counts"])
+def test_a_checkpoint_that_is_not_the_chosen_one_of_a_whole_run_is_refused_with_the_way_out(
+    lacks: str, run: Path, tmp_path: Path
+) -> None:
+    checkpoint = read_checkpoint(checkpoint_of(run))
+    torch.save({name: value for name, value in checkpoint.items() if name != lacks}, tmp_path / "stopped.ckpt")
+    for path in (tmp_path / "stopped.ckpt", run / LAST):
+        with pytest.raises(InputError, match=r"ckpt_path=.*give the run directory or its best-\*\.ckpt") as error:
+            measured(tmp_path / "a", f"ckpt_path={path}", "data=folder", f"data.root={tmp_path}")
+        assert "a stopped run goes on with ckpt_path=auto" in str(error.value)
+
+
+def test_what_was_trained_on_is_looked_for_before_anything_is_ranked(
+    run: Path, looks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(seen_scenes, "shown_by_others", interrupted)
+    monkeypatch.setattr(predict, "ranked_split", lambda *_: pytest.fail("it has ranked"))
+    folder = write_folder(tmp_path / "folder", looks, held_out(run), prefix="x")
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path / "a", f"ckpt_path={run}", "data=folder", f"data.root={folder}")
 
 
 def test_two_checkpoints_are_compared_on_the_pairs_that_both_can_rank(
@@ -263,11 +287,27 @@ def test_two_checkpoints_are_compared_on_the_pairs_that_both_can_rank(
 def test_a_method_that_sees_nothing_ranks_other_pairs_by_the_training_pairs_of_their_products(
     looks: Path, cache: Path, tmp_path: Path
 ) -> None:
+    product, twin = image_id("shoe0"), "f" * 32
+    looks = shutil.copytree(looks, tmp_path / "looks")
+    catalogue = json.loads((looks / "fashion-cat.json").read_text())
+    (looks / "fashion-cat.json").write_text(json.dumps(catalogue | {twin: SHOES}))
+    photo = Path("images") / twin[:2] / f"{twin}.jpg"
+    (looks / photo).parent.mkdir(exist_ok=True)
+    shutil.copy(looks / "images" / product[:2] / f"{product}.jpg", looks / photo)
     run = train_on(looks, cache, tmp_path / "run", "+experiment=popularity", "data.folds=2")
     folder = write_folder(tmp_path / "folder", looks, held_out(run))
     measured(tmp_path / "own", f"ckpt_path={run}")
     measured(tmp_path / "found", f"ckpt_path={run}", "data=folder", f"data.root={folder}")
     assert (tmp_path / "found" / "pairs.csv").read_bytes() == (tmp_path / "own" / "pairs.csv").read_bytes()
+    # Data that have the other id of a photo of two have the product of the training, too.
+    counts = read_checkpoint(checkpoint_of(run))["train_counts"]
+    assert counts[twin] == counts[product] > 0
+    (folder / "pairs.jsonl").write_text((folder / "pairs.jsonl").read_text().replace(product, twin))
+    del catalogue[product]
+    (folder / "categories.json").write_text(json.dumps(catalogue | {twin: SHOES}))
+    found = measured(tmp_path / "other", f"ckpt_path={run}", "data=folder", f"data.root={folder}")
+    assert {row["seen"] for row in rows_of(tmp_path / "other") if row["product"] == twin} == {"1"}
+    assert found["trained_on"]["products"] == told_of(48, same_id=len(counts) - 1)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (config_dir() / "data").glob("*.yaml")))
@@ -280,6 +320,7 @@ def test_all_data_of_training_can_be_measured_and_how_they_are_cut_is_the_checkp
     check_values(values)
     taken = {option for option, value in values["data"].items() if value is not None}
     assert taken == {"root", "source", "max_bad_images"}
+    assert f"`{name}`" in (REPOSITORY / "docs/evaluation.md").read_text()
     with pytest.raises(InputError, match=r"there is no option 'data\.margin'"):
         check_names("evaluate", composed("evaluate", tmp_path, *given, "data.margin=0.1"))
 

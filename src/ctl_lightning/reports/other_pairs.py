@@ -14,6 +14,9 @@ from ctl_lightning.reports.results import Results
 from ctl_lightning.reports.run_report import RunReport, ScoredSplit
 from ctl_lightning.runtime.errors import InputError
 
+NONE_TRAINED_ON = "no product of these data was in training"
+"""Why what goes by training pairs is left out."""
+
 
 def meaningful(test: ScoredSplit) -> ScoredSplit:
     """Ranked pairs without `auc_matched` if no product of the catalogue was in training: it would be `auc`, by another name."""
@@ -31,10 +34,9 @@ def leave_out(told: RunReport, data: OtherPairs) -> dict[str, str]:
     task, scores = told.test.task, told.test.scores
     left_out = {}
     if not task.train_count.any():
-        none = "no product of these data was in training"
-        left_out["seen"] = f"{none}: every pair is unseen"
-        left_out["auc_matched"] = f"{none}: it would be auc"
-        left_out["reranking.popularity"] = f"{none}: popularity gives them no order"
+        left_out["seen"] = f"{NONE_TRAINED_ON}: every pair is unseen"
+        left_out["auc_matched"] = f"{NONE_TRAINED_ON}: it would be auc"
+        left_out["reranking.popularity"] = f"{NONE_TRAINED_ON}: popularity gives them no order"
         del told.results["reranking"]["popularity"]
     elif not task.seen.any():
         left_out["seen"] = "no pair has a product that was in training: every pair is unseen"
@@ -44,8 +46,6 @@ def leave_out(told: RunReport, data: OtherPairs) -> dict[str, str]:
         left_out["lift"] = "no category has pairs of two scenes"
     if np.isnan(scores.auc_geometry).all():
         left_out["lift_geometry"] = "no category has four pairs with boxes, of several scenes"
-    if told.classifier is None:
-        left_out["classifier"] = "the checkpoint has none: its training was stopped before it chose one"
     if data.truth is None and data.source.truth(data.root) is not None:
         left_out["oracle"] = "what decides is known by the names of the source's own categories alone"
     return left_out
@@ -74,11 +74,15 @@ def difference_on_others(
     task, other = first.task.only(ours), second.task.only(theirs)
     one, two = score_pairs(task, first.ranking.distances), score_pairs(other, second.ranking.distances)
     told: dict[str, Any] = {"pairs": len(ours)}
-    if _train_counts(task) != _train_counts(other):
+    counts = _train_counts(task)
+    why = None
+    if counts != _train_counts(other):
+        why = "the two were trained on other pairs, so negatives as popular as the product are others"
+    elif not any(counts.values()):
+        why = f"{NONE_TRAINED_ON}: it would be auc"
+    if why is not None:
         one = replace(one, auc_matched=np.full(len(ours), np.nan))
-        told["left_out"] = {
-            "auc_matched": "the two were trained on other pairs, so negatives as popular as the product are others"
-        }
+        told["left_out"] = {"auc_matched": why}
     return compare(task, one, two), told
 
 
@@ -118,10 +122,8 @@ def print_other_pairs(results: Results, console: Console) -> None:
         console.print(
             f"{before['pairs']:,} of the {data['pairs']:,} pairs are of scenes that it was trained on: their numbers are too good"
         )
-    if found := results.get("classifier"):
-        console.print(
-            f"its probabilities on these pairs: Brier {as_text(found['brier'])}, ROC AUC {found['roc_auc']:.3f}"
-        )
+    found = results["classifier"]
+    console.print(f"its probabilities on these pairs: Brier {as_text(found['brier'])}, ROC AUC {found['roc_auc']:.3f}")
     for name, why in results["left_out"].items():
         console.print(f"left out: {name}: {why}")
     if "against" in results:

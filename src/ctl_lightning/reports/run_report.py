@@ -84,7 +84,7 @@ class RunReport:
         data: data module, set up.
         network: trained network, whose attention is drawn.
         test: ranked test split.
-        classifier: classifier that was chosen on the validation split; None: there is none.
+        classifier: classifier that was chosen on the validation split.
         results: content of results.json.
         pictures: name -> PNG file, once the pictures are drawn.
     """
@@ -92,7 +92,7 @@ class RunReport:
     data: TripletDataModule
     network: Network
     test: ScoredSplit
-    classifier: Classifier | None
+    classifier: Classifier
     results: Results
     pictures: dict[str, Path] = field(default_factory=dict)
 
@@ -101,7 +101,7 @@ class RunReport:
         cls,
         data: TripletDataModule,
         network: Network,
-        validation: ScoredSplit | Classifier | None,
+        validation: ScoredSplit | Classifier,
         test: ScoredSplit,
         config: Mapping[str, object],
     ) -> "RunReport":
@@ -111,15 +111,14 @@ class RunReport:
             data: data module, set up.
             network: trained network that ranked the splits.
             validation: ranked validation split, on which the classifier's threshold and probability are chosen; or the classifier, if
-                that was chosen before; None: there is none.
+                that was chosen before.
             test: ranked test split.
             config: config of the run, with "protocol", "method" and "seed".
         """
         classifier = fit_classifier(validation.judged) if isinstance(validation, ScoredSplit) else validation
         results: Results = {key: config[key] for key in IDENTITY} | test_results(test.task, test.scores)
-        if classifier is not None:
-            chosen_on = len(validation.task.pairs) if isinstance(validation, ScoredSplit) else None
-            results["classifier"] = classifier_results(classifier, test.judged, chosen_on)
+        chosen_on = len(validation.task.pairs) if isinstance(validation, ScoredSplit) else None
+        results["classifier"] = classifier_results(classifier, test.judged, chosen_on)
         results["hubs"] = hub_results(test.task, test.ranking.distances)
         if isinstance(test.ranking, Ranking):
             results["look_alikes"] = look_alikes(test.task, test.ranking)
@@ -168,10 +167,7 @@ class RunReport:
             "retrieval": lambda path: retrieval_grid(
                 path, retrieval_rows(self.data, task, test.ranking.distances, test.scores)
             ),
-        }
-        if classifier is not None:
-            drawings["classifier"] = lambda path: classifier_sheet(path, classifier_curves(classifier, test.judged))
-        drawings |= {
+            "classifier": lambda path: classifier_sheet(path, classifier_curves(classifier, test.judged)),
             "categories": lambda path: self._draw_categories(path, others),
             "distances": lambda path: distance_histograms(path, test.scores.positive, test.scores.negative),
         }
@@ -217,7 +213,6 @@ class RunReport:
             log_results(loggers, self.results, self._exhibit(), step)
 
     def _exhibit(self) -> Exhibit:
-        assert self.classifier is not None  # a run that is shown has chosen one
         return exhibit(self.test, self.classifier, self.results, self.pictures)
 
 

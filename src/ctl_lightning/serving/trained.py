@@ -31,7 +31,8 @@ class Trained:
         seed: random seed of the run.
         precision: numeric precision of the training, such as "bf16-mixed".
         classifier: threshold and probability that the run chose on the validation split; None: it chose none.
-        train_counts: product id -> number of training pairs that it is in, more than 0; None: the checkpoint is older than that.
+        train_counts: product id -> number of training pairs that it is in, more than 0; ids of one photo each have that of the photo;
+            None: it is not the one that the run has chosen, or older than that.
 
     Raises:
         InputError: missing, unreadable, foreign, or of a revision that wrote less.
@@ -111,12 +112,14 @@ class Trained:
             strict: whether a category in the map that this checkpoint does not know is an error.
 
         Raises:
-            InputError: options that the data refuse; a checkpoint that does not say which products it was trained on.
+            InputError: options that the data refuse; a checkpoint that does not say which products it was trained on, or has no
+                classifier.
         """
-        if self.train_counts is None:
+        if self.train_counts is None or self.classifier is None:
             raise InputError(
-                f"ckpt_path={self.path}: it does not say which products it was trained on, so nobody knows which of other pairs are new to it: its "
-                "training was stopped before its end, or an older revision wrote it; train again"
+                f"ckpt_path={self.path}: it does not say which products it was trained on, or has no classifier: `train` adds both at its end "
+                "to the checkpoint that it has chosen; give the run directory or its best-*.ckpt; a stopped run goes on with ckpt_path=auto; "
+                "if an older revision wrote it, train again"
             )
         own = {name: value for name, value in self.config["data"].items() if name != "_target_"}
         new = {option: value for option, value in changed.items() if value is not None}

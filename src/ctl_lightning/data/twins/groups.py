@@ -67,6 +67,10 @@ class Twins:
         """Product -> the product of its category that stands for it, for those that another one stands for."""
         return {product: first for first, *others in self.product_groups for product in others}
 
+    def of_every_id(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Numbers by product, of merged products, with the same number for each product that another one stands for."""
+        return {**counts, **{product: counts[first] for product, first in self.product_of.items() if first in counts}}
+
     @cached_property
     def own_photos(self) -> frozenset[str]:
         """Scenes that are the photo of a product."""
