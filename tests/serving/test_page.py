@@ -324,8 +324,9 @@ def test_what_a_browser_tells_is_not_trusted(recommender: Recommender, served: t
         assert (now, scene, found) == (asked, "unchanged", "unchanged")
         assert re.fullmatch("<p class='wrong' role='alert'>the catalogue has no product &#x27;[^<>]*&#x27;</p>", note)
     corners = ("0", [1], [None, 1], [10**400, 0], [float("nan"), 1], [0, float("inf")], [-0.1, 0], [0, 1.1], [True, 0])
-    for nonsense in ({"example": "7"}, *({"corner": one} for one in corners), {"do": "back"}, {"do": []}, {}):
-        assert desk.act(asked, [], 1, nonsense) == (asked, "unchanged", "unchanged", "unchanged")
+    nonsense: list[dict[str, Any]] = [{"example": "7"}, {"do": "back"}, {"do": []}, {}]
+    for told in [*nonsense, *({"corner": one} for one in corners)]:
+        assert desk.act(asked, [], 1, told) == (asked, "unchanged", "unchanged", "unchanged")
     assert desk.act(asked, [], 1, {"corner": [0, 1]})[0].corners == ((0.0, 1.0),)
     assert desk.act(asked, [], 1, {"do": "start over"})[0] == Asked()
     assert "choose a photo first" in desk.act(Asked(), [], 1, {"corner": [0.5, 0.5]})[3]
