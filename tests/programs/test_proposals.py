@@ -41,7 +41,7 @@ SAYS = {"InputError", "InUseError", "ValueError", "warning", "info", "print", "l
 WHERE: dict[str, tuple[str, ...]] = {
     "training": ("train", "evaluate"),
     "models": ("train", "evaluate"),
-    "data": ("train", "prepare"),
+    "data": ("train", "prepare", "evaluate"),
     "metrics": ("train",),
     "reports": ("train", "paper", "sweep_table", "evaluate", "dashboard"),
     "serving": ("catalogue", "recommend", "rerank", "serve", "demo", "export", "evaluate", "train"),
