@@ -100,7 +100,7 @@ def print_other_pairs(results: Results, console: Console) -> None:
             console.print(f"category {theirs!r} is {ours!r} of the checkpoint", markup=False)
     for name, lost in data["unmatched"].items():
         console.print(
-            f"category {name!r} is left out, as the checkpoint does not know it: {lost['pairs']:,} pairs, {lost['products']:,} products",
+            f"category {name!r} is left out, as the checkpoint does not know it: {lost['pairs']:,} pairs, {lost['products']:,} products; categories=FILE can name it",
             markup=False,
         )
     for kind in ("scenes", "products"):
