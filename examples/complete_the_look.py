@@ -108,8 +108,8 @@ show(Path("runs/prepared/crops.png"))
 # ## Training
 #
 # One command trains the paper's hybrid distance, keeps the epoch that is best on the validation scenes, and measures it on test
-# scenes that it was not trained on. The same cell goes on where it was stopped. (What is printed below is from a machine that was
-# busy with other work, which took several times as long.)
+# scenes that it was not trained on. The same cell goes on where it was stopped; the first time there is nothing to go on with, as a
+# line says. (What is printed below is from two CPU cores with other work beside.)
 
 # %%
 run = Path("runs/notebook")
@@ -181,7 +181,7 @@ for one in recommender.recommend(photo, category, k=5, box=box):
 
 # %% [markdown]
 # The same for three categories as a picture: the scene, where each category looks, and its products. In a terminal it is
-# `python -m ctl_lightning.recommend ckpt_path=runs/notebook catalogue=runs/catalogue scene=PHOTO output=look.png`.
+# `python -m ctl_lightning.recommend ckpt_path=runs/notebook catalogue=runs/catalogue scene=PHOTO 'box=[...]' 'category=[...]' output=look.png`.
 
 # %%
 look = recommender.look(photo, recommender.categories[:3], k=5, box=box)
@@ -200,7 +200,7 @@ ctl("export", f"ckpt_path={run}", f"output={exported}", "onnx=true", "hydra.run.
 
 # %% [markdown]
 # The files need nothing of this package: a photo is resized and cut to its centre, and the distance is 2 - q·f of the scene's vector q
-# and the product's vector f. Left: what the package said; right: what the files say.
+# and the product's vector f. Left: what the package says of the whole photo, without a box; right: what the files say.
 
 # %%
 model = json.loads((exported / "serving.json").read_text())
