@@ -259,7 +259,7 @@ def test_a_look_of_a_category_is_of_that_category(run: Path, catalogue: Path, tm
     own = {f"p{number}-{one}" for one in range(3)} | {*IDS[number : number + 1]}
     assert {one["product"] for one in answer["products"]} == own
     page = (tmp_path / "look.html").read_text()
-    (shown,) = re.findall("<section data-category='([^']*)'>", page)
+    (shown,) = re.findall("<section id='category-[0-9]+' data-category='([^']*)'>", page)
     assert unescape(shown) == name
     assert "<script" not in page.partition("</style>")[2]
     if name == "???":
@@ -280,7 +280,7 @@ def test_a_look_of_all_categories_is_drawn_and_written(run: Path, catalogue: Pat
         recommend(composed("recommend", tmp_path / "look", *words, f"output={tmp_path / 'all'}.{ending}"))
     data = json.loads((tmp_path / "all.json").read_text())
     assert sorted(answer["category"] for answer in data["categories"]) == sorted(CATEGORIES)
-    told = re.findall("<section data-category='([^']*)'>", (tmp_path / "all.html").read_text())
+    told = re.findall("<section id='category-[0-9]+' data-category='([^']*)'>", (tmp_path / "all.html").read_text())
     assert sorted(map(unescape, told)) == sorted(CATEGORIES)
     with Image.open(tmp_path / "all.png") as sheet:
         assert sheet.height < 8000
@@ -297,7 +297,7 @@ def test_the_page_offers_every_category_and_answers_for_it(run: Path, catalogue:
         client = Client(address, verbose=False, analytics_enabled=False)
         answer = client.predict(handle_file(photo(tmp_path)), CATEGORIES, 2, api_name="/complete")
     (found,) = [part for part in answer if isinstance(part, str) and "class='card'" in part]
-    assert list(map(unescape, re.findall("<section data-category='([^']*)'>", found))) == CATEGORIES
+    assert list(map(unescape, re.findall("<section id='category-[0-9]+' data-category='([^']*)'>", found))) == CATEGORIES
 
 
 @pytest.mark.long
