@@ -297,7 +297,9 @@ def test_the_page_offers_every_category_and_answers_for_it(run: Path, catalogue:
         client = Client(address, verbose=False, analytics_enabled=False)
         answer = client.predict(handle_file(photo(tmp_path)), CATEGORIES, 2, api_name="/complete")
     (found,) = [part for part in answer if isinstance(part, str) and "class='card'" in part]
-    assert list(map(unescape, re.findall("<section id='category-[0-9]+' data-category='([^']*)'>", found))) == CATEGORIES
+    assert (
+        list(map(unescape, re.findall("<section id='category-[0-9]+' data-category='([^']*)'>", found))) == CATEGORIES
+    )
 
 
 @pytest.mark.long
