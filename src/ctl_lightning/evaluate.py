@@ -50,9 +50,8 @@ def evaluate(config: DictConfig) -> None:
     quiet_lightning()
     first, run_dir = silence_other_ranks(), Path(options["paths"]["run_dir"])
     trained = read_trained("ckpt_path", options)
-    if (
-        options["data"]["source"] is not None and options["paths"]["cache_dir"] is None
-    ):  # where other data lie may depend on it
+    # Where other data lie may depend on it.
+    if options["data"]["source"] is not None and options["paths"]["cache_dir"] is None:
         options = resolved(config, paths={"cache_dir": trained.config["data"]["cache_dir"]})
     ours, other = open_checkpoint("ckpt_path", trained, options), None
     if options["against"] is not None:

@@ -12,8 +12,13 @@ from ctl_lightning.data.splits import Split
 from ctl_lightning.runtime.errors import InputError
 
 AS_A_TEST_SPLIT: dict[str, Any] = {
-    **{"exclude_categories": [], "boxes": False, "split_file": None, "triplets_file": None},
-    **{"folds": None, "fold": 0, "train_share": 1.0},
+    "exclude_categories": [],
+    "boxes": False,
+    "split_file": None,
+    "triplets_file": None,
+    "folds": None,
+    "fold": 0,
+    "train_share": 1.0,
 }
 """Options of the data in which other pairs are not as the checkpoint's own: nothing is split, nothing is trained on."""
 
