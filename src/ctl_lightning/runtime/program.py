@@ -35,6 +35,7 @@ from ctl_lightning.runtime.config import (
 from ctl_lightning.runtime.environment import own_version
 from ctl_lightning.runtime.errors import ERROR, InputError, suggestion
 from ctl_lightning.runtime.launch import is_first
+from ctl_lightning.runtime.leaving import leaving
 from ctl_lightning.runtime.pace import settle_pace
 from ctl_lightning.runtime.words import SHORT, spelled_out
 
@@ -73,7 +74,8 @@ def program(name: str) -> Callable[[Task], Callable[[], None]]:
                 # Launchers send a job to another process by where it can be imported from; from here it cannot.
                 importlib.import_module(f"ctl_lightning.{name}").main()
             else:
-                _run(name, run)
+                with leaving():
+                    _run(name, run)
 
         return main
 
