@@ -61,6 +61,8 @@ def recommend(config: DictConfig) -> None:
     data = recommender.encoder.trained.data({"root": options["data"]["root"]})
     photo = photo_named(data, str(options["scene"]), "scene")
     _check_place(output, output, photo)
+    if recommender.encoder.trained.knows_drawings_alone and not _lies_in(data.root, photo):
+        console.print("this model was trained on drawn looks alone: what it says of a photo means little")
     look = recommender.look(photo, categories, options["k"], box)
     tell(look)
     write_look(output, str(photo), look)
@@ -119,6 +121,10 @@ def complete_folder(recommender: "Recommender", options: Config, categories: lis
 def _check_place(output: Path, place: Path, scenes: Path) -> None:
     if os.path.realpath(place) == os.path.realpath(scenes):  # Path.resolve raises where links lead to each other
         raise InputError(f"output={output}: it lies where the scenes are; give another place")
+
+
+def _lies_in(folder: Path, photo: Path) -> bool:
+    return Path(os.path.realpath(photo)).is_relative_to(os.path.realpath(folder))
 
 
 def _names(given: object) -> list[str] | None:

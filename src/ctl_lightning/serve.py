@@ -54,7 +54,9 @@ def main(config: DictConfig) -> None:
         console.print("loading ...")
         with closing(Service(open_live(options), limits)) as service:
             app = create_app(service, root_path=root_path, api_key=key, image_hosts=options["image_hosts"])
-            console.print(f"{address_of(listening)}  (Ctrl-C ends it)")
+            address = address_of(listening)
+            console.print(f"{address}  (Ctrl-C ends it)")
+            console.print(f"  send photos to {address}v1/looks; {address}openapi.json lists all that it answers")
             run(app, listening, limits.grace_s, service.end)
 
 

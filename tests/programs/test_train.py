@@ -145,10 +145,12 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
         assert len(list((run / "checkpoints").glob("best*.ckpt"))) == 1
     trained = Trained(run)
     assert (trained.method, trained.protocol, trained.seed) == (experiment, "synthetic", 0)
+    assert trained.knows_drawings_alone
     assert trained.classifier is not None
     assert trained.classifier.threshold == found["classifier"]["threshold"]
     printed = capsys.readouterr().out
     assert f"{auc['value']:.3f}" in printed
+    assert f"only {found['pairs']['all']} test pairs" in printed  # no interval of them is to be trusted
     assert str(run / "results.json") in printed
     assert ("epoch 1 of 1: validation auc 0." in printed) == learns  # no terminal here
     assert ("best validation auc 0." in printed) == learns
@@ -387,6 +389,7 @@ def test_a_run_goes_on_from_another_store_but_not_with_fewer_epochs(compose: Com
 def test_auto_without_anything_to_continue_starts_anew(
     compose: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     train(compose(*TINY, "ckpt_path=auto"))
     assert "starting a new one" in caplog.text
     assert (tmp_path / "run" / "results.json").exists()

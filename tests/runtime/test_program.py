@@ -52,6 +52,7 @@ def test_help_and_a_typo_are_answered_before_torch_is_imported(program: str) -> 
     [
         (("train", "--cfg", "job"), "loyalty: 0.95"),
         (("train", "+experiment=hybird"), "train: there is no experiment=hybird; did you mean 'hybrid'?"),
+        (("train", "+experiment=folder"), "train: there is no experiment=folder, but data=folder and protocol=folder;"),
         (("train", "experiment=hybrid"), "train: write +experiment=NAME: experiment is not chosen by default"),
         (("train", "+experimnt=hybrid"), "train: there is no option or group 'experimnt'; did you mean 'experiment'?"),
         (("train", "model=siamese", "model.hidden=3"), "train: there is no option 'model.hidden'"),

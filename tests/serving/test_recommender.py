@@ -27,6 +27,7 @@ from ctl_lightning.serving.encoder import Encoder, Photo
 from ctl_lightning.serving.look import write_look
 from ctl_lightning.serving.pictures import product_picture
 from ctl_lightning.serving.recommender import Answer, Look, Recommended, Recommender
+from ctl_lightning.serving.trained import Trained
 
 SHOES, HATS = "Apparel & Accessories|Shoes", "Apparel & Accessories|Hats"
 
@@ -238,6 +239,21 @@ def words(served: tuple[Path, Path], tmp_path: Path) -> list[str]:
 
 def run_recommend(tmp_path: Path, *words: str) -> None:
     recommend(composed("recommend", tmp_path / "out", *words))
+
+
+@pytest.mark.parametrize("drawings", [True, False])
+def test_a_model_of_drawings_says_so_before_a_photo(
+    words: list[str],
+    looks: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    drawings: bool,
+) -> None:
+    monkeypatch.setattr(Trained, "knows_drawings_alone", drawings)
+    for photo, told in ((tmp_path / "photos" / "one.jpg", drawings), (next((looks / "images").rglob("*.jpg")), False)):
+        run_recommend(tmp_path, *words, f"scene={photo}", f"output={tmp_path / 'look.json'}")
+        assert ("drawn looks alone" in capsys.readouterr().out) == told
 
 
 def test_a_picture_a_page_and_data_say_the_same(

@@ -229,7 +229,7 @@ class PreparedData:
     def _merge_twins(self) -> None:
         if self.rule.twins == "keep":
             log.warning(
-                "the split of %s keeps twins (data.twins=keep, as before there was a choice): one photo under several ids may be on both sides of it",
+                "the split of %s keeps twins (data.twins=keep): one photo under several ids may be on both sides of it",
                 self.root,
             )
             return

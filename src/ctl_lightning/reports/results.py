@@ -21,6 +21,9 @@ IDENTITY = ("protocol", "method", "seed")
 GROUPS = ("all", "seen", "unseen")
 """The groups of pairs that every metric has a value for."""
 
+FEW = 100
+"""Test pairs under which an interval is not to be trusted: a resampling of so few scenes has seen too little."""
+
 ResultRow = tuple[str, str, float | None, float | None, float | None]
 """(group of pairs, metric, value, low, high)."""
 
@@ -65,6 +68,11 @@ def print_results(results: Results, console: Console) -> None:
     if whole := results.get("pairs_without_box"):
         console.print(
             f"in {whole:,} of the {pairs['all']:,} pairs the product is visible: they have no box, so their scenes are used whole"
+        )
+    if pairs["all"] < FEW:
+        console.print(
+            f"only {pairs['all']:,} test pairs: the intervals of so few are themselves uncertain, and often too narrow; python -m "
+            "ctl_lightning.paper folds=5 tests every pair once"
         )
     categories = Table(title="by category")
     shown = ("auc", "lift", "lift_geometry", "hit@10")

@@ -37,7 +37,8 @@ def settle_pace() -> None:
         os.environ |= {WAIT_POLICY: "PASSIVE", CHOSEN: "1"}
         if is_first():
             print(
-                f"other work takes {load:.1f} of {cores} cores, so threads wait passively; {WAIT_POLICY}=ACTIVE is faster on an idle machine"
+                f"other programs take {load:.1f} of the {cores} cores, so this one leaves a core to them whenever it waits; if they are about to end, "
+                f"{WAIT_POLICY}=ACTIVE before the command is faster"
             )
 
 

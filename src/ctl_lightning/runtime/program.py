@@ -224,8 +224,11 @@ def one_line(error: Exception, name: str, words: Sequence[str] | None = None) ->
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = ", ".join(error.options)
-        return f"there is no {group}={choice}{suggestion(choice, error.options)}; there are: {options}"
+        others = [
+            f"{other}={choice}" for other in sorted(groups()) if (config_dir() / other / f"{choice}.yaml").exists()
+        ]
+        near = f", but {' and '.join(others)}" if others else suggestion(choice, error.options)
+        return f"there is no {group}={choice}{near}; there are: {', '.join(error.options)}"
     if isinstance(error, ConfigCompositionException):
         return _unknown(error, name, words) or " ".join(f"{error} {error.__cause__ or ''}".split())
     if isinstance(error, OverrideParseException):

@@ -73,6 +73,11 @@ class Trained:
         return network_of(self.checkpoint, self.path)
 
     @property
+    def knows_drawings_alone(self) -> bool:
+        """Whether it was trained on the looks that `data=synthetic` draws, so that it knows nothing of photos."""
+        return bool(self.config["data"].get("source", {}).get("name") == "synthetic")
+
+    @property
     def options(self) -> dict[str, Any]:
         """Options of the model: those of its method, and those that all methods have."""
         return self.checkpoint["hyper_parameters"]

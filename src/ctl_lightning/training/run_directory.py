@@ -107,7 +107,7 @@ class RunDirectory:
         if wish == "auto":
             found = unfinished_run(path, options, elsewhere=not is_multirun())  # a multirun's directories stay the same
             if found is None:
-                log.warning("ckpt_path=auto: no unfinished run of this config beside %s; starting a new one", path)
+                log.info("ckpt_path=auto: no unfinished run of this config beside %s; starting a new one", path)
             else:
                 path, resumed = found, Path(os.path.realpath(found / LAST))
         elif wish is not None:

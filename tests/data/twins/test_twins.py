@@ -17,7 +17,7 @@ from ctl_lightning.data.datamodule import TripletDataModule
 from ctl_lightning.data.splits import SPLITS, read_split, split_of
 from ctl_lightning.data.twins import thumbnails
 from ctl_lightning.data.twins.details import FINE, correlations
-from ctl_lightning.data.twins.groups import connected, same_photos
+from ctl_lightning.data.twins.groups import Twins, connected, same_photos
 from ctl_lightning.data.twins.search import ALIKE, COARSE, aligned, candidates
 from ctl_lightning.data.twins.thumbnails import SIDE, Thumbnails, content, views_of
 
@@ -109,6 +109,10 @@ def test_pictures_of_a_series_are_not_one_photo(tmp_path: Path) -> None:
     ]
     shapes = [on_white(shape, (40, 40, 45)) for shape in (0, 14, 28, 42)]
     assert not found(tmp_path, *clothes, *colours[:2], *colours[3:], *shapes)
+
+
+def test_without_twins_it_says_so() -> None:
+    assert str(Twins([], {})) == "twins: none, no photo has two ids"
 
 
 def test_flat_pictures_and_unreadable_ones_have_no_twin(tmp_path: Path) -> None:

@@ -95,7 +95,11 @@ def test_at_the_end_nothing_that_was_accepted_is_lost(
     assert lost == []
     assert counts["sent"] == counts["answered"]
     assert process.returncode == 0
-    assert printed.splitlines() == ["loading ...", f"http://127.0.0.1:{port}/  (Ctrl-C ends it)"]
+    assert printed.splitlines() == [
+        "loading ...",
+        f"http://127.0.0.1:{port}/  (Ctrl-C ends it)",
+        f"  send photos to http://127.0.0.1:{port}/v1/looks; http://127.0.0.1:{port}/openapi.json lists all that it answers",
+    ]
     assert said == ""
 
 

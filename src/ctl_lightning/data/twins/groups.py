@@ -100,6 +100,8 @@ class Twins:
 
     def __str__(self) -> str:
         counts = self.counts()
+        if not any(counts.values()):
+            return "twins: none, no photo has two ids"
         return (
             f"twins: {counts['scene_groups']:,} photos are {counts['scenes_in_groups']:,} scenes, {counts['product_groups']:,} are "
             f"{counts['products_in_groups']:,} products, {counts['scenes_that_are_products']:,} scenes are a product's photo"
