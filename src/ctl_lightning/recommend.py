@@ -56,13 +56,13 @@ def recommend(config: DictConfig) -> None:
     check_ending(output)
     box, scene = read_box(options["box"]), Path(str(options["scene"])).expanduser()
     recommender = Recommender.of(options)
+    data = recommender.encoder.trained.data({"root": options["data"]["root"]})
+    if recommender.encoder.trained.learned_from_drawings and scene.exists() and not _lies_in(data.root, scene):
+        console.print("this model was trained on drawn looks: what it says of a photo means little")
     if scene.is_dir():
         return complete_folder(recommender, options, categories, output)
-    data = recommender.encoder.trained.data({"root": options["data"]["root"]})
     photo = photo_named(data, str(options["scene"]), "scene")
     _check_place(output, output, photo)
-    if recommender.encoder.trained.knows_drawings_alone and not _lies_in(data.root, photo):
-        console.print("this model was trained on drawn looks alone: what it says of a photo means little")
     look = recommender.look(photo, categories, options["k"], box)
     tell(look)
     write_look(output, str(photo), look)
@@ -123,8 +123,8 @@ def _check_place(output: Path, place: Path, scenes: Path) -> None:
         raise InputError(f"output={output}: it lies where the scenes are; give another place")
 
 
-def _lies_in(folder: Path, photo: Path) -> bool:
-    return Path(os.path.realpath(photo)).is_relative_to(os.path.realpath(folder))
+def _lies_in(folder: Path, path: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _names(given: object) -> list[str] | None:

@@ -138,7 +138,7 @@ def fitted(command: Command, cache: Path, port: int) -> list[str]:
     program, words = command.program, [WORDS.get(word, word) for word in command.words[3:]]
     assert program is not None
     root = next((root for start, root in ROOTS if any(word.startswith(start) for word in words)), "looks")
-    words = [re.sub("^data.root=(DIR|DATA)$", f"data.root={root}", word) for word in words]
+    words = [re.sub("^data.root=((OTHER_)?DIR|DATA)$", f"data.root={root}", word) for word in words]
     if "ckpt_path=runs/mine" in words:  # of drawn looks, on all pages
         words = [word.replace("against=OTHER_RUN_DIR", "against=DRAWN_RUN_DIR") for word in words]
     words = [f"port={port}" if word == "port=8000" else word for word in words]

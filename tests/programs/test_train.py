@@ -145,12 +145,12 @@ def test_a_run_of_every_experiment_leaves_everything_behind(
         assert len(list((run / "checkpoints").glob("best*.ckpt"))) == 1
     trained = Trained(run)
     assert (trained.method, trained.protocol, trained.seed) == (experiment, "synthetic", 0)
-    assert trained.knows_drawings_alone
+    assert trained.learned_from_drawings
     assert trained.classifier is not None
     assert trained.classifier.threshold == found["classifier"]["threshold"]
     printed = capsys.readouterr().out
     assert f"{auc['value']:.3f}" in printed
-    assert f"only {found['pairs']['all']} test pairs" in printed  # no interval of them is to be trusted
+    assert f"only {found['pairs']['all']} test pairs" in printed  # as their intervals are too narrow
     assert str(run / "results.json") in printed
     assert ("epoch 1 of 1: validation auc 0." in printed) == learns  # no terminal here
     assert ("best validation auc 0." in printed) == learns

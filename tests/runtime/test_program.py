@@ -4,11 +4,13 @@ import subprocess
 import sys
 from importlib.metadata import version
 from io import BytesIO, TextIOWrapper
+from pathlib import Path
 
 import pytest
 from factories import LATE, PROGRAMS
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from ctl_lightning import train
 from ctl_lightning.runtime import program as programs
@@ -52,7 +54,8 @@ def test_help_and_a_typo_are_answered_before_torch_is_imported(program: str) -> 
     [
         (("train", "--cfg", "job"), "loyalty: 0.95"),
         (("train", "+experiment=hybird"), "train: there is no experiment=hybird; did you mean 'hybrid'?"),
-        (("train", "+experiment=folder"), "train: there is no experiment=folder, but data=folder and protocol=folder;"),
+        (("train", "protocol=hybrid"), "train: there is no protocol=hybrid, but model=hybrid and +experiment=hybrid;"),
+        (("evaluate", "data=hybrid"), "evaluate: there is no data=hybrid; there are: deepfurniture"),
         (("train", "experiment=hybrid"), "train: write +experiment=NAME: experiment is not chosen by default"),
         (("train", "+experimnt=hybrid"), "train: there is no option or group 'experimnt'; did you mean 'experiment'?"),
         (("train", "model=siamese", "model.hidden=3"), "train: there is no option 'model.hidden'"),
@@ -137,6 +140,19 @@ def test_words_that_only_hydra_reads_are_refused_in_one_line_with_exit_code_1(
     assert says in said
     assert said.count("\n") == 1
     assert len(said) < programs.LONGEST + 50
+
+
+def test_an_error_of_the_work_itself_is_not_taken_for_one_of_the_options(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def work(config: DictConfig) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(sys, "argv", ["sweep_table", f"folder={tmp_path}"])
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    GlobalHydra.instance().clear()
+    with pytest.raises(RuntimeError, match="out of memory"):  # with its traceback, for who mends it
+        programs.program("sweep_table")(work)()
 
 
 def test_flags_may_stand_anywhere_among_the_options() -> None:

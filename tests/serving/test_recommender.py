@@ -250,10 +250,11 @@ def test_a_model_of_drawings_says_so_before_a_photo(
     monkeypatch: pytest.MonkeyPatch,
     drawings: bool,
 ) -> None:
-    monkeypatch.setattr(Trained, "knows_drawings_alone", drawings)
-    for photo, told in ((tmp_path / "photos" / "one.jpg", drawings), (next((looks / "images").rglob("*.jpg")), False)):
-        run_recommend(tmp_path, *words, f"scene={photo}", f"output={tmp_path / 'look.json'}")
-        assert ("drawn looks alone" in capsys.readouterr().out) == told
+    monkeypatch.setattr(Trained, "learned_from_drawings", drawings)
+    photo, scene = tmp_path / "photos" / "one.jpg", next((looks / "images").rglob("*.jpg"))
+    for place, told in ((photo, drawings), (photo.parent, drawings), (scene, False), (scene.stem, False)):
+        run_recommend(tmp_path, *words, f"scene={place}", f"output={tmp_path / 'looks' / 'look.json'}")
+        assert ("drawn looks" in capsys.readouterr().out) == told
 
 
 def test_a_picture_a_page_and_data_say_the_same(

@@ -14,18 +14,22 @@ def leaving() -> Iterator[None]:
 
     gloo's threads let go of tensors for which they need Python's lock. One that waits for it while Python ends is made to stop in C++
     that may not be stopped, and aborts the process: exit code 134 ("terminate called without an active exception") after all work was
-    done, in up to one of ten ends, with or without `destroy_process_group`, as DDP keeps the group (torch 2.15).
+    done, in some of a hundred ends, with or without `destroy_process_group`, as DDP keeps the group (torch 2.15). Processes that
+    submitit starts for a sweep do not pass here, and end as Python does.
     """
+    code = 0
     try:
         yield
-    except SystemExit as end:
+    except BaseException as error:
         if not _is_one_of_several():
             raise
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+        if isinstance(error, SystemExit):
+            code = int(error.code or 0)  # the programs end with numbers
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
+            code = 1
     if _is_one_of_several():
-        _leave(0)
+        _leave(code)
 
 
 def _is_one_of_several() -> bool:
@@ -35,10 +39,11 @@ def _is_one_of_several() -> bool:
 
 def _leave(code: int) -> None:
     """What Python does at its end, but for taking its own objects apart."""
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # ends idle pools, then waits for threads
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # nobody reads it any more
+        code = code or 120
     os._exit(code)

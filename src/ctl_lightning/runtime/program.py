@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
+from threading import Event
 from typing import NoReturn
 
 import hydra
@@ -51,6 +52,9 @@ LAUNCHERS = ("joblib", "submitit")
 LONGEST = 1500
 """Most letters of an error's line; a name or a value in it can be of any length."""
 
+_began = Event()
+"""Set once a config was composed and its job began: from there on no error is about reading the command line."""
+
 Task = Callable[[DictConfig], float | None]
 
 if sys.version_info >= (3, 14):
@@ -87,6 +91,7 @@ def _checked(name: str, task: Task) -> Task:
 
     @functools.wraps(task)
     def checked(config: DictConfig) -> float | None:
+        _began.set()
         several = HydraConfig.get().mode != RunMode.RUN
         try:
             try:
@@ -113,6 +118,7 @@ def _run(name: str, run: Callable[[], object]) -> None:
         if isinstance(stream, TextIOWrapper):  # a terminal without UTF-8, or a file's name that is no text
             stream.reconfigure(errors="backslashreplace")
     os.environ["CTL_FULL_ERROR"] = str(int(_wants_traceback()))  # processes that this one starts inherit it
+    _began.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the printing of errors to us
     try:
         if {"-h", "--help"} & {*sys.argv[1:]}:
@@ -140,7 +146,8 @@ def _run(name: str, run: Callable[[], object]) -> None:
         _stop(name, error)
     except Exception as error:
         said = (str(error).strip().splitlines() or ["without a word"])[0][:200]
-        if not (_wants_traceback() or HydraConfig.initialized()):  # only the words of the command line have been read
+        # In a multirun jobs may have begun in other processes, and Hydra still has its own config.
+        if not (_wants_traceback() or _began.is_set() or HydraConfig.initialized()):
             _stop(
                 name, InputError(f"Hydra cannot read these options ({type(error).__name__}: {said}); --help lists them")
             )
@@ -194,11 +201,11 @@ def help_text(name: str) -> str:
     Hydra's own lists the options without a word about them, and takes five times as long.
     """
     header, _, body = (config_dir() / f"{name}.yaml").read_text(encoding="utf-8").partition("\n\n")
-    chosen = default_groups(primary_config(name))
+    chosen = _groups_of(name)
     lines = [line.removeprefix("#").removeprefix(" ") for line in header.splitlines()]
     if chosen:
         lines += ["", "Groups of options, chosen with GROUP=NAME; conf/GROUP/NAME.yaml says what each is for:"]
-        for group in [*chosen, *(["+experiment"] if "model" in chosen and name == "train" else [])]:
+        for group in chosen:
             names = sorted(path.stem for path in (config_dir() / group.lstrip("+")).glob("*.yaml"))
             lines.append(f"  {group}: {', '.join(names)}")
     options = "\n\n".join(part for part in body.split("\n\n") if not part.startswith(("defaults:", "hydra:")))
@@ -207,6 +214,17 @@ def help_text(name: str) -> str:
         "All options of the groups that are chosen: --cfg job. Several runs: -m. The version: --version. Hydra's own flags: --hydra-help."
     ]
     return "\n".join(lines)
+
+
+def _groups_of(name: str) -> list[str]:
+    """Names of the config groups that a program has, as they are written before `=NAME`."""
+    return [*default_groups(primary_config(name)), *(["+experiment"] if name == "train" else [])]
+
+
+def _of_other_groups(choice: str, name: str) -> str:
+    """Says in which of a program's groups there is a choice of this name."""
+    found = [group for group in _groups_of(name) if (config_dir() / group.lstrip("+") / f"{choice}.yaml").exists()]
+    return f", but {' and '.join(f'{group}={choice}' for group in found)}" if found else ""
 
 
 def one_line(error: Exception, name: str, words: Sequence[str] | None = None) -> str:
@@ -224,10 +242,7 @@ def one_line(error: Exception, name: str, words: Sequence[str] | None = None) ->
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        others = [
-            f"{other}={choice}" for other in sorted(groups()) if (config_dir() / other / f"{choice}.yaml").exists()
-        ]
-        near = f", but {' and '.join(others)}" if others else suggestion(choice, error.options)
+        near = suggestion(choice, error.options) or _of_other_groups(choice, name)
         return f"there is no {group}={choice}{near}; there are: {', '.join(error.options)}"
     if isinstance(error, ConfigCompositionException):
         return _unknown(error, name, words) or " ".join(f"{error} {error.__cause__ or ''}".split())

@@ -73,8 +73,8 @@ class Trained:
         return network_of(self.checkpoint, self.path)
 
     @property
-    def knows_drawings_alone(self) -> bool:
-        """Whether it was trained on the looks that `data=synthetic` draws, so that it knows nothing of photos."""
+    def learned_from_drawings(self) -> bool:
+        """Whether it was last trained on the looks that `data=synthetic` draws, and not on photos."""
         return bool(self.config["data"].get("source", {}).get("name") == "synthetic")
 
     @property
