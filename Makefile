@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-train: install ## train the hybrid model on synthetic looks (about 3 minutes on 2 cores); options: make train TRAIN="..."
+train: install ## train the hybrid model on synthetic looks (4 to 5 minutes on 2 cores); options: make train TRAIN="..."
 	$(BIN)/python -m ctl_lightning.train $(TRAIN)
 
 paper: install ## every method, five seeds, one table (hours); options: make paper PAPER="..."
