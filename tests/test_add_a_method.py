@@ -53,6 +53,7 @@ def test_the_page_names_the_files_that_there_are_to_touch() -> None:
     assert len(IMPORT.splitlines()) == len(ENTRY.splitlines()) == 1
 
 
+@pytest.mark.long
 def test_its_own_test_and_the_rules_of_the_house_pass(copy: Path) -> None:
     said = run(
         copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/models/test_cosine.py", "tests/test_layers.py"

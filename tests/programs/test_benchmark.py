@@ -261,6 +261,7 @@ def test_only_what_is_asked_for_is_measured(
     assert everything["ratios"]["passive_over_active_busy"] == 0.25
 
 
+@pytest.mark.long
 def test_a_step_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "allowed_cores", lambda: 1)
     assert pace._step(0, "busy", 1, "PASSIVE") > 0

@@ -32,6 +32,7 @@ def run(tmp_path: Path, cache: Path, *overrides: str) -> None:
         paper(hydra.compose("paper", [f"paths.run_dir={tmp_path / 'paper'}", *words, *overrides]))
 
 
+@pytest.mark.long
 def test_cells_run_side_by_side_a_failure_is_a_row_and_finished_ones_are_not_run_again(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

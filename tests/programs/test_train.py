@@ -428,6 +428,7 @@ def test_wrong_values_stop_before_training(compose: Compose, override: str, says
         train(compose(*TINY, override))
 
 
+@pytest.mark.long
 def test_a_diverging_run_stops_with_one_line(tmp_path: Path, cache: Path) -> None:
     run = command(tmp_path, "model.learning_rate=1e30", "trainer.log_every_n_steps=1", cache=cache)
     assert run.returncode == 1
@@ -443,6 +444,7 @@ def test_a_multirun_trains_every_job(tmp_path: Path, cache: Path) -> None:
     assert sorted((one["method"], one["seed"]) for one in found) == [("global", 1), ("local", 1)]
 
 
+@pytest.mark.long
 def test_hydra_full_error_shows_the_traceback(tmp_path: Path, cache: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "ctl_lightning.train", "seed=-1"],

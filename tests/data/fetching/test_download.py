@@ -347,6 +347,7 @@ Downloader(4, None, 0.5, 6, False, False).images(files, root)
 """
 
 
+@pytest.mark.long
 def test_a_download_that_is_killed_again_and_again_ends_with_the_same_bytes(
     server: PhotoServer, tmp_path: Path
 ) -> None:

@@ -156,6 +156,7 @@ t.opened(__import__("pathlib").Path({folder!r}), t.means)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", [4, 6, 8])
 def test_a_killed_computation_leaves_no_half_written_numbers(tmp_path: Path, at: int) -> None:
     script = KILLED.format(

@@ -24,6 +24,8 @@ from ctl_lightning.data.store.factory import StoreKind, open_store
 from ctl_lightning.data.store.packed import ImageStore
 from ctl_lightning.runtime.errors import InputError
 
+LITDATA = pytest.param("litdata", marks=pytest.mark.long)  # it starts processes that import torch
+
 
 def images(folder: Path, count: int) -> list[ImageItem]:
     for number in range(count):
@@ -41,7 +43,7 @@ def stored(cache: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("aspect", "interpolation"), [("stretch", "bilinear"), ("pad", "bicubic")])
-@pytest.mark.parametrize("kind", ["packed", "none", "litdata"])
+@pytest.mark.parametrize("kind", ["packed", "none", LITDATA])
 def test_a_store_holds_what_decoding_gives(
     tmp_path: Path, kind: StoreKind, aspect: Aspect, interpolation: Interpolation
 ) -> None:
@@ -54,7 +56,7 @@ def test_a_store_holds_what_decoding_gives(
     assert not np.array_equal(store["0"], store["part"])
 
 
-@pytest.mark.parametrize("kind", ["packed", "none", "litdata"])
+@pytest.mark.parametrize("kind", ["packed", "none", LITDATA])
 def test_unreadable_images_are_listed_and_the_others_kept(tmp_path: Path, kind: StoreKind) -> None:
     save_image(tmp_path / "good.jpg", 1)
     whole = (tmp_path / "good.jpg").read_bytes()
@@ -162,6 +164,7 @@ open_store(items, 64, "stretch", "bilinear", cache, "packed", 1.0)
 """
 
 
+@pytest.mark.long
 def test_a_packing_that_is_killed_again_and_again_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +266,7 @@ def test_a_disk_that_takes_only_a_part_is_asked_again(tmp_path: Path, monkeypatc
         np.testing.assert_array_equal(store[item.key], decode(item, 16, "stretch", "bilinear"))
 
 
-@pytest.mark.parametrize("kind", ["packed", "none", pytest.param("litdata", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", ["packed", "none", LITDATA])
 def test_the_content_is_a_hash_of_the_images_and_not_of_times_and_places(tmp_path: Path, kind: StoreKind) -> None:
     items = images(tmp_path / "a", 2)
     first = opened(items, tmp_path / "cache", kind).content
@@ -361,6 +364,7 @@ def test_an_image_that_breaks_after_it_was_checked_is_named(tmp_path: Path) -> N
         store["0"]
 
 
+@pytest.mark.long
 def test_chunks_lie_where_they_are_told_and_are_written_once(tmp_path: Path) -> None:
     items = images(tmp_path, 3)
 
