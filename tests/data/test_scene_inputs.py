@@ -81,7 +81,8 @@ def test_no_pixel_of_a_box_is_in_any_embedding_of_a_scene(tmp_path: Path, scene:
     for marker in (0, 255):
         root = looks_with(tmp_path / f"looks{marker}", marker)
         data = featured(
-            data_module(root, tmp_path, scene=scene, augment="none", margin=0.05), tmp_path / f"cache{marker}"
+            data_module(root, tmp_path, scene=scene, augment="none", margin=0.05, twins="keep"),
+            tmp_path / f"cache{marker}",
         )
         keys = [crop_key(pair.scene, pair.box) for pairs in data.pairs.values() for pair in pairs]
         found.append(data.scene_views.evaluation(keys)[0])
@@ -96,7 +97,8 @@ def test_the_marker_is_seen_where_it_should_be(tmp_path: Path) -> None:
         for marker in (0, 255):
             root = looks_with(tmp_path / f"{scene}{marker}", marker)
             data = featured(
-                data_module(root, tmp_path, scene=scene, augment="none"), tmp_path / f"{scene}cache{marker}"
+                data_module(root, tmp_path, scene=scene, augment="none", twins="keep"),
+                tmp_path / f"{scene}cache{marker}",
             )
             task = data.evaluation("test")
             if scene == "box":
@@ -152,6 +154,6 @@ def test_geometry_is_the_numbers_of_the_box(make_data: MakeData) -> None:
 def test_features_of_products_are_shared_by_all_that_is_shown_of_scenes(tmp_path: Path) -> None:
     root, count = looks_with(tmp_path / "looks", None), 0
     for scene in ("strips", "box", "geometry"):
-        featured(data_module(root, tmp_path, scene=scene, augment="none"), tmp_path / "cache")
+        featured(data_module(root, tmp_path, scene=scene, augment="none", twins="keep"), tmp_path / "cache")
         files = len(list((tmp_path / "cache" / "features").glob("*.npy")))
         assert files == (count := count + (scene != "geometry")) + 1
