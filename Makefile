@@ -29,7 +29,7 @@ notebook: install ## make the notebook anew from its script in examples/, run it
 	$(BIN)/jupytext --quiet --update --to ipynb examples/complete_the_look.py
 	$(BIN)/jupyter execute --inplace examples/complete_the_look.ipynb
 
-test: install ## the quick test suite (about 10 minutes on 2 cores)
+test: install ## the quick test suite (about 8 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not long and not real and not slurm"
 
 test-long: install ## whole programs that are killed, continued and installed; a real SLURM and a real browser, where they are installed (10 minutes)
