@@ -6,6 +6,7 @@ from importlib.metadata import version
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
+import cloudpickle
 import pytest
 from factories import LATE, PROGRAMS
 from hydra.core.global_hydra import GlobalHydra
@@ -153,6 +154,12 @@ def test_an_error_of_the_work_itself_is_not_taken_for_one_of_the_options(
     GlobalHydra.instance().clear()
     with pytest.raises(RuntimeError, match="out of memory"):  # with its traceback, for who mends it
         programs.program("sweep_table")(work)()
+
+
+def test_what_a_launcher_sends_to_another_process_can_be_sent() -> None:
+    def work(config: DictConfig) -> None: ...
+
+    assert cloudpickle.loads(cloudpickle.dumps(programs._checked("train", work)))
 
 
 def test_flags_may_stand_anywhere_among_the_options() -> None:

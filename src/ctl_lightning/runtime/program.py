@@ -86,12 +86,16 @@ def program(name: str) -> Callable[[Task], Callable[[], None]]:
     return decorate
 
 
+def _begin() -> None:
+    _began.set()  # not in the task itself: launchers send that to other processes, with all that it names
+
+
 def _checked(name: str, task: Task) -> Task:
     """The task behind the checks of its config."""
 
     @functools.wraps(task)
     def checked(config: DictConfig) -> float | None:
-        _began.set()
+        _begin()
         several = HydraConfig.get().mode != RunMode.RUN
         try:
             try:
