@@ -32,7 +32,7 @@ notebook: install ## make the notebook anew from its script in examples/, run it
 test: install ## the quick test suite (about 8 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not long and not real and not slurm"
 
-test-long: install ## whole programs that are killed, continued and installed; a real SLURM and a real browser, where they are installed (10 minutes)
+test-long: install ## whole programs that are killed, continued and installed; a real SLURM and a real browser, where they are installed (20 to 30 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m long
 	$(BIN)/python -m pytest -m slurm -rs
 
